@@ -1,0 +1,1 @@
+"""What the questions share: the run's folder, systems, processes, rounds, figures, the report."""

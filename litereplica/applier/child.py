@@ -1,0 +1,157 @@
+"""The applier process: one loop that reads messages and gives each database its turns.
+
+Knows the socket, the order of turns and when to end. Does not know how a transaction is applied (worker.py) nor when
+the WAL is folded (checkpoint.py).
+
+The process ends at once, without another call on the mount, when the daemon is gone: its mount is dead then, and
+whatever a call on it would answer is no longer of use to anybody. SIGINT and SIGTERM are ignored, because a terminal or
+a service manager sends them to the whole group and it is the daemon that decides when its applier stops.
+"""
+
+import ctypes
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from typing import Final
+
+from litereplica.applier.checkpoint import Checkpointer
+from litereplica.applier.protocol import Apply, Close, Install, MessageReader, Ready, Stop, ToDaemon, Warm, encode
+from litereplica.applier.worker import DatabaseWorker
+
+_RECEIVE_BYTES: Final = 64 << 10
+_PR_SET_PDEATHSIG: Final = 1
+
+
+class Child:
+    """The loop. ``channel``: the socket to the daemon; ``mount``: the mounted directory."""
+
+    def __init__(self, channel: socket.socket, mount: str) -> None:
+        self._channel = channel
+        self._mount = mount
+        self._send_lock = threading.Lock()
+        self._reader = MessageReader()
+        self._workers: dict[str, DatabaseWorker] = {}
+        self._ready: dict[DatabaseWorker, None] = {}
+        """Databases whose next turn can get further, in the order of their turns."""
+        self._waiting: dict[DatabaseWorker, float] = {}
+        """Databases that found a lock held, and the monotonic time of their next turn."""
+        self._stopping = False
+        self._checkpointer = Checkpointer(self._send)
+
+    def run(self) -> None:
+        """Serve until told to stop; never returns when the daemon is gone."""
+        self._checkpointer.start()
+        self._send(Ready(os.getpid()))
+        while not (self._stopping and not self._ready and not self._waiting):
+            self._receive(self._patience_s())
+            self._take_turns()
+        self._checkpointer.fold_all()
+
+    def _patience_s(self) -> float | None:
+        """How long to wait for a message: not at all with work at hand, for ever without any."""
+        if self._ready:
+            return 0.0
+        if self._waiting:
+            return max(0.0, min(self._waiting.values()) - time.monotonic())
+        return None
+
+    def _receive(self, patience_s: float | None) -> None:
+        readable, _, _ = select.select((self._channel,), (), (), patience_s)
+        if not readable:
+            return
+        data = self._channel.recv(_RECEIVE_BYTES)
+        if not data:
+            os._exit(0)
+        for message in self._reader.feed(data):
+            if isinstance(message, Apply | Install):
+                worker = self._workers.get(message.database) or self._new_worker(message.database)
+                worker.add(message)
+                if worker not in self._waiting:
+                    self._ready[worker] = None
+            elif isinstance(message, Close):
+                self._close(message.database)
+            elif isinstance(message, Warm):
+                _warm(f"{self._mount}/{message.database}-wal", message.length)
+            elif isinstance(message, Stop):
+                self._stopping = True
+
+    def _take_turns(self) -> None:
+        """One turn for each database that can use one."""
+        if self._waiting:
+            now = time.monotonic()
+            for worker in [worker for worker, at in self._waiting.items() if at <= now]:
+                del self._waiting[worker]
+                self._ready[worker] = None
+        for worker in list(self._ready):
+            delay_s = worker.step()
+            if delay_s == 0.0:
+                continue
+            del self._ready[worker]
+            if delay_s is not None:
+                self._waiting[worker] = time.monotonic() + delay_s
+
+    def _new_worker(self, name: str) -> DatabaseWorker:
+        worker = DatabaseWorker(name, f"{self._mount}/{name}", self._send, self._checkpointer.published)
+        self._workers[name] = worker
+        return worker
+
+    def _close(self, name: str) -> None:
+        worker = self._workers.pop(name, None)
+        if worker is not None:
+            self._ready.pop(worker, None)
+            self._waiting.pop(worker, None)
+            self._checkpointer.forget(worker)
+            worker.close()
+
+    def _send(self, message: ToDaemon) -> None:
+        """From either thread. The daemon reads always: what the socket holds is the bound."""
+        data = encode(message)
+        try:
+            with self._send_lock:
+                self._channel.sendall(data)
+        except OSError:
+            os._exit(0)
+
+
+def _warm(path: str, length: int) -> None:
+    """Only on the primary, where this process has no connection whose locks the close would drop (and -wal has none).
+
+    A file that is gone by now needs no warming: every error is as good as success.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        os.posix_fadvise(descriptor, 0, length, os.POSIX_FADV_WILLNEED)
+    except OSError:
+        return
+    finally:
+        os.close(descriptor)
+
+
+def main(arguments: list[str]) -> int:
+    """Run the child: ``arguments`` are the socket's descriptor, the mounted directory and the daemon's process id."""
+    descriptor, mount, parent = int(arguments[0]), arguments[1], int(arguments[2])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # The socket's end is enough unless this process is held in a call on the mount.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        return 0
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # Five descriptors a database; the usual soft limit of 1,024 would end at 200 of them.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    # select() takes only low numbers, and the daemon may have thousands of files open.
+    channel = socket.socket(fileno=os.dup(descriptor))
+    os.close(descriptor)
+    channel.setblocking(True)  # noqa: FBT003 (the method's only parameter)
+    Child(channel, mount).run()
+    # Closing the connections would checkpoint and remove files one after the other; the end of the process does not.
+    sys.stderr.flush()
+    os._exit(0)

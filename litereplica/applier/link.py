@@ -1,0 +1,322 @@
+"""The daemon's end of the applier: starts the child, talks to it, starts it again when it dies.
+
+Knows the child as a process and the messages. Does not know the store: the node is told through callbacks, which are
+plain functions, called on the event loop, and must be quick. Never touches the mount.
+
+Nothing here blocks the caller. A message goes to the socket at once when it takes it, which saves a task switch in the
+path from commit to visible; else it waits in ``_outbox``, whose bound is the node's window of a few spans for each
+database. While there is no child, messages are dropped: ``restarted`` asks for them again.
+
+After a death or a failure everything that had been sent is sent again as one transaction (``Apply.redo_until``;
+wal_writer.py says why); that is kept here, because the child that knew is gone.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Protocol
+
+import structlog
+import trio
+
+from litereplica.applier.protocol import (
+    Applied,
+    Apply,
+    Checkpointed,
+    CheckpointFailed,
+    Close,
+    Failed,
+    Install,
+    Message,
+    MessageReader,
+    Ready,
+    Stop,
+    ToChild,
+    Warm,
+    encode,
+)
+from litereplica.errors import Corrupt, Unavailable
+
+START_TIMEOUT_S: Final = 30.0
+"""From start to Ready: half a second alone, and this on a machine that has everything else to do."""
+
+FIRST_BACKOFF_S: Final = 0.1
+LONGEST_BACKOFF_S: Final = 2.0
+
+OUTBOX_LIMIT_BYTES: Final = 16 << 20
+"""Messages that wait for the socket: a window of 8 spans for 4,000 databases, at 500 bytes each."""
+
+KILL_WAIT_S: Final = 5.0
+"""After SIGKILL: until a call on a mount that does not answer was torn down."""
+
+_RECEIVE_BYTES: Final = 64 << 10
+
+_log = structlog.get_logger(__name__)
+
+
+class ApplierEvents(Protocol):
+    """What the node is told. Each is called on the event loop and must not block."""
+
+    def on_applied(self, database: str, txid: int) -> None:
+        """Every reader that begins now sees ``txid``."""
+
+    def on_checkpointed(self, database: str, txid: int, *, truncated: bool) -> None:
+        """Everything up to ``txid`` is in the database file, fsynced; ``truncated``: the WAL was cut to 0 as well."""
+
+    def on_failed(self, database: str, txid: int, reason: str, *, retry: bool) -> None:
+        """The records from ``txid`` on were not applied; ``retry``: sending them again (after a while) may succeed."""
+
+    def on_restarted(self) -> None:
+        """A new child is up after the last one died: send again from the last applied TXID of each database."""
+
+
+class ApplierLink:
+    """One applier child for one mount.
+
+    ``await nursery.start(link.run)`` returns when the child is up; ``await link.stop(timeout_s)`` ends child and task.
+    """
+
+    def __init__(self, mount_dir: Path, events: ApplierEvents) -> None:
+        assert mount_dir.is_absolute(), mount_dir
+        self._mount_dir = os.fspath(mount_dir)
+        self._events = events
+        self._process: subprocess.Popen[bytes] | None = None
+        self._channel: socket.socket | None = None
+        self._outbox = bytearray()
+        self._outbox_filled = trio.Event()
+        self._sent: dict[str, int] = {}
+        """Highest TXID handed to a child and not reported as applied since."""
+        self._floor: dict[str, int] = {}
+        """Highest TXID that a failed or dead child may have published without saying so."""
+        self._stopping = trio.Event()
+        self._ended = trio.Event()
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id while it is up: the mount lets it write where applications may not."""
+        return None if self._process is None else self._process.pid
+
+    def apply(  # noqa: PLR0917 (a span's own order)
+        self, database: str, path: Path, offset: int, length: int, first_txid: int, last_txid: int
+    ) -> None:
+        """Have whole records applied: ``length`` bytes (> 0) from ``offset`` of a segment file outside the mount.
+
+        Raises Unavailable when far more is waiting than the node's window allows.
+        """
+        self._sent[database] = max(last_txid, self._sent.get(database, 0))
+        floor = self._floor.get(database, 0)
+        self._post(Apply(database, os.fspath(path), offset, length, first_txid, last_txid, floor))
+
+    def install(self, database: str, path: Path, page_size: int, page_count: int, txid: int) -> None:
+        """Have all content replaced by the pages in ``path`` (page i at ``(i - 1) * page_size``), giving ``txid``."""
+        self._floor.pop(database, None)
+        self._sent[database] = txid
+        self._post(Install(database, os.fspath(path), page_size, page_count, txid))
+
+    def close_database(self, database: str) -> None:
+        """Forget a dropped database and what is queued for it; what was on its way may still be reported."""
+        self._sent.pop(database, None)
+        self._floor.pop(database, None)
+        self._post(Close(database))
+
+    def warm(self, database: str, length: int) -> None:
+        """Have the kernel read the first ``length`` bytes of the -wal; a hint, dropped when nobody can take it."""
+        self._post(Warm(database, length))
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep a child running until ``stop``; started when the first one is up.
+
+        Raises Unavailable when the first child does not come up.
+        """
+        backoff_s = FIRST_BACKOFF_S
+        first = True
+        try:
+            while not self._stopping.is_set():
+                started = trio.current_time()
+                try:
+                    await self._live(task_status.started if first else self._events.on_restarted)
+                    first = False
+                except Unavailable as error:
+                    if first:
+                        raise
+                    _log.error("applier.start_failed", error=error.message)
+                if trio.current_time() - started > LONGEST_BACKOFF_S:
+                    backoff_s = FIRST_BACKOFF_S
+                with trio.move_on_after(backoff_s):
+                    await self._stopping.wait()
+                backoff_s = min(2 * backoff_s, LONGEST_BACKOFF_S)
+        finally:
+            self._ended.set()
+
+    async def stop(self, timeout_s: float) -> None:
+        """Let the child finish what it has and fold the WALs; kill it after ``timeout_s``."""
+        self._stopping.set()
+        if self._process is None:
+            return
+        self._post(Stop())
+        with trio.move_on_after(timeout_s):
+            await self._ended.wait()
+            return
+        if self._process is not None:
+            _log.warning("applier.killed", reason="it did not end in time", timeout_s=timeout_s)
+            self._process.kill()
+        with trio.move_on_after(KILL_WAIT_S):
+            await self._ended.wait()
+
+    async def _live(self, up: Callable[[], None]) -> None:
+        """One child, from start to end; ``up`` is called when it is ready. Raises Unavailable if it never is."""
+        process, channel = self._spawn()
+        pidfd = os.pidfd_open(process.pid)
+        ready = False
+        try:
+            with channel:
+                reader = MessageReader()
+                with trio.move_on_after(START_TIMEOUT_S):
+                    ready = any(isinstance(message, Ready) for message in await _receive(channel, reader))
+                if ready:
+                    self._process, self._channel = process, channel
+                    up()
+                    if self._stopping.is_set():
+                        self._post(Stop())
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(self._drain, channel)
+                        while messages := await _receive(channel, reader):
+                            for message in messages:
+                                self._dispatch(message)
+                        nursery.cancel_scope.cancel()
+        finally:
+            self._process = self._channel = None
+            self._outbox.clear()
+            self._floor.update(self._sent)
+            if not self._stopping.is_set():
+                # After Stop the end of the socket is the end of the process, and its exit code is worth having.
+                process.kill()
+            await _reap(process, pidfd)
+        if not ready:
+            raise Unavailable(f"the applier did not start (exit code {process.returncode}); its own message is above")
+        if not self._stopping.is_set():
+            _log.warning("applier.died", exit_code=process.returncode)
+
+    def _spawn(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
+        """Start a child. On the event loop's own thread: the child's PR_SET_PDEATHSIG watches the thread that made it.
+
+        It blocks until exec, about a millisecond; what it reads is on the plain disk.
+        """
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)  # noqa: FBT003 (the method's only parameter)
+        # -P: never from the working directory, which may be the mount.
+        command = (sys.executable, "-P", "-m", "litereplica.applier")
+        packages = Path(__file__).resolve().parents[2]
+        environment = {
+            **os.environ,
+            "OPENBLAS_NUM_THREADS": "1",
+            # One arena for both threads: the second would keep its own free memory.
+            "MALLOC_ARENA_MAX": "1",
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(packages), os.environ.get("PYTHONPATH")))),
+        }
+        try:
+            with theirs:
+                descriptor = theirs.fileno()
+                process = subprocess.Popen(  # noqa: S603 (our own interpreter and module)
+                    (*command, str(descriptor), self._mount_dir, str(os.getpid())),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    pass_fds=(descriptor,),
+                    env=environment,
+                    cwd="/",
+                )
+        except OSError as error:
+            ours.close()
+            raise Unavailable(f"the applier cannot be started: {error}") from error
+        return process, ours
+
+    def _post(self, message: ToChild) -> None:
+        channel = self._channel
+        if channel is None:
+            return
+        data = encode(message)
+        if not self._outbox:
+            try:
+                data = data[channel.send(data) :]
+            except BlockingIOError:
+                pass
+            except OSError:
+                return  # the child died; the receiving task finds out
+        if data:
+            if len(self._outbox) + len(data) > OUTBOX_LIMIT_BYTES:
+                raise Unavailable(f"{len(self._outbox)} bytes of messages wait for the applier: it does not take them")
+            self._outbox += data
+            self._outbox_filled.set()
+
+    async def _drain(self, channel: socket.socket) -> None:
+        """Send what the socket did not take at once."""
+        outbox = self._outbox
+        while True:
+            await self._outbox_filled.wait()
+            while outbox:
+                await trio.lowlevel.wait_writable(channel)
+                try:
+                    del outbox[: channel.send(outbox[:_RECEIVE_BYTES])]
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    return  # as in _post
+            self._outbox_filled = trio.Event()
+
+    def _dispatch(self, message: Message) -> None:
+        if isinstance(message, Applied):
+            name, txid = message
+            if txid >= self._floor.get(name, 0):
+                self._floor.pop(name, None)
+            if txid >= self._sent.get(name, 0):
+                self._sent.pop(name, None)
+            self._events.on_applied(name, txid)
+        elif isinstance(message, Checkpointed):
+            self._events.on_checkpointed(message.database, message.txid, truncated=message.truncated)
+        elif isinstance(message, Failed):
+            if message.database in self._sent:
+                self._floor[message.database] = self._sent[message.database]
+            _log.warning(
+                "applier.failed", database=message.database, txid=message.txid, reason=message.reason,
+                retry=message.retry,
+            )  # fmt: skip
+            self._events.on_failed(message.database, message.txid, message.reason, retry=message.retry)
+        elif isinstance(message, CheckpointFailed):
+            _log.warning("applier.checkpoint_failed", database=message.database, reason=message.reason)
+
+
+async def _receive(channel: socket.socket, reader: MessageReader) -> list[Message]:
+    """The next messages; none at the end of the child."""
+    while True:
+        await trio.lowlevel.wait_readable(channel)
+        try:
+            data = channel.recv(_RECEIVE_BYTES)
+            if not data:
+                return []
+            if messages := reader.feed(data):
+                return messages
+        except BlockingIOError:
+            continue
+        except OSError:
+            return []
+        except Corrupt as error:
+            _log.error("applier.misunderstood", error=error.message)
+            return []
+
+
+async def _reap(process: subprocess.Popen[bytes], pidfd: int) -> None:
+    """Wait for the end of a child that was killed or is ending by itself, also when we are cancelled."""
+    try:
+        with trio.CancelScope(shield=True):
+            while process.poll() is None:
+                with trio.move_on_after(KILL_WAIT_S):
+                    await trio.lowlevel.wait_readable(pidfd)
+                    continue
+                # It is held in a call on the mount; a second applier beside it would wait for its lock in vain.
+                _log.error("applier.unkillable", pid=process.pid)
+                process.kill()
+    finally:
+        os.close(pidfd)

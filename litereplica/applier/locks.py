@@ -1,0 +1,44 @@
+"""SQLite's lock bytes, taken as open-file-description (OFD) locks.
+
+Knows the fcntl calls. Does not know what a byte means: that is sqlite/shm.py's.
+
+Why OFD locks: a POSIX lock belongs to the process, so one that we took could not exclude the SQLite connection in this
+same process, and closing any descriptor of the file would drop both. An OFD lock belongs to the descriptor. The two
+kinds conflict with each other, also within one process, which is exactly what is wanted (fcntl(2), "Open file
+description locks").
+"""
+
+import fcntl
+from struct import Struct
+from typing import Final
+
+# struct flock on 64-bit Linux: l_type, l_whence, padding, l_start, l_len, l_pid (0 for OFD locks), padding.
+_FLOCK = Struct("=hh4xqqi4x")
+_SEEK_SET = 0
+
+# Of the database file: the bytes of which every reader holds one or all, and the last closer wants all (os_unix.c).
+SHARED_BYTES_OFFSET: Final = 0x40000002
+SHARED_BYTES: Final = 510
+
+
+def try_exclusive(descriptor: int, offset: int, length: int = 1) -> bool:
+    """Take the bytes for this descriptor alone, without waiting; False when somebody else holds one of them."""
+    return _try(descriptor, fcntl.F_WRLCK, offset, length)
+
+
+def try_shared(descriptor: int, offset: int, length: int = 1) -> bool:
+    """Take the bytes together with other readers, without waiting; False when somebody holds one of them alone."""
+    return _try(descriptor, fcntl.F_RDLCK, offset, length)
+
+
+def release(descriptor: int, offset: int, length: int = 1) -> None:
+    """Give the bytes back."""
+    fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, _SEEK_SET, offset, length, 0))
+
+
+def _try(descriptor: int, kind: int, offset: int, length: int) -> bool:
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, _SEEK_SET, offset, length, 0))
+    except (BlockingIOError, PermissionError):  # EAGAIN or EACCES: fcntl(2) names both
+        return False
+    return True

@@ -1,0 +1,170 @@
+"""A database of the mount that the applier has open, and the descriptors that go with it.
+
+Knows how to open one as an ordinary SQLite client, how to make one that is not there yet, and how to close without
+side effects. Does not know about records.
+
+The connection stays open so that no other closer of the database is the last one, who would checkpoint and remove
+-wal and -shm. Closing any descriptor of a file drops every POSIX lock that this process has on it (fcntl(2)), so ours
+are closed only after the connection.
+"""
+
+import contextlib
+import os
+import sqlite3
+import threading
+from pathlib import Path
+from typing import Final
+
+from litereplica.applier import locks
+from litereplica.applier.shared_memory import SharedMemory
+from litereplica.errors import Refused, Unavailable
+from litereplica.sqlite.pages import DatabaseHeader, parse_database_header
+
+_DATABASE_HEADER_BYTES: Final = 100
+_BUSY_CODES: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+class OpenDatabase:
+    """Connection, descriptors and mapping of one database.
+
+    ``gate``: held by whoever wants or has SQLite's WRITE lock (an apply, a TRUNCATE), for as long as that takes.
+    ``connection_lock``: held while the connection runs a statement; taken after ``gate`` by who needs both. Neither is
+    ever waited for by the apply thread, except in ``close``. Who reads ``memory`` holds ``gate``.
+    """
+
+    __slots__ = (
+        "closed", "connection", "connection_lock", "gate", "memory", "page_size", "path",
+        "sequence", "shm", "wal",
+    )  # fmt: skip
+
+    def __init__(self, path: str, connection: sqlite3.Connection, page_size: int) -> None:
+        """Take over the connection, which has read once: so -wal and -shm are there, and recovered. OSError."""
+        self.path = path
+        self.connection = connection
+        self.page_size = page_size
+        self.sequence = 0
+        self.closed = False
+        self.gate = threading.Lock()
+        self.connection_lock = threading.Lock()
+        self.wal = self.shm = -1
+        try:
+            self.wal = os.open(f"{path}-wal", os.O_RDWR | os.O_CLOEXEC)
+            self.shm = os.open(f"{path}-shm", os.O_RDWR | os.O_CLOEXEC)
+            self.memory = SharedMemory(self.shm)
+        except OSError:
+            connection.close()
+            for descriptor in (self.wal, self.shm):
+                if descriptor >= 0:
+                    os.close(descriptor)
+            raise
+
+    def recover(self) -> bool:
+        """Let SQLite rebuild the wal-index, as any reader would; False when a lock is in the way or a checkpoint runs.
+
+        Raises sqlite3.Error.
+        """
+        if not self.connection_lock.acquire(blocking=False):
+            return False
+        try:
+            _read(self.connection)
+        except sqlite3.OperationalError as error:
+            if is_busy(error):
+                return False
+            raise
+        finally:
+            self.connection_lock.release()
+        return True
+
+    def close(self) -> None:
+        """Close everything and leave the files alone: no checkpoint, -wal and -shm stay."""
+        self.connection.interrupt()
+        with self.gate, self.connection_lock:
+            self.closed = True
+            self.memory.close()
+            # The last closer checkpoints, then removes -wal and -shm by name, which may be another database's by now.
+            # A reader's lock on the database file keeps SQLite from believing that it is the last.
+            reader = -1
+            with contextlib.suppress(OSError):
+                reader = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+                locks.try_shared(reader, locks.SHARED_BYTES_OFFSET, locks.SHARED_BYTES)
+            with contextlib.suppress(sqlite3.Error):
+                self.connection.close()
+            for descriptor in (self.wal, self.shm, reader):
+                if descriptor >= 0:
+                    os.close(descriptor)
+
+
+def is_busy(error: sqlite3.Error) -> bool:
+    """Whether a lock was in the way, and asking again may succeed."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in _BUSY_CODES
+
+
+def open_database(path: str, page_size: int, first_page: bytes | None) -> OpenDatabase:
+    """Open the database at ``path``, whose pages must have ``page_size`` bytes.
+
+    Where no file is, or an empty one, an empty database in WAL mode is made first, with the text encoding that
+    ``first_page``, the page 1 to come, has. Raises OSError, sqlite3.Error, Corrupt, Refused when the file has
+    another page size or is not in WAL mode, Unavailable when a lock is in the way.
+    """
+    header = _read_header(path)
+    if header is not None and header.page_size != page_size:
+        raise Refused(
+            f"{path} has pages of {header.page_size} bytes, its records have {page_size}: drop the database here, "
+            f"and it will be fetched again"
+        )
+    if header is not None and not header.wal:
+        raise Refused(f"{path} is not in WAL mode: set it with PRAGMA journal_mode=WAL on the primary")
+    connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=4)
+    try:
+        # A few pages do: this connection reads the schema and nothing else.
+        connection.execute("PRAGMA cache_size=-64")
+        connection.execute("PRAGMA wal_autocheckpoint=0")
+        if header is None:
+            _create(connection, page_size, first_page)
+        connection.execute("PRAGMA synchronous=NORMAL")
+        _read(connection)
+        return OpenDatabase(path, connection, page_size)
+    except sqlite3.OperationalError as error:
+        connection.close()
+        if is_busy(error):
+            raise Unavailable(f"{path} is locked while it is being opened: {error}") from error
+        raise
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _read_header(path: str) -> DatabaseHeader | None:
+    """None without a file or with an empty one. Before there is a connection: the close here would drop its locks."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        return None
+    try:
+        data = os.pread(descriptor, _DATABASE_HEADER_BYTES, 0)
+    finally:
+        os.close(descriptor)
+    return parse_database_header(data) if data else None
+
+
+def _create(connection: sqlite3.Connection, page_size: int, first_page: bytes | None) -> None:
+    """Make page 1 of an empty database in WAL mode.
+
+    Nothing has to survive a crash here (the log has everything), so neither a journal nor an fsync is spent on it.
+    """
+    encoding = (parse_database_header(first_page).text_encoding if first_page else "") or "UTF-8"
+    for setting in (
+        "synchronous=OFF",
+        "journal_mode=MEMORY",
+        f"page_size={page_size}",
+        f"encoding='{encoding}'",
+        "journal_mode=WAL",
+    ):
+        connection.execute(f"PRAGMA {setting}").fetchall()
+
+
+def _read(connection: sqlite3.Connection) -> None:
+    """The smallest read transaction; it needs page 1, not the schema, whose size is the application's choice."""
+    connection.execute("PRAGMA schema_version").fetchall()

@@ -1,0 +1,171 @@
+"""What the daemon and its applier say to each other over a socket pair.
+
+Knows the messages, their byte form (u32 big-endian length, then a msgpack array whose first element is the message's
+kind) and its limits. Does not know what is done about them.
+
+Both ends are one program, started together: there is no version. Bytes that make no message are Corrupt all the same,
+because a half-written message of a killed child must not become a wrong one.
+"""
+
+from collections.abc import Callable
+from struct import Struct
+from typing import Any, NamedTuple
+
+import msgpack
+
+from litereplica.errors import Corrupt
+
+MESSAGE_LIMIT_BYTES = 64 << 10
+"""Two paths of 4 KiB and a reason for people fit ten times; more can only be damage."""
+
+REASON_LIMIT = 2000
+"""Characters of a reason for people."""
+
+_LENGTH = Struct(">I")
+
+
+class Apply(NamedTuple):
+    """Apply the whole records ``first_txid`` … ``last_txid``: bytes ``offset`` … ``offset + length`` of ``path``.
+
+    ``path``: a segment file outside the mount. ``redo_until``: publish nothing before this TXID is in (0: no such
+    bound); the link sets it after a failure, see wal_writer.py on why.
+    """
+
+    database: str
+    path: str
+    offset: int
+    length: int
+    first_txid: int
+    last_txid: int
+    redo_until: int = 0
+
+
+class Install(NamedTuple):
+    """Replace all content of the database by one transaction: page i is at ``(i - 1) * page_size`` of ``path``.
+
+    It makes the database's state that of ``txid``, whatever was applied before.
+    """
+
+    database: str
+    path: str
+    page_size: int
+    page_count: int
+    txid: int
+
+
+class Close(NamedTuple):
+    """Forget the database: it was, or is about to be, dropped. What is queued for it is dropped too."""
+
+    database: str
+
+
+class Warm(NamedTuple):
+    """Ask the kernel to read the first ``length`` bytes of the -wal, so that its cached pages are up to date."""
+
+    database: str
+    length: int
+
+
+class Stop(NamedTuple):
+    """Finish what is queued, fold what can be folded into the database files, and end."""
+
+
+class Ready(NamedTuple):
+    """The child is up."""
+
+    pid: int
+
+
+class Applied(NamedTuple):
+    """Every reader that begins now sees the database at ``txid`` or later."""
+
+    database: str
+    txid: int
+
+
+class Checkpointed(NamedTuple):
+    """Everything up to ``txid`` is in the database file, and was fsynced there by SQLite.
+
+    ``truncated``: the -wal was cut to 0 bytes as well (no reader was in the way).
+    """
+
+    database: str
+    txid: int
+    truncated: bool
+
+
+class Failed(NamedTuple):
+    """The records from ``txid`` on were not applied; readers see the state before them.
+
+    ``reason``: for people. ``retry``: sending them again may succeed. What was queued for the database is dropped.
+    """
+
+    database: str
+    txid: int
+    reason: str
+    retry: bool
+
+
+class CheckpointFailed(NamedTuple):
+    """A checkpoint failed for a reason other than a reader in its way. Nothing is lost; it is tried again later."""
+
+    database: str
+    reason: str
+
+
+ToChild = Apply | Install | Close | Warm | Stop
+ToDaemon = Ready | Applied | Checkpointed | Failed | CheckpointFailed
+Message = ToChild | ToDaemon
+
+_KINDS: tuple[type[Message], ...] = (
+    Apply, Install, Close, Warm, Stop, Ready, Applied, Checkpointed, Failed, CheckpointFailed,
+)  # fmt: skip
+_NUMBERS = {kind: number for number, kind in enumerate(_KINDS)}
+_FIELD_TYPES: tuple[tuple[type, ...], ...] = tuple(tuple(kind.__annotations__.values()) for kind in _KINDS)
+
+
+def encode(message: Message) -> bytes:
+    """The message with its length in front."""
+    body: bytes = msgpack.packb((_NUMBERS[type(message)], *message))
+    assert len(body) <= MESSAGE_LIMIT_BYTES, type(message)
+    return _LENGTH.pack(len(body)) + body
+
+
+class MessageReader:
+    """Messages out of a byte stream, in pieces of any size."""
+
+    __slots__ = ("_pending",)
+
+    def __init__(self) -> None:
+        self._pending = bytearray()
+
+    def feed(self, data: bytes) -> list[Message]:
+        """The messages that ``data``, the next bytes, completes; raises Corrupt, after which nothing is to be fed."""
+        pending = self._pending
+        pending += data
+        messages: list[Message] = []
+        position = 0
+        while len(pending) - position >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(pending, position)
+            if length > MESSAGE_LIMIT_BYTES:
+                raise Corrupt(f"a message between daemon and applier claims {length} bytes")
+            end = position + _LENGTH.size + length
+            if end > len(pending):
+                break
+            messages.append(_decode(bytes(pending[position + _LENGTH.size : end])))
+            position = end
+        del pending[:position]
+        return messages
+
+
+def _decode(body: bytes) -> Message:
+    try:
+        values: Any = msgpack.unpackb(body)
+        number, *fields = values
+        kind: Callable[..., Message] = _KINDS[number]
+        types = _FIELD_TYPES[number]
+    except (ValueError, TypeError, IndexError, msgpack.UnpackException) as error:
+        raise Corrupt(f"bytes between daemon and applier are no message: {error}") from None
+    if number < 0 or tuple(map(type, fields)) != types:
+        raise Corrupt(f"message {number} between daemon and applier has the wrong fields")
+    return kind(*fields)

@@ -1,0 +1,299 @@
+"""What is to be applied to one database, and how far that is.
+
+Knows the queue, how spans become one transaction, and the steps of that transaction, in turns that never wait: a turn
+that cannot go on says when to try again, so that a database whose lock is held stalls no other. Does not know the
+socket, nor when checkpoints happen.
+
+Interleavings with the checkpoint thread and with readers, and why each is harmless:
+
+- PASSIVE checkpoint beside an apply: it needs neither the WRITE lock nor ``gate``. It took CHECKPOINT, then read the
+  header once; frames appended later are not its business, frames up to there are never rewritten while it runs,
+  because nothing but TRUNCATE starts the WAL anew, and TRUNCATE needs CHECKPOINT too.
+- TRUNCATE beside an apply: both want WRITE. Within this process ``gate`` decides first, so neither finds the other
+  half way: the apply's turn ends with "try again", the checkpoint thread skips its TRUNCATE. Without ``gate`` they
+  would still be safe (our OFD lock conflicts with the POSIX lock of our own connection), only slower.
+- The TXID of a Checkpointed is read before the statement runs. Whatever was published then is in the WAL, so a
+  checkpoint that moved everything moved at least that.
+- A reader that runs recovery holds WRITE, CHECKPOINT and RECOVER: the apply's turn ends with "try again". A reader
+  that only reads holds none of them: nobody waits for it, and it waits for nobody.
+- The wal-index header is read anew under WRITE for each transaction; nothing about it is remembered between two. Is
+  it torn (a writer died in publish), SQLite recovers it through the connection, and it is read again.
+"""
+
+import sqlite3
+import time
+from collections import deque
+from collections.abc import Callable, Generator
+from itertools import chain
+from typing import Final, TypeVar
+
+from litereplica.applier import locks
+from litereplica.applier.opened import OpenDatabase, open_database
+from litereplica.applier.pieces import FilePieces, Piece, RecordPieces
+from litereplica.applier.protocol import REASON_LIMIT, Applied, Apply, Failed, Install, ToDaemon
+from litereplica.applier.wal_writer import WalWriter
+from litereplica.errors import Corrupt, LitereplicaError, Refused, Unavailable
+from litereplica.sqlite.shm import WRITE_LOCK, WalIndexHeader, read_checkpoint_info, read_header
+
+BATCH_BYTES: Final = 1 << 20
+"""Log bytes merged into one local commit: what a burst gains by merging is gained by then."""
+
+BATCH_RECORDS: Final = 64
+"""Transactions merged into one local commit, so that readers of a replica that is behind still see steps."""
+
+LOCK_WAIT_S: Final = 5.0
+"""How long the WRITE lock may be held by others; on a replica only recovery by a reader can, for about 1 s a GiB."""
+
+_FIRST_DELAY_S: Final = 0.0001
+_LONGEST_DELAY_S: Final = 0.01
+_RECOVERIES: Final = 3
+
+_Value = TypeVar("_Value")
+Turns = Generator[float, None, _Value]
+"""Work in turns: each ``yield`` is the seconds until the next turn may get further."""
+
+
+class DatabaseWorker:
+    """One database of the mount. All of it belongs to the apply thread; the checkpoint thread reads three fields.
+
+    ``opened``: None until the first apply and after a failure. ``applied``: the TXID that new readers see, 0 while
+    unknown. ``frames``: in the WAL with the last publication. ``published_at``: monotonic seconds of it.
+    """
+
+    __slots__ = (
+        "_awaits_resend", "_expected", "_job", "_on_published", "_queue", "_send", "applied", "frames",
+        "name", "opened", "path", "published_at",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        name: str,
+        path: str,
+        send: Callable[[ToDaemon], None],
+        on_published: Callable[["DatabaseWorker"], None],
+    ) -> None:
+        """``path``: of the database file. ``send`` sends to the daemon; ``on_published`` is told of each commit."""
+        self.name = name
+        self.path = path
+        self.opened: OpenDatabase | None = None
+        self.applied = 0
+        self.frames = 0
+        self.published_at = 0.0
+        self._send = send
+        self._on_published = on_published
+        self._queue: deque[Apply | Install] = deque()
+        self._expected = 0
+        self._awaits_resend = False
+        self._job: Turns[None] | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is queued or under way."""
+        return self._job is None and not self._queue
+
+    def add(self, message: Apply | Install) -> None:
+        """Queue work. Records that do not follow are refused, or dropped while a resend is awaited."""
+        if isinstance(message, Install):
+            # It replaces everything: what is queued before it would only be overwritten.
+            self._queue.clear()
+            self._queue.append(message)
+            self._expected = message.txid + 1
+            self._awaits_resend = False
+            return
+        expected = self._expected
+        if expected and message.first_txid > expected:
+            if not self._awaits_resend:
+                self._awaits_resend = True
+                reason = f"transactions {expected} to {message.first_txid - 1} were not sent to the applier"
+                self._send(Failed(self.name, expected, reason, retry=True))
+            return
+        if message.last_txid < expected:
+            return  # queued or applied already: its Applied is on the way
+        if message.first_txid < expected and message.redo_until < expected - 1:
+            message = message._replace(redo_until=expected - 1)
+        self._queue.append(message)
+        self._expected = message.last_txid + 1
+        self._awaits_resend = False
+
+    def step(self) -> float | None:
+        """Take one turn. The answer: seconds until the next one may get further, None when there is nothing to do."""
+        job = self._job
+        if job is None:
+            if not (batch := self._take_batch()):
+                return None
+            job = self._job = self._run(batch)
+        delay = next(job, None)
+        if delay is None:
+            self._job = None
+            return 0.0 if self._queue else None
+        return delay
+
+    def close(self) -> None:
+        """Drop what is queued and close the files."""
+        self._queue.clear()
+        if self._job is not None:
+            self._job.close()  # its locks are released now
+            self._job = None
+        self.forget_files()
+
+    def forget_files(self) -> None:
+        """Close the files; the next apply opens them anew."""
+        opened, self.opened = self.opened, None
+        if opened is not None:
+            opened.close()
+
+    def _take_batch(self) -> list[Apply] | Install | None:
+        """The next transaction's part of the queue; None when there is none, or not yet enough of it."""
+        queue = self._queue
+        if not queue:
+            return None
+        first = queue[0]
+        if isinstance(first, Install):
+            queue.popleft()
+            return first
+        batch: list[Apply] = []
+        size, records, redo_until = 0, 0, first.redo_until
+        for span in queue:
+            if isinstance(span, Install):
+                break
+            size += span.length
+            records += span.last_txid - span.first_txid + 1
+            if batch and batch[-1].last_txid >= redo_until and (size > BATCH_BYTES or records > BATCH_RECORDS):
+                break
+            batch.append(span)
+            redo_until = max(redo_until, span.redo_until)
+        if batch[-1].last_txid < redo_until:
+            return None
+        for _ in batch:
+            queue.popleft()
+        return batch
+
+    def _run(self, batch: list[Apply] | Install) -> Turns[None]:
+        """Apply one transaction; every failure that is not a bug of ours ends up as a message."""
+        if isinstance(batch, Install):
+            first_txid = last_txid = batch.txid
+        else:
+            first_txid, last_txid = batch[0].first_txid, batch[-1].last_txid
+        try:
+            yield from self._transaction(batch)
+        except LitereplicaError as error:
+            self._fail(first_txid, error.message, retry=isinstance(error, Unavailable))
+        except OSError as error:
+            self.forget_files()
+            self._fail(first_txid, f"applying to {self.path} failed: {error}", retry=True)
+        except sqlite3.Error as error:
+            self.forget_files()
+            self._fail(first_txid, f"SQLite cannot use {self.path}: {error}", retry=True)
+        else:
+            self.applied = last_txid
+            self._send(Applied(self.name, last_txid))
+            self.published_at = time.monotonic()
+            self._on_published(self)
+
+    def _transaction(self, batch: list[Apply] | Install) -> Turns[None]:
+        source = FilePieces(batch) if isinstance(batch, Install) else RecordPieces(self.name, batch)
+        pieces = iter(source)
+        first = next(pieces, None)
+        if first is None:
+            return
+        opened = self.opened
+        if opened is None:
+            opened = self.opened = yield from self._open(source.page_size, _page_one(first))
+        if opened.page_size != source.page_size:
+            raise Refused(
+                f"the records of {self.name} have pages of {source.page_size} bytes, its file here {opened.page_size}: "
+                f"drop the database here, and it will be fetched again"
+            )
+        header = yield from self._lock(opened)
+        try:
+            _check_index(opened, header)
+            opened.sequence += header.max_frame == 0
+            writer = WalWriter(opened.wal, opened.memory, header, page_size=opened.page_size, sequence=opened.sequence)
+            for pages, commit in chain((first,), pieces):
+                writer.append(pages, commit)
+                if not commit:
+                    yield 0.0
+            writer.publish()
+            self.frames = writer.frames
+        finally:
+            locks.release(opened.shm, WRITE_LOCK)
+            opened.gate.release()
+
+    def _open(self, page_size: int, first_page: bytes | None) -> Turns[OpenDatabase]:
+        waits = _Waits()
+        while True:
+            try:
+                return open_database(self.path, page_size, first_page)
+            except Unavailable as error:
+                yield waits.next_delay(error.message)
+
+    def _lock(self, opened: OpenDatabase) -> Turns[WalIndexHeader]:
+        """Take ``gate`` and the WRITE lock; the value is the header read under them. Raises Unavailable."""
+        waits = _Waits()
+        recoveries = 0
+        while True:
+            if not opened.gate.acquire(blocking=False):
+                problem = f"a checkpoint of {self.path} does not end"
+            elif not _take_write_lock(opened):
+                opened.gate.release()
+                problem = f"another process holds SQLite's write lock on {self.path}"
+            elif (header := read_header(opened.memory.blocks[0])) is not None:
+                return header
+            else:
+                locks.release(opened.shm, WRITE_LOCK)
+                opened.gate.release()
+                problem = f"the wal-index of {self.path} cannot be recovered"
+                if recoveries < _RECOVERIES and opened.recover():
+                    recoveries += 1
+                    continue
+            yield waits.next_delay(problem)
+
+    def _fail(self, txid: int, reason: str, *, retry: bool) -> None:
+        """Report; what is queued behind the failure is dropped, and so is everything until ``txid`` comes again."""
+        self._queue.clear()
+        self._expected = txid
+        self._awaits_resend = True
+        self._send(Failed(self.name, txid, reason[:REASON_LIMIT], retry))
+
+
+class _Waits:
+    """Growing delays within LOCK_WAIT_S."""
+
+    __slots__ = ("_deadline", "_delay_s")
+
+    def __init__(self) -> None:
+        self._deadline = 0.0
+        self._delay_s = _FIRST_DELAY_S
+
+    def next_delay(self, problem: str) -> float:
+        """Seconds to wait now; raises Unavailable with ``problem`` when it has been long enough."""
+        now = time.monotonic()
+        self._deadline = self._deadline or now + LOCK_WAIT_S
+        if now > self._deadline:
+            raise Unavailable(f"{problem}, for {LOCK_WAIT_S:.0f} s now")
+        delay_s, self._delay_s = self._delay_s, min(2 * self._delay_s, _LONGEST_DELAY_S)
+        return delay_s
+
+
+def _take_write_lock(opened: OpenDatabase) -> bool:
+    try:
+        return locks.try_exclusive(opened.shm, WRITE_LOCK)
+    except OSError:
+        opened.gate.release()
+        raise
+
+
+def _check_index(opened: OpenDatabase, header: WalIndexHeader) -> None:
+    """Refuse a wal-index that no SQLite would have left so."""
+    if header.max_frame and header.page_size != opened.page_size:
+        raise Refused(f"{opened.path}-wal has pages of {header.page_size} bytes, the database {opened.page_size}")
+    backfilled = read_checkpoint_info(opened.memory.blocks[0]).backfilled
+    if backfilled > header.max_frame:
+        raise Corrupt(
+            f"the wal-index of {opened.path} claims {backfilled} frames copied of {header.max_frame}: "
+            f"restart litereplica, which rebuilds it"
+        )
+
+
+def _page_one(piece: Piece) -> bytes | None:
+    return next((page for pgno, page in piece[0] if pgno == 1), None)

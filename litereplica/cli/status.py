@@ -1,0 +1,121 @@
+"""``litereplica status``: where a node stands, once or again and again.
+
+Knows how a status document is shown to a person. Does not know how it came about.
+"""
+
+import sys
+import time
+from typing import Any, Final
+
+import click
+
+from litereplica.cli.options import Options, command, node_url, print_json
+from litereplica.cli.table import paint, table
+from litereplica.errors import LitereplicaError, Misconfigured
+
+WATCH_INTERVAL_S: Final = 1.0
+
+_HOME: Final = "\x1b[H"
+_CLEAR_LINE: Final = "\x1b[K"
+_CLEAR_BELOW: Final = "\x1b[J"
+_CLEAR_SCREEN: Final = "\x1b[2J"
+_HIDE_CURSOR: Final = "\x1b[?25l"
+_SHOW_CURSOR: Final = "\x1b[?25h"
+
+
+@command("status", short_help="What a node is, where it stands, and its replicas.")
+@click.option("--watch", is_flag=True, help="Show it again every second until Ctrl-C.")
+def status(options: Options, watch: bool) -> None:
+    """Show a node's role, databases and replicas."""
+    from litereplica.cli.client import get  # noqa: PLC0415 - only when it is about to be used
+
+    if watch and options.json:
+        raise Misconfigured("--watch is for people, --json for programs: leave one out")
+    url = node_url(options)
+    if watch:
+        _watch(url)
+    elif options.json:
+        print_json(get(url, "/status"))
+    else:
+        click.echo("\n".join(status_lines(get(url, "/status"))))
+
+
+def status_lines(document: dict[str, Any]) -> list[str]:
+    """Lines that show a status document: the node, its databases, its replicas."""
+    ready = bool(document.get("ready"))
+    node = [
+        ("node", document.get("node")),
+        ("role", document.get("role")),
+        ("primary", document.get("primary")),
+        ("epoch", document.get("epoch")),
+    ]
+    lines = [f"{name:<9}{'-' if value is None else value}" for name, value in node]
+    lines.append(f"{'ready':<9}" + (paint("yes", "green") if ready else paint("no", "red")))
+    lines += ["", *_databases(document.get("databases") or [])]
+    replicas = document.get("replicas") or []
+    return [*lines, "", *_replicas(replicas)] if replicas else lines
+
+
+def _databases(databases: list[dict[str, Any]]) -> list[str]:
+    rows = [
+        (
+            database.get("name"),
+            database.get("txid"),
+            database.get("checksum"),
+            database.get("journal_mode"),
+            database.get("pages"),
+            _lag(database.get("lag_ms")),
+        )
+        for database in databases
+    ]
+    headers = ("DATABASE", "TXID", "CHECKSUM", "JOURNAL MODE", "PAGES", "LAG")
+    return table(headers, rows) or ["no databases yet: create one in the mount"]
+
+
+def _replicas(replicas: list[dict[str, Any]]) -> list[str]:
+    rows: list[tuple[object, ...]] = []
+    for replica in replicas:
+        head = (replica.get("name"), bool(replica.get("connected")))
+        lag = _lag(replica.get("lag_ms"))
+        positions = replica.get("databases") or {}
+        rows += [(*head, name, at.get("logged"), at.get("applied"), lag) for name, at in sorted(positions.items())]
+        if not positions:
+            rows.append((*head, None, None, None, lag))
+    return table(("REPLICA", "CONNECTED", "DATABASE", "LOGGED", "APPLIED", "LAG"), rows)
+
+
+def _lag(milliseconds: Any) -> str | None:
+    if not isinstance(milliseconds, int | float):
+        return None
+    return f"{milliseconds} ms" if milliseconds < 10_000 else f"{milliseconds / 1000:.0f} s"
+
+
+def _watch(url: str) -> None:
+    """Redraw in place; a node that does not answer is shown as such, and asked again."""
+    terminal = sys.stdout.isatty()
+    try:
+        if terminal:
+            click.echo(_HIDE_CURSOR + _CLEAR_SCREEN, nl=False)
+        while True:
+            lines = [f"{url}  {time.strftime('%H:%M:%S')}", "", *_lines_or_error(url)]
+            if terminal:
+                click.echo(_HOME + "\n".join(line + _CLEAR_LINE for line in lines) + "\n" + _CLEAR_BELOW, nl=False)
+            else:
+                click.echo("\n".join(lines) + "\n")
+            time.sleep(WATCH_INTERVAL_S)
+    except KeyboardInterrupt:
+        return  # the way to end it, not an error
+    finally:
+        if terminal:
+            click.echo(_SHOW_CURSOR, nl=False)
+
+
+def _lines_or_error(url: str) -> list[str]:
+    from litereplica.cli.client import get  # noqa: PLC0415 - only when it is about to be used
+
+    try:
+        return status_lines(get(url, "/status"))
+    except Misconfigured:
+        raise
+    except LitereplicaError as error:
+        return [paint(error.message, "red")]

@@ -1,0 +1,47 @@
+"""``litereplica wait``: the command-line form of waiting for catch-up.
+
+Knows how a position is written. The waiting itself is the node's.
+"""
+
+import re
+from typing import Final
+
+import click
+
+from litereplica.cli.options import Options, command, node_url, print_json
+from litereplica.errors import Misconfigured
+
+_POSITION: Final = re.compile(r"([0-9a-f]{16})(?:/([0-9a-f]{16}))?", re.IGNORECASE)
+
+# On top of the timeout that the node keeps: the way there and back.
+NETWORK_ALLOWANCE_S: Final = 10.0
+
+
+@command("wait", short_help="Wait until a node has applied a transaction.")
+@click.argument("db")
+@click.argument("txid")
+@click.option("--timeout", default="30s", show_default=True, metavar="DURATION", help="Give up after this long.")
+def wait(options: Options, db: str, txid: str, timeout: str) -> None:
+    """Return when the node has applied transaction TXID (16 hex digits) of database DB, and readers see it.
+
+    A whole position, TXID/checksum as in the file DB-pos, also makes sure that it is the same history. Prints the
+    position reached. Exit code 3 when the time is up, 1 when there is no such database or another history.
+    """
+    from litereplica.cli.client import get  # noqa: PLC0415 - only when it is about to be used
+    from litereplica.config.units import parse_duration  # noqa: PLC0415
+
+    match = _POSITION.fullmatch(txid.strip())
+    if match is None:
+        raise Misconfigured(f"'{txid}' is not a TXID: write 16 hex digits, or a whole position as in the file {db}-pos")
+    try:
+        timeout_s = parse_duration(timeout)
+    except ValueError as error:
+        raise Misconfigured(f"--timeout: {error}") from error
+    parameters = {"db": db, "txid": match[1].lower(), "timeout": timeout}
+    if match[2]:
+        parameters["checksum"] = match[2].lower()
+    reached = get(node_url(options), "/wait", parameters, answer_timeout_s=timeout_s + NETWORK_ALLOWANCE_S)
+    if options.json:
+        print_json(reached)
+    else:
+        click.echo(f"{reached.get('txid')}/{reached.get('checksum')}")

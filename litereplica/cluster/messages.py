@@ -1,0 +1,186 @@
+"""The messages of a replication stream as values.
+
+Knows every message and its limits (docs/formats.md, "Replication protocol", has the tables). Does not know bytes
+(encoding.py, decoding.py, framing.py) or who may send what when (replication/).
+"""
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from struct import Struct
+from typing import Final
+
+from litereplica.ltx.position import Position
+
+PROTOCOL: Final = 1
+PROTOCOL_NAME: Final = "litereplica"
+"""Second field of each greeting: an accidental msgpack speaker is told apart from another version of ours."""
+
+LENGTH: Final = Struct(">I")
+MESSAGE_LIMIT_BYTES: Final = 4 * 1024 * 1024
+"""Longest message; a Hello or Welcome of some 60,000 databases fits, and an end never holds more than one."""
+RECORDS_LIMIT_BYTES: Final = 256 * 1024
+"""Log bytes in one Records: what one database may send before the next one gets its turn."""
+PAGES_LIMIT_BYTES: Final = 1024 * 1024
+"""Page bytes in one Pages: the memory that a snapshot costs each end; at least 16 pages."""
+DATABASES_LIMIT: Final = 65_536
+"""Databases named in one message."""
+TEXT_LIMIT_BYTES: Final = 1024
+"""Longest reason in a Goodbye or Resync, and the longest string anywhere in a message."""
+
+# Codes of a Goodbye. An unknown one is taken as it is: a later version may have more.
+GOODBYE_PROTOCOL: Final = "protocol"
+GOODBYE_NOT_PRIMARY: Final = "not_primary"
+GOODBYE_EPOCH: Final = "epoch"
+GOODBYE_NAME: Final = "name"
+GOODBYE_REPLACED: Final = "replaced"
+GOODBYE_LIMIT: Final = "limit"
+GOODBYE_MALFORMED: Final = "malformed"
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotProgress:
+    """How far a replica got with a snapshot before it was cut: it has the pages below ``next_pgno``."""
+
+    base: Position
+    page_size: int
+    next_pgno: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """First message of a replica: who it is, what it has logged, which snapshots it has begun."""
+
+    node: str
+    epoch: int
+    databases: dict[str, Position]
+    snapshots: dict[str, SnapshotProgress] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Tip:
+    """The newest transaction of a database: position and timestamp (ms since 1970, the clock of its writer)."""
+
+    position: Position
+    timestamp_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """First message of a primary: what it has, and for which databases a snapshot follows instead of records."""
+
+    node: str
+    epoch: int
+    databases: dict[str, Tip]
+    snapshots: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Goodbye:
+    """Why the sender closes; the layout is the same in every protocol version. ``code``: one of GOODBYE_*."""
+
+    code: str
+    message: str
+    epoch: int
+    protocol: int = PROTOCOL
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """The next bytes of a database's log, verbatim, at most RECORDS_LIMIT_BYTES; may begin and end inside a record."""
+
+    epoch: int
+    database: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A snapshot of ``database`` begins: pages from ``first_pgno``, then the records after ``base``.
+
+    ``page_count`` pages are in the file now (fewer may come if it shrinks); ``record_epoch`` and ``timestamp_ms`` are
+    those of the newest transaction, for a database whose log holds no record after ``base``.
+    """
+
+    epoch: int
+    database: str
+    base: Position
+    page_size: int
+    page_count: int
+    first_pgno: int
+    record_epoch: int
+    timestamp_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pages:
+    """Pages of a snapshot, in order, whole, at most PAGES_LIMIT_BYTES."""
+
+    epoch: int
+    database: str
+    first_pgno: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotEnd:
+    """With the records sent until here the snapshot is exact, at ``position``; further Records follow on it.
+
+    ``page_count``: pages of the database there; 0 when it was dropped.
+    """
+
+    epoch: int
+    database: str
+    position: Position
+    page_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """The sender is alive. From a primary with the tips of databases that changed and are sent completely."""
+
+    epoch: int
+    timestamp_ms: int
+    databases: dict[str, Tip] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """TXIDs that a replica has ``logged`` and that its readers see (``applied``)."""
+
+    logged: int
+    applied: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """What a replica has, for the databases where it changed."""
+
+    epoch: int
+    databases: dict[str, Acknowledged]
+
+
+@dataclass(frozen=True, slots=True)
+class Resync:
+    """A replica cannot use what it is sent for ``database`` and asks for a snapshot; the others go on."""
+
+    epoch: int
+    database: str
+    reason: str
+
+
+Message = Hello | Welcome | Goodbye | Records | Snapshot | Pages | SnapshotEnd | Heartbeat | Ack | Resync
+
+
+class Kind(IntEnum):
+    """First field of each message."""
+
+    HELLO = 1
+    WELCOME = 2
+    GOODBYE = 3
+    RECORDS = 4
+    SNAPSHOT = 5
+    PAGES = 6
+    SNAPSHOT_END = 7
+    HEARTBEAT = 8
+    ACK = 9
+    RESYNC = 10

@@ -1,0 +1,56 @@
+"""What a node says about itself.
+
+Knows the fields of the status document (docs: HTTP, ``GET /status``). Does not know where they come from.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Role = Literal["primary", "replica"]
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseStatus:
+    """One database here; ``txid`` and ``checksum`` are 16 hex digits, ``lag_ms`` is None before the first contact."""
+
+    name: str
+    txid: str
+    checksum: str
+    applied: str
+    journal_mode: str
+    page_size: int
+    pages: int
+    lag_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaPosition:
+    """How far a replica is with one database, as 16 hex digits."""
+
+    logged: str
+    applied: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaStatus:
+    """A replica as its primary sees it."""
+
+    name: str
+    connected: bool
+    address: str
+    databases: dict[str, ReplicaPosition]
+    lag_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """One node; ``primary`` names the primary as this node knows it."""
+
+    node: str
+    role: Role
+    primary: str | None
+    epoch: int
+    ready: bool
+    reason: str
+    databases: list[DatabaseStatus]
+    replicas: list[ReplicaStatus]

@@ -1,0 +1,123 @@
+"""The settings themselves: every key, its type, its unit and its default.
+
+Knows names and defaults, and says how a field is called in the file when the field carries a unit (``age_s`` is
+``age``). Does not know where values come from or which of them fit together.
+"""
+
+import dataclasses
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from litereplica.config.units import Address, Bytes, HttpUrl, Seconds
+
+KEY: Final = "key"
+
+DEFAULT_HTTP: Final = Address("127.0.0.1", 20202)
+DEFAULT_REPLICATION: Final = Address("127.0.0.1", 20203)
+
+
+def key_of(attribute: "dataclasses.Field[Any]") -> str:
+    """Name of a field in the configuration file: its own, without the unit."""
+    return str(attribute.metadata.get(KEY, attribute.name))
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSettings:
+    """Who this node is. ``name`` is unique in the cluster; only a ``candidate`` may become primary."""
+
+    name: str = field(default_factory=socket.gethostname)
+    candidate: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class MountSettings:
+    """Where applications see their databases. ``allow_other`` opens the mount to users other than ours."""
+
+    dir: Path = Path("/litereplica")
+    allow_other: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionSettings:
+    """How much of the log is kept: records younger than ``age_s``, and never more than ``size_bytes`` a database."""
+
+    age_s: Seconds = field(default=Seconds(600.0), metadata={KEY: "age"})
+    size_bytes: Bytes = field(default=Bytes(2**30), metadata={KEY: "size"})
+
+
+@dataclass(frozen=True, slots=True)
+class DataSettings:
+    """Where the log and the files behind the mount are kept, and how records are compressed."""
+
+    dir: Path = Path("/var/lib/litereplica")
+    compression: Literal["none", "lz4", "zstd"] = "none"
+    retention: RetentionSettings = field(default_factory=RetentionSettings)
+
+
+@dataclass(frozen=True, slots=True)
+class HttpSettings:
+    """The HTTP interface: where it listens, and the URL by which other nodes and people reach it."""
+
+    listen: Address = DEFAULT_HTTP
+    advertise: HttpUrl | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicationSettings:
+    """The replication port: where it listens, the address by which replicas reach it, and when silence is death.
+
+    Each end sends a message every ``heartbeat_s`` at the latest, and gives the other up after ``timeout_s`` of silence.
+    """
+
+    listen: Address = DEFAULT_REPLICATION
+    advertise: Address | None = None
+    heartbeat_s: Seconds = field(default=Seconds(1.0), metadata={KEY: "heartbeat"})
+    timeout_s: Seconds = field(default=Seconds(5.0), metadata={KEY: "timeout"})
+
+
+@dataclass(frozen=True, slots=True)
+class PrimarySettings:
+    """The node that is primary for good, under lease type ``static``."""
+
+    name: str
+    http: HttpUrl
+    replication: Address
+
+
+@dataclass(frozen=True, slots=True)
+class StaticSettings:
+    """Lease type ``static``: the primary is written in the configuration."""
+
+    primary: PrimarySettings | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseSettings:
+    """How it is decided who is primary. ``standalone``: this node, alone."""
+
+    type: Literal["standalone", "static"] = "standalone"
+    static: StaticSettings = field(default_factory=StaticSettings)
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """Log lines on standard error: their form and the least level that is shown."""
+
+    format: Literal["text", "json"] = "text"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that a node is told. ``exec`` is the supervised application's command line, empty for none."""
+
+    node: NodeSettings = field(default_factory=NodeSettings)
+    mount: MountSettings = field(default_factory=MountSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    http: HttpSettings = field(default_factory=HttpSettings)
+    replication: ReplicationSettings = field(default_factory=ReplicationSettings)
+    lease: LeaseSettings = field(default_factory=LeaseSettings)
+    exec: tuple[str, ...] = ()
+    log: LogSettings = field(default_factory=LogSettings)

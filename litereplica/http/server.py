@@ -1,0 +1,49 @@
+"""Serving HTTP.
+
+Knows the server library and sockets. Does not know routes (http.app).
+"""
+
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, cast
+
+import hypercorn.trio
+from hypercorn.config import Config
+from starlette.applications import Starlette
+
+from litereplica.config.units import Address
+from litereplica.errors import Refused
+
+BACKLOG: Final = 1024
+# A client that keeps an idle connection costs memory only for so long.
+KEEP_ALIVE_S: Final = 75.0
+# Requests still running at a stop are cut: a waiting client asks again, elsewhere.
+GRACE_S: Final = 0.2
+
+
+def bind(address: Address, key: str) -> socket.socket:
+    """A listening socket. Raises Refused naming the configuration key when the port is taken."""
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address.host, address.port))
+        listener.listen(BACKLOG)
+    except (OSError, OverflowError) as error:
+        listener.close()
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        message = f"cannot listen on {address} ({reason}): stop what uses the port, or set {key} to another address"
+        raise Refused(message) from None
+    return listener
+
+
+async def serve(app: Starlette, listener: socket.socket, until: Callable[[], Awaitable[None]]) -> None:
+    """Serve until ``until`` returns. The socket is closed then."""
+    config = Config()
+    config.bind = [f"fd://{listener.detach()}"]
+    config.keep_alive_timeout = KEEP_ALIVE_S
+    config.graceful_timeout = GRACE_S
+    config.shutdown_timeout = GRACE_S
+    config.accesslog = config.errorlog = None
+    config.include_server_header = False
+    await hypercorn.trio.serve(cast("Any", app), config, shutdown_trigger=cast("Any", until))

@@ -1,0 +1,1 @@
+"""The mounted directory: what an application's system calls become."""

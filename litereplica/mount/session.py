@@ -1,0 +1,126 @@
+"""Mounting and unmounting.
+
+Knows what can be wrong with a mount point, and how a mount that a dead daemon left behind is taken away. Does not know
+what is mounted (mount.operations). Everything here happens before or after the mount is served, never while.
+"""
+
+import ctypes
+import errno
+import os
+import subprocess
+from pathlib import Path
+from typing import Final
+
+import pyfuse3
+import structlog
+
+from litereplica.errors import Refused, Unavailable
+from litereplica.mount.operations import Operations
+from litereplica.mount.wait import IDLE_WORKERS, MAX_WORKERS, AdaptiveWait, install
+
+log = structlog.get_logger()
+
+FS_NAME: Final = "litereplica"
+# A lazy unmount answers at once; more than this means that the machine is in trouble.
+UNMOUNT_LIMIT_S: Final = 10.0
+
+
+def mounted_type(path: Path) -> str | None:
+    """The file-system type mounted exactly at ``path`` (proc(5), /proc/self/mountinfo), else None."""
+    found = None
+    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+        left, _, right = line.partition(" - ")
+        where = (
+            left.split()[4].replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
+        )
+        if where == str(path):
+            found = right.split()[0]
+    return found
+
+
+def prepare_mount_point(path: Path) -> Path:
+    """Check the mount point, and take away the mount of a dead daemon. Raises Refused with what to do."""
+    path = Path(os.path.abspath(path))  # noqa: PTH100  a resolve() would touch a dead mount
+    kind = mounted_type(path)
+    if kind is not None:
+        if not kind.startswith("fuse") or not _is_dead(path):
+            message = f"mount point busy: {path} has a {kind} file system mounted: unmount it (umount {path}) or set mount.dir to another directory"
+            raise Refused(message)
+        log.warning("stale_mount_removed", path=str(path))
+        unmount(path)
+        return prepare_mount_point(path)
+    if not path.exists():
+        message = f"mount point missing: {path} does not exist: make it (mkdir -p {path}) or set mount.dir"
+        raise Refused(message)
+    if not path.is_dir():
+        message = f"mount point {path} is not a directory: set mount.dir to an empty directory"
+        raise Refused(message)
+    if any(path.iterdir()):
+        message = f"mount point not empty: {path} holds files that the mount would hide: move them away or set mount.dir to an empty directory"
+        raise Refused(message)
+    return path
+
+
+def _is_dead(path: Path) -> bool:
+    try:
+        os.stat(path)  # noqa: PTH116
+    except OSError as error:
+        return error.errno == errno.ENOTCONN
+    return False
+
+
+def unmount(path: Path) -> None:
+    """Take a mount away, whoever still holds files of it (umount2(2), MNT_DETACH)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    mnt_detach = 2
+    if libc.umount2(os.fsencode(path), mnt_detach) == 0:
+        return
+    try:
+        subprocess.run(
+            ["fusermount3", "-u", "-z", "--", str(path)],  # noqa: S607
+            check=True,
+            capture_output=True,
+            timeout=UNMOUNT_LIMIT_S,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        message = f"{path} cannot be unmounted ({error}): unmount it by hand (umount -l {path})"
+        raise Unavailable(message) from None
+
+
+class Session:
+    """One mount: ``open`` mounts, ``serve`` answers until ``close``."""
+
+    def __init__(self, operations: Operations, wait: AdaptiveWait) -> None:
+        self._operations = operations
+        self._wait = wait
+        self._path: Path | None = None
+
+    def open(self, path: Path, *, allow_other: bool) -> None:
+        """Mount. Raises Refused with what to do."""
+        if not Path("/dev/fuse").exists():
+            message = "/dev/fuse is missing: load the module (modprobe fuse), or give the container the device (--device /dev/fuse --cap-add SYS_ADMIN)"
+            raise Refused(message)
+        path = prepare_mount_point(path)
+        options = set(pyfuse3.default_options) | {f"fsname={FS_NAME}", f"subtype={FS_NAME}"}
+        if allow_other:
+            options.add("allow_other")
+        install(self._wait)
+        try:
+            pyfuse3.init(self._operations, str(path), options)
+        except RuntimeError as error:
+            message = f"{path} cannot be mounted ({error}): run as root, or install fuse3 and let this user read /dev/fuse{' and set user_allow_other in /etc/fuse.conf' if allow_other else ''}"
+            raise Refused(message) from None
+        self._path = path
+
+    async def serve(self) -> None:
+        """Answer requests until the file system is unmounted or the task is cancelled."""
+        await pyfuse3.main(min_tasks=IDLE_WORKERS, max_tasks=MAX_WORKERS)
+
+    def close(self) -> None:
+        """Unmount, even while applications hold files: theirs then fail with ENOTCONN."""
+        if self._path is None:
+            return
+        path, self._path = self._path, None
+        unmount(path)
+        pyfuse3.close(unmount=False)
+        self._operations.tree.close()

@@ -1,0 +1,23 @@
+"""The files that only the mount has: ``.primary``, ``.lag``, ``DB-pos``, in LiteFS's formats.
+
+Knows their content and their times. Does not know inodes.
+"""
+
+from litereplica.mount.access import UNKNOWN_LAG_MS, Access
+from litereplica.mount.tree import Kind
+from litereplica.store.store import Store
+
+
+def content(kind: Kind, stem: str, store: Store, access: Access) -> tuple[bytes, int] | None:
+    """(bytes, modified time in ns) of a virtual file; None when it does not exist now."""
+    if kind is Kind.PRIMARY:
+        if access.primary or not access.primary_name:
+            return None
+        return f"{access.primary_name}\n".encode(), 0
+    if kind is Kind.LAG:
+        lag_ms = 0 if access.primary else min(access.lag_ms(), UNKNOWN_LAG_MS)
+        return f"{lag_ms:+010d}\n".encode(), 0
+    database = store.get(stem)
+    if kind is not Kind.POSITION or database is None or not database.exists:
+        return None
+    return f"{database.position}\n".encode(), database.timestamp_ms * 1_000_000

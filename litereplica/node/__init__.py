@@ -1,0 +1,1 @@
+"""A node: every part built, wired, started and stopped."""

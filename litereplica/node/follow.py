@@ -1,0 +1,211 @@
+"""Life as a replica: what the log has received is brought into the mounted files.
+
+Knows which records each database still needs and who brings them in: this process while nobody can have the file open
+(it does not exist yet), the applier from then on. Does not know how records arrive (replication) or how SQLite takes
+them (applier).
+
+The queue is the log: per database only a few spans are under way, so memory does not grow with the distance.
+"""
+
+import os
+from pathlib import Path
+from typing import Final
+
+import structlog
+import trio
+
+from litereplica.applier.link import ApplierLink
+from litereplica.mount.operations import Operations
+from litereplica.store.apply import write_span
+from litereplica.store.database import Database
+from litereplica.store.store import Store
+
+log = structlog.get_logger()
+
+# Spans under way per database: one being applied, the others on their way to the applier.
+WINDOW_SPANS: Final = 8
+# What one span holds at most (unless one record is longer): the applier merges it into one local commit.
+SPAN_BYTES: Final = 1024 * 1024
+SPAN_RECORDS: Final = 64
+# While a new file is written here, readers wait for nothing: larger steps.
+NEW_FILE_SPAN_BYTES: Final = 64 * 1024 * 1024
+NEW_FILE_RECORDS: Final = 1 << 20
+# A failed span is sent again after this: long enough that a broken disk does not fill the log with lines.
+RETRY_S: Final = 0.5
+
+
+class _Progress:
+    """Where one database stands between the log and the applier."""
+
+    __slots__ = ("failed", "outstanding", "sent", "stuck")
+
+    def __init__(self, applied: int) -> None:
+        self.sent = applied
+        self.outstanding = 0
+        self.failed = False
+        self.stuck: str | None = None
+
+
+class Follower:
+    """Feeds the applier. ``run`` never returns; ``stuck`` names databases that cannot go on by themselves."""
+
+    def __init__(self, store: Store, operations: Operations, link: ApplierLink) -> None:
+        self._store = store
+        self._operations = operations
+        self._link = link
+        self._progress: dict[str, _Progress] = {}
+        self._dirty: dict[str, None] = {}
+        self._wake = trio.Event()
+
+    # -- what happens elsewhere ------------------------------------------------------------------------------------
+
+    def changed(self, database: Database) -> None:
+        """A listener of the store: there may be something to apply."""
+        if database.applied < database.position.txid or database.pending_install is not None:
+            self._dirty[database.name] = None
+            self._wake.set()
+
+    def applied(self, name: str, txid: int) -> None:
+        """The applier has made everything up to ``txid`` visible."""
+        database, progress = self._store.get(name), self._progress.get(name)
+        if database is None or progress is None:
+            return
+        progress.outstanding = max(0, progress.outstanding - 1)
+        if database.pending_install is not None and txid >= database.base.txid:
+            database.installed()
+        database.set_applied(min(txid, database.position.txid))
+        self.changed(database)
+
+    def checkpointed(self, name: str, txid: int) -> None:
+        """The applier has folded everything up to ``txid`` into the database file."""
+        database = self._store.get(name)
+        if database is not None and database.pending_install is None:
+            database.checkpointed(min(txid, database.position.txid))
+
+    def failed(self, name: str, txid: int, reason: str, *, retry: bool) -> None:
+        """The applier could not apply."""
+        log.error("apply_failed", database=name, txid=f"{txid:016x}", reason=reason, retry=retry)
+        progress = self._progress.get(name)
+        if progress is None:
+            return
+        progress.outstanding = 0
+        if retry:
+            progress.failed = True
+            self._dirty[name] = None
+            self._wake.set()
+        else:
+            progress.stuck = reason
+
+    def restarted(self) -> None:
+        """A new applier knows nothing of what was under way: everything after the applied TXID goes out again."""
+        self._progress.clear()
+        for database in self._store.databases.values():
+            self.changed(database)
+
+    @property
+    def stuck(self) -> dict[str, str]:
+        """Databases that need a person, with the reason."""
+        return {name: each.stuck for name, each in self._progress.items() if each.stuck is not None}
+
+    # -- the task --------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Bring everything in, for ever."""
+        for database in self._store.databases.values():
+            ensure_wal(self._store, database)
+            self.changed(database)
+        while True:
+            await self._wake.wait()
+            self._wake = trio.Event()
+            dirty, self._dirty = self._dirty, {}
+            for name in dirty:
+                found = self._store.get(name)
+                if found is not None:
+                    await self._feed(found)
+
+    async def _feed(self, database: Database) -> None:
+        progress = self._progress.get(database.name)
+        if progress is None:
+            progress = self._progress[database.name] = _Progress(database.applied)
+        if progress.stuck is not None:
+            return
+        if progress.failed:
+            progress.failed = False
+            progress.sent = database.applied
+            await trio.sleep(RETRY_S)
+        if database.dropped_txid > max(database.applied, progress.sent):
+            self._drop(database, progress)
+        if database.pending_install is not None:
+            self._install(database, progress)
+            return
+        if not database.file_path.exists():
+            await self._make_file(database, progress)
+            return
+        while progress.outstanding < WINDOW_SPANS:
+            span = database.log.spans(progress.sent, SPAN_BYTES, SPAN_RECORDS)
+            if span is None:
+                return
+            progress.sent = span.last_txid
+            progress.outstanding += 1
+            self._link.apply(database.name, span.path, span.offset, span.length, span.first_txid, span.last_txid)
+
+    def _install(self, database: Database, progress: _Progress) -> None:
+        if progress.outstanding and progress.sent == database.base.txid:
+            return
+        path = database.pending_install
+        assert path is not None
+        progress.sent = database.base.txid
+        progress.outstanding = 1
+        log.info("snapshot_replaces_database", database=database.name, position=str(database.base))
+        page_count = path.stat().st_size // database.page_size
+        self._link.install(database.name, path, database.page_size, page_count, database.base.txid)
+
+    async def _make_file(self, database: Database, progress: _Progress) -> None:
+        """Build a database that does not exist here yet under a name of its own, then show it whole."""
+        disk = self._store.disk
+        disk.make_directories(database.file_path.parent)
+        temporary = database.directory / "new"
+        if temporary.exists():
+            disk.unlink(temporary)
+        after, target = database.applied, database.position.txid
+        while after < target:
+            span = database.log.spans(after, NEW_FILE_SPAN_BYTES, min(NEW_FILE_RECORDS, target - after))
+            assert span is not None
+            if span.length <= SPAN_BYTES:
+                write_span(disk, temporary, span)
+            else:
+                await trio.to_thread.run_sync(write_span, disk, temporary, span)
+            after = span.last_txid
+        if database.dropped_txid > after:
+            disk.unlink(temporary)
+            self.changed(database)
+            return
+        disk.rename(temporary, database.file_path)
+        progress.sent = after
+        ensure_wal(self._store, database)
+        database.set_applied(after)
+        self.changed(database)
+
+    def _drop(self, database: Database, progress: _Progress) -> None:
+        dropped = database.dropped_txid
+        self._link.close_database(database.name)
+        self._operations.removed_here(database.name)
+        for path in (database.file_path, wal_of(self._store, database)):
+            if path.exists():
+                self._store.disk.unlink(path)
+        progress.sent = dropped
+        progress.outstanding = 0
+        log.info("database_dropped", database=database.name, position=f"{dropped:016x}")
+        database.set_applied(dropped)
+
+
+def wal_of(store: Store, database: Database) -> Path:
+    """The backing file of a database's WAL."""
+    return store.file_path(f"{database.name}-wal")
+
+
+def ensure_wal(store: Store, database: Database) -> None:
+    """A read-only connection cannot make a -wal: there has to be one, empty or not."""
+    path = wal_of(store, database)
+    if database.file_path.exists() and not path.exists():
+        store.disk.close(store.disk.open(path, os.O_RDWR | os.O_CREAT))

@@ -1,0 +1,173 @@
+"""From settings to a running node and back to nothing.
+
+Knows the order in which parts are made and unmade: each cleanup stands next to what it cleans. Does not know what the
+parts do.
+
+Order of a clean stop: the application, HTTP, the applier, the mount, replication (replicas get what they have not yet),
+the store. Nothing is acknowledged after the unmount, and everything that was is in the log before the store closes.
+"""
+
+import contextlib
+import gc
+import os
+import resource
+import signal
+from collections.abc import AsyncIterator, Iterator
+from typing import Final
+
+import structlog
+import trio
+
+from litereplica.config import Settings
+from litereplica.errors import LitereplicaError, Refused, Unavailable
+from litereplica.http.app import build
+from litereplica.http.server import bind, serve
+from litereplica.mount.session import prepare_mount_point, unmount
+from litereplica.node.child import Child
+from litereplica.node.node import Node
+from litereplica.store.disk import Disk
+from litereplica.store.store import Store
+
+log = structlog.get_logger()
+
+# Retention is looked at this often: segments are minutes old when they go, so a minute is soon enough.
+MAINTENANCE_S: Final = 60.0
+EXIT_INTERRUPTED: Final = 130
+
+
+def run_node(settings: Settings) -> int:
+    """Be a node until told to stop; the exit code. Raises our errors, each with what to do."""
+    _raise_descriptor_limit()
+    with _opened(settings) as node:
+        # Everything made so far lives as long as the node: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        # Commits make no cycles to speak of; fewer passes, fewer pauses.
+        gc.set_threshold(50_000, 50, 100)
+        try:
+            return trio.run(_serve, node, settings)
+        except BaseExceptionGroup as group:
+            raise _cause(group) from group
+
+
+def _cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one error that a person can act on, out of what several tasks raised; else the whole group."""
+    for error in group.exceptions:
+        found = _cause(error) if isinstance(error, BaseExceptionGroup) else error
+        if isinstance(found, LitereplicaError):
+            return found
+    return group
+
+
+def _raise_descriptor_limit() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+@contextlib.contextmanager
+def _opened(settings: Settings) -> Iterator[Node]:
+    prepare_mount_point(settings.mount.dir)
+    with contextlib.ExitStack() as cleanups:
+        http = bind(settings.http.listen, "http.listen")
+        cleanups.callback(http.close)
+        store = Store.open(settings.data.dir, Disk(), settings.node.name, settings.data.compression)
+        cleanups.callback(store.close)
+        node = Node(settings, store, http)
+        node.mount()
+        cleanups.callback(node.unmount)
+        try:
+            yield node
+        finally:
+            # Clean or not, what is in the log is made durable before the directory is given back.
+            node.unmount()
+            store.stop()
+
+
+async def _serve(node: Node, settings: Settings) -> int:
+    code = 0
+    stop = trio.Event()
+    child = Child(settings.exec) if settings.exec else None
+
+    def ended(child_code: int) -> None:
+        nonlocal code
+        code = child_code
+        stop.set()
+
+    async with _signals(stop, child, node), trio.open_nursery() as nursery:
+        mounted = await nursery.start(node.serve_mount)
+        await nursery.start(node.run)
+        nursery.start_soon(serve, build(node), node.http, stop.wait)
+        nursery.start_soon(_maintain, node.store, settings)
+        nursery.start_soon(_watch_mount, mounted, stop, node)
+        log.info(
+            "ready_to_serve",
+            node=settings.node.name,
+            role=node.status().role,
+            mount=str(settings.mount.dir),
+            http=str(settings.http.listen),
+        )
+        async with trio.open_nursery() as application:
+            if child is not None:
+                await node.wait_ready()
+                application.start_soon(child.run, ended)
+            await stop.wait()
+            log.info("stopping", node=settings.node.name)
+            application.cancel_scope.cancel()
+        await node.stop()
+        nursery.cancel_scope.cancel()
+    if node.mount_lost:
+        message = f"the mount {settings.mount.dir} was taken away (umount) while this node served it: start it again"
+        raise Unavailable(message)
+    return code
+
+
+async def _watch_mount(ended: trio.Event, stop: trio.Event, node: Node) -> None:
+    await ended.wait()
+    if not stop.is_set():
+        node.mount_lost = True
+        stop.set()
+
+
+async def _maintain(store: Store, settings: Settings) -> None:
+    retention = settings.data.retention
+    while True:
+        await trio.sleep(MAINTENANCE_S)
+        try:
+            await store.maintain(retention.age_s, retention.size_bytes)
+        except OSError as error:
+            log.error("retention_failed", reason=error.strerror)
+
+
+@contextlib.asynccontextmanager
+async def _signals(stop: trio.Event, child: Child | None, node: Node) -> AsyncIterator[None]:
+    """First SIGTERM or SIGINT: stop cleanly; second: at once."""
+
+    async def listen() -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
+            async for number in received:
+                if number == signal.SIGHUP:
+                    if child is not None:
+                        child.signal(number)
+                    continue
+                if stop.is_set():
+                    _stop_at_once(node, child)
+                stop.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(listen)
+        try:
+            yield
+        finally:
+            nursery.cancel_scope.cancel()
+
+
+def _stop_at_once(node: Node, child: Child | None) -> None:
+    """Leave without waiting for anybody: what was acknowledged is in the log, the next start does the rest."""
+    log.warning("stopped_at_once")
+    if child is not None:
+        child.signal(signal.SIGKILL)
+    node.kill_applier()
+    with contextlib.suppress(Refused, Unavailable, OSError):
+        unmount(node.settings.mount.dir)
+    os._exit(EXIT_INTERRUPTED)

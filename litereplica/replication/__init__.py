@@ -1,0 +1,1 @@
+"""The stream between a primary and its replicas, over TCP."""

@@ -1,0 +1,288 @@
+"""A replica's connection to its primary, kept up for as long as the node follows it.
+
+Knows where the primary is, when to try again, and how far behind this node is. Does not know what becomes of what is
+received (receiver.py, store/), or who is primary.
+"""
+
+import random
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+import trio
+
+from litereplica.cluster.encoding import encode
+from litereplica.cluster.framing import BUFFER_BYTES
+from litereplica.cluster.messages import GOODBYE_EPOCH, Goodbye, Hello, Snapshot, SnapshotProgress, Tip, Welcome
+from litereplica.config.units import Address
+from litereplica.errors import Corrupt, LitereplicaError, Refused, Unavailable
+from litereplica.replication.channel import Channel
+from litereplica.replication.lag import Marks
+from litereplica.replication.receiver import Receiver, goodbye_error
+from litereplica.store.database import Database
+from litereplica.store.snapshot import FinishedSnapshot, SnapshotSink, resume_snapshots
+from litereplica.store.store import Store
+
+log = structlog.get_logger(__name__)
+
+BACKOFF_FIRST_S: Final = 0.1
+BACKOFF_LAST_S: Final = 2.0
+"""A primary that comes back is found within this time, and a dead one costs one connection attempt in it."""
+UNAPPLIED_LIMIT_BYTES: Final = 256 * 1024 * 1024
+"""Logged but not applied bytes of one database beyond which nothing is read: some seconds of applying."""
+RESUME_BYTES: Final = UNAPPLIED_LIMIT_BYTES - 16 * 1024 * 1024
+"""Reading goes on below this, so that it does not start and stop with each record."""
+
+
+class ReplicationClient:
+    """Follows the primary at ``address`` until ``run`` is cancelled.
+
+    ``install`` makes a finished snapshot the database's content and returns when the database is at its position,
+    while readers may still use the old content. ``epoch`` is the highest that this node has ever seen.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        node: str,
+        address: Address,
+        *,
+        install: Callable[[FinishedSnapshot], Awaitable[None]],
+        epoch: int = 0,
+        heartbeat_s: float = 1.0,
+        timeout_s: float = 5.0,
+        unapplied_limit_bytes: int = UNAPPLIED_LIMIT_BYTES,
+    ) -> None:
+        self.store = store
+        self.address = address
+        self.install = install
+        self.heartbeat_s = heartbeat_s
+        self.epoch = epoch
+        self.primary: str | None = None
+        self.sinks: dict[str, SnapshotSink] = {}
+        self._node = node
+        self._timeout_s = timeout_s
+        self._limit_bytes = unapplied_limit_bytes
+        self._receiver: Receiver | None = None
+        self._last_contact: float | None = None
+        # Added to this node's wall clock it is the primary's, less the time a message takes.
+        self._clock_offset_ms = 0
+        self._tips: dict[str, Tip] = {}
+        self._marks: dict[str, Marks] = {}
+        self._logged: dict[str, int] = {}
+        # Bytes that came since the last mark.
+        self._received: dict[str, int] = {}
+        self._full: set[str] = set()
+        self._damaged: dict[str, int] = {}
+        self._last_problem = ""
+        self._warned: set[str] = set()
+
+    # -- what others ask -------------------------------------------------------------------------------------------
+
+    @property
+    def connected(self) -> bool:
+        """The primary has welcomed this node and is being heard."""
+        return self._receiver is not None
+
+    @property
+    def last_contact(self) -> float | None:
+        """When something was last heard of the primary (time.monotonic); None before the first Welcome."""
+        return self._last_contact
+
+    @property
+    def caught_up(self) -> bool:
+        """Readers here see everything that the primary had when it welcomed this node, or more."""
+        if self._last_contact is None:
+            return False
+        databases = self.store.databases
+        return all(
+            name in databases and databases[name].applied >= tip.position.txid for name, tip in self._tips.items()
+        )
+
+    def lag_ms(self, name: str | None = None) -> int | None:
+        """How far readers of a database (or of the one furthest behind) are behind the primary, in milliseconds.
+
+        0 when everything that was received is applied and the primary is being heard; None before the first contact.
+        """
+        if self._last_contact is None:
+            return None
+        silent_s = time.monotonic() - self._last_contact
+        # Silence is counted once a heartbeat is overdue: until then nothing new is what silence means.
+        lag = int(silent_s * 1000) if silent_s > 2 * self.heartbeat_s or not self.connected else 0
+        now_ms = self.now_ms()
+        for each in (name,) if name is not None else self._tips.keys() | self._marks.keys():
+            lag = max(lag, self._lag_of(each, now_ms))
+        return lag
+
+    def _lag_of(self, name: str, now_ms: int) -> int:
+        marks = self._marks.get(name)
+        since = marks.since if marks is not None else None
+        if since is None:
+            tip = self._tips.get(name)
+            database = self.store.databases.get(name)
+            if tip is None or (database is not None and database.applied >= tip.position.txid):
+                return 0
+            since = tip.timestamp_ms
+        return max(0, int(now_ms - since))
+
+    def now_ms(self) -> int:
+        """Milliseconds since 1970 on the primary's clock, as far as it is known."""
+        return time.time_ns() // 1_000_000 + self._clock_offset_ms
+
+    # -- the receiver's side ---------------------------------------------------------------------------------------
+
+    def heard(self) -> None:
+        """Bytes came from the primary."""
+        self._last_contact = time.monotonic()
+
+    def set_clock(self, timestamp_ms: int) -> None:
+        """The primary's clock, in this instant."""
+        self._clock_offset_ms = timestamp_ms - time.time_ns() // 1_000_000
+
+    def count_received(self, name: str, size_bytes: int) -> None:
+        """Log bytes of ``name`` are about to be taken."""
+        self._received[name] = self._received.get(name, 0) + size_bytes
+
+    def is_full(self) -> bool:
+        """Too much of some database is logged but not applied."""
+        return bool(self._full)
+
+    def is_damaged_again(self, name: str) -> bool:
+        """The record after the position of ``name`` came damaged, and did so on an earlier connection."""
+        database = self.store.get(name)
+        txid = 0 if database is None else database.position.txid
+        again = self._damaged.get(name) == txid
+        self._damaged[name] = txid
+        return again
+
+    def forget_marks(self, name: str) -> None:
+        """What was received of ``name`` is about to be replaced as a whole."""
+        self._marks.pop(name, None)
+        self._full.discard(name)
+
+    def new_sink(self, message: Snapshot) -> SnapshotSink:
+        """A sink for a snapshot from its first page."""
+        sink = SnapshotSink(self.store, message.database, SnapshotProgress(message.base, message.page_size, 1))
+        begun = sink.begin(message)
+        assert begun
+        return sink
+
+    def _changed(self, database: Database) -> None:
+        """Count what is logged and not applied (a listener of the store)."""
+        name = database.name
+        marks = self._marks.get(name)
+        if marks is None:
+            marks = self._marks[name] = Marks()
+        txid = database.position.txid
+        if txid != self._logged.get(name):
+            self._logged[name] = txid
+            if txid > database.applied:
+                marks.add(txid, database.timestamp_ms, self._received.pop(name, 0))
+        marks.passed(database.applied)
+        if marks.size_bytes > self._limit_bytes:
+            self._full.add(name)
+        elif name in self._full and marks.size_bytes <= min(RESUME_BYTES, self._limit_bytes):
+            self._full.discard(name)
+            if self._receiver is not None:
+                self._receiver.resume()
+
+    # -- the connection --------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Connect, follow, try again; ends only by cancellation."""
+        self.sinks = await trio.to_thread.run_sync(resume_snapshots, self.store)
+        self.store.listeners.append(self._changed)
+        backoff_s = BACKOFF_FIRST_S
+        try:
+            while True:
+                began = trio.current_time()
+                try:
+                    await self._follow()
+                except LitereplicaError as error:
+                    self._report(error)
+                except OSError as error:
+                    self._report(Unavailable(f"replication stopped: {error}"))
+                if trio.current_time() - began > BACKOFF_LAST_S:
+                    backoff_s = BACKOFF_FIRST_S
+                # Spread, so that the replicas of a primary that comes back do not all come at once.
+                await trio.sleep(backoff_s * random.uniform(0.75, 1.25))  # noqa: S311 - nothing secret
+                backoff_s = min(2 * backoff_s, BACKOFF_LAST_S)
+        finally:
+            self.store.listeners.remove(self._changed)
+            for sink in self.sinks.values():
+                sink.close()
+
+    def _report(self, error: LitereplicaError) -> None:
+        """One line per problem, not one per attempt."""
+        write = log.debug if error.message == self._last_problem else log.warning
+        self._last_problem = error.message
+        write("replication_interrupted", primary=str(self.address), reason=error.message, then="trying again")
+
+    async def _follow(self) -> None:
+        stream = await self._connect()
+        async with stream:
+            channel = Channel(stream, timeout_s=self._timeout_s, buffer_bytes=BUFFER_BYTES)
+            welcome = await self._greet(channel)
+            self._welcomed(welcome)
+            self._receiver = Receiver(self, channel, welcome)
+            try:
+                await self._receiver.run()
+            finally:
+                self._receiver = None
+
+    async def _connect(self) -> trio.SocketStream:
+        try:
+            with trio.fail_after(self._timeout_s):
+                return await trio.open_tcp_stream(self.address.host, self.address.port)
+        except trio.TooSlowError:
+            reason = f"no answer in {self._timeout_s:g} s"
+        except OSError as error:
+            cause = error.__cause__
+            first = cause.exceptions[0] if isinstance(cause, BaseExceptionGroup) else cause
+            reason = getattr(first, "strerror", None) or error.strerror or str(error)
+        raise Unavailable(
+            f"the primary cannot be reached at {self.address} ({reason}): is it running, and is this its replication "
+            f"address (lease.static.primary.replication)?"
+        )
+
+    async def _greet(self, channel: Channel) -> Welcome:
+        databases = {name: each.position for name, each in self.store.databases.items() if each.position.txid}
+        begun = {name: sink.progress for name, sink in self.sinks.items() if sink.progress.next_pgno > 1}
+        await channel.send(encode(Hello(self._node, self.epoch, databases, begun)))
+        with trio.move_on_after(self._timeout_s), channel.receiving():
+            while True:
+                await channel.receive()
+                message = channel.next()
+                if isinstance(message, Goodbye):
+                    raise goodbye_error(message)
+                if isinstance(message, Welcome):
+                    if message.epoch < self.epoch:
+                        reason = (
+                            f"{message.node} at {self.address} is of epoch {message.epoch}, this node knows epoch "
+                            f"{self.epoch}: there is a newer primary"
+                        )
+                        await channel.send(encode(Goodbye(GOODBYE_EPOCH, reason, self.epoch)))
+                        raise Refused(reason)
+                    return message
+                if message is not None:
+                    raise Corrupt(f"a {type(message).__name__} came from {self.address} where a primary says Welcome")
+        raise Unavailable(f"{self.address} did not answer in {self._timeout_s:g} s: is it a replication address?")
+
+    def _welcomed(self, welcome: Welcome) -> None:
+        self.epoch = welcome.epoch
+        self.primary = welcome.node
+        self._last_problem = ""
+        self._tips = welcome.databases
+        self.heard()
+        for name in set(self.sinks) - welcome.snapshots:
+            # The primary sends records for it: what was begun is of no use.
+            self.sinks.pop(name).remove()
+        for name, database in self.store.databases.items():
+            if name not in welcome.databases and database.exists and name not in self._warned:
+                self._warned.add(name)
+                log.warning("database_unknown_to_primary", database=name, primary=welcome.node, then="it is kept")
+        log.info(
+            "primary_connected", primary=welcome.node, address=str(self.address), epoch=welcome.epoch,
+            databases=len(welcome.databases), snapshots=len(welcome.snapshots),
+        )  # fmt: skip

@@ -1,0 +1,343 @@
+"""The replica's end of one connection.
+
+Knows what may come from a primary and what becomes of it: records into the log, a snapshot into its sink, and what is
+acknowledged. Does not know how a connection is made, or when to try again: client.py does.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final
+
+import structlog
+import trio
+
+from litereplica.cluster.encoding import encode
+from litereplica.cluster.messages import (
+    Ack,
+    Acknowledged,
+    Goodbye,
+    Heartbeat,
+    Message,
+    Pages,
+    Records,
+    Resync,
+    Snapshot,
+    SnapshotEnd,
+    Welcome,
+)
+from litereplica.errors import Corrupt, LitereplicaError, Refused, Unavailable
+from litereplica.replication.channel import Channel
+from litereplica.replication.wake import Wake
+from litereplica.store.database import Database
+from litereplica.store.receive import Diverged, LogReceiver
+from litereplica.store.snapshot import FinishedSnapshot, SnapshotSink
+
+if TYPE_CHECKING:
+    from litereplica.replication.client import ReplicationClient
+
+log = structlog.get_logger(__name__)
+
+APPLIED_EVERY_S: Final = 0.02
+"""Acknowledgements of applied TXIDs alone are this far apart: nothing waits for them, and each wakes the primary."""
+RESYNC_PAUSE_S: Final = 5.0
+"""Before a snapshot that did not fit together is asked for again."""
+INLINE_BYTES: Final = 64 * 1024
+"""Pages up to this size are written in place: a worker thread costs more."""
+
+
+class Receiver:
+    """One connection, from its Welcome on."""
+
+    def __init__(self, client: "ReplicationClient", channel: Channel, welcome: Welcome) -> None:
+        self.reason: LitereplicaError | None = None
+        self._client = client
+        self._store = client.store
+        self._channel = channel
+        self._epoch = welcome.epoch
+        self._receivers: dict[str, LogReceiver] = {}
+        # Databases whose history here is not the primary's: not acknowledged until their snapshot is installed.
+        self._foreign = set(welcome.snapshots)
+        # Of those, the ones that are ignored until the snapshot that was asked for begins.
+        self._awaited: set[str] = set()
+        self._sinks: dict[str, SnapshotSink] = {}
+        self._saving = False
+        self._saved = trio.lowlevel.ParkingLot()
+        self._logged: dict[str, int] = {}
+        self._ack_due: set[str] = set()
+        self._resyncs: list[Resync] = []
+        self._heartbeat_due = False
+        self._ack_at = 0.0
+        self._wake = Wake()
+        self._resume = Wake()
+        self._scope = trio.CancelScope()
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self) -> None:
+        """Receive until the connection ends, which raises why (a LitereplicaError)."""
+        store = self._store
+        store.listeners.append(self.changed)
+        try:
+            for name, database in store.databases.items():
+                if name not in self._foreign:
+                    self._ack_due.add(name)
+                    self._logged[name] = database.position.txid
+            if self._ack_due:
+                self._wake.set()
+            with self._scope:
+                async with trio.open_nursery() as self._nursery:
+                    self._nursery.start_soon(self._guard, self._read)
+                    self._nursery.start_soon(self._guard, self._write)
+        finally:
+            store.listeners.remove(self.changed)
+            for receiver in self._receivers.values():
+                receiver.abort()
+        raise self.reason or Unavailable("the connection with the primary ended")
+
+    async def _guard(self, task: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await task()
+        except LitereplicaError as error:
+            self._close(error)
+        except OSError as error:
+            self._close(Unavailable(f"the data directory cannot be written ({error}): free some room on its disk"))
+
+    def _close(self, reason: LitereplicaError) -> None:
+        self.reason = self.reason or reason
+        self._scope.cancel()
+
+    def changed(self, database: Database) -> None:
+        """A position or an applied TXID changed here (a listener of the store)."""
+        name = database.name
+        if name in self._foreign:
+            return
+        self._ack_due.add(name)
+        if database.position.txid != self._logged.get(name):
+            self._logged[name] = database.position.txid
+            self._wake.set()
+        elif trio.current_time() >= self._ack_at:
+            self._wake.set()
+
+    def resume(self) -> None:
+        """Something was applied: reading may go on."""
+        self._resume.set()
+
+    # -- sending ---------------------------------------------------------------------------------------------------
+
+    async def _write(self) -> None:
+        client, channel = self._client, self._channel
+        while True:
+            # The primary's heartbeats are answered, so this deadline is only met when none come through.
+            deadline = channel.last_sent + client.heartbeat_s * 1.25
+            if self._ack_due:
+                deadline = min(deadline, self._ack_at)
+            with trio.CancelScope(deadline=deadline):
+                await self._wake.wait()
+            parts = [encode(resync) for resync in self._resyncs]
+            self._resyncs.clear()
+            if self._ack_due:
+                parts.append(self._make_ack())
+            elif self._heartbeat_due or trio.current_time() - channel.last_sent >= client.heartbeat_s:
+                parts.append(encode(Heartbeat(self._epoch, client.now_ms())))
+            self._heartbeat_due = False
+            if parts:
+                await channel.send(*parts)
+
+    def _make_ack(self) -> bytes:
+        databases = {}
+        for name in self._ack_due:
+            database = self._store.databases.get(name)
+            if database is not None and name not in self._foreign:
+                databases[name] = Acknowledged(database.position.txid, min(database.applied, database.position.txid))
+        self._ack_due.clear()
+        self._ack_at = trio.current_time() + APPLIED_EVERY_S
+        return encode(Ack(self._epoch, databases))
+
+    # -- receiving -------------------------------------------------------------------------------------------------
+
+    async def _read(self) -> None:
+        channel = self._channel
+        with channel.receiving():
+            while True:
+                while (message := channel.next()) is not None:
+                    await self._take(message)
+                while self._client.is_full():
+                    channel.hold()
+                    await self._resume.wait()
+                await channel.receive()
+                self._client.heard()
+
+    async def _take(self, message: Message) -> None:
+        if message.epoch != self._epoch:
+            raise Refused(f"a message of epoch {message.epoch} came from a primary of epoch {self._epoch}")
+        if type(message) is Records:
+            self._records(message)
+        elif type(message) is Heartbeat:
+            self._heartbeat(message)
+        elif type(message) is Pages:
+            await self._pages(message)
+        elif type(message) is Snapshot:
+            await self._snapshot(message)
+        elif type(message) is SnapshotEnd:
+            await self._snapshot_end(message)
+        elif type(message) is Goodbye:
+            raise goodbye_error(message)
+        else:
+            raise Corrupt(f"the primary sent a {type(message).__name__}, which only a replica may")
+
+    def _records(self, message: Records) -> None:
+        name = message.database
+        if name in self._awaited:
+            return
+        sink = self._sinks.get(name)
+        if sink is not None:
+            try:
+                sink.feed(message.data, message.epoch)
+            except (Corrupt, Refused) as error:
+                self._drop_sink(name)
+                self._ask_snapshot(name, error.message, pause_s=RESYNC_PAUSE_S)
+            return
+        receiver = self._receivers.get(name)
+        if receiver is None:
+            database = self._store.get(name) or self._store.create(name)
+            receiver = self._receivers[name] = LogReceiver(database)
+        self._client.count_received(name, len(message.data))
+        try:
+            receiver.feed(message.data, message.epoch)
+        except Diverged as error:
+            self._ask_snapshot(name, error.message)
+        except Corrupt as error:
+            # Damage on the way is repaired by sending again; damage that stays needs another way.
+            if self._client.is_damaged_again(name):
+                self._ask_snapshot(name, error.message)
+                return
+            raise
+
+    def _ask_snapshot(self, name: str, reason: str, pause_s: float = 0.0) -> None:
+        """Follow the other databases; this one needs a snapshot."""
+        log.warning("snapshot_needed", database=name, reason=reason)
+        self._receivers.pop(name, None)
+        self._foreign.add(name)
+        self._awaited.add(name)
+        self._ack_due.discard(name)
+        resync = Resync(self._epoch, name, reason)
+        if pause_s:
+            assert self._nursery is not None
+            self._nursery.start_soon(self._resync_later, resync, pause_s)
+        else:
+            self._resync(resync)
+
+    async def _resync_later(self, resync: Resync, pause_s: float) -> None:
+        await trio.sleep(pause_s)
+        self._resync(resync)
+
+    def _resync(self, resync: Resync) -> None:
+        self._resyncs.append(resync)
+        self._wake.set()
+
+    def _heartbeat(self, message: Heartbeat) -> None:
+        self._client.set_clock(message.timestamp_ms)
+        for name, tip in message.databases.items():
+            database = self._store.get(name)
+            if database is None or name in self._foreign:
+                continue
+            if database.position != tip.position:
+                receiver = self._receivers.pop(name, None)
+                if receiver is not None:
+                    receiver.abort()
+                self._ask_snapshot(name, f"the primary is at {tip.position}, this node at {database.position}")
+        self._heartbeat_due = True
+        self._wake.set()
+
+    # -- snapshots -------------------------------------------------------------------------------------------------
+
+    async def _snapshot(self, message: Snapshot) -> None:
+        name = message.database
+        receiver = self._receivers.pop(name, None)
+        if receiver is not None:
+            receiver.abort()
+        self._foreign.add(name)
+        self._awaited.discard(name)
+        self._ack_due.discard(name)
+        sinks = self._client.sinks
+        sink = sinks.get(name)
+        if sink is None or not sink.begin(message):
+            if sink is not None:
+                self._drop_sink(name)
+            if message.first_pgno != 1:
+                raise Corrupt(f"a snapshot of {name} begins at page {message.first_pgno}, which this node cannot join")
+            sink = sinks[name] = self._client.new_sink(message)
+        self._sinks[name] = sink
+        log.info(
+            "snapshot_begins", database=name, base=str(message.base), pages=message.page_count,
+            first_pgno=message.first_pgno,
+        )  # fmt: skip
+
+    async def _pages(self, message: Pages) -> None:
+        name = message.database
+        if name in self._awaited:
+            return
+        sink = self._sinks.get(name)
+        if sink is None:
+            raise Corrupt(f"pages of {name} came without a snapshot")
+        if len(message.data) <= INLINE_BYTES:
+            sink.write_pages(message.first_pgno, message.data)
+            return
+        self._channel.hold()
+        await trio.to_thread.run_sync(sink.write_pages, message.first_pgno, message.data)
+        if sink.save_due and not self._saving:
+            self._saving = True
+            assert self._nursery is not None
+            self._nursery.start_soon(self._guard, self._saver(sink))
+
+    def _saver(self, sink: SnapshotSink) -> Callable[[], Awaitable[None]]:
+        """Make what has come durable, beside the reading of more."""
+        write = sink.save()
+
+        async def save() -> None:
+            try:
+                await trio.to_thread.run_sync(write)
+            finally:
+                self._saving = False
+                self._saved.unpark_all()
+
+        return save
+
+    async def _snapshot_end(self, message: SnapshotEnd) -> None:
+        name = message.database
+        if name in self._awaited:
+            return
+        sink = self._sinks.get(name)
+        if sink is None:
+            raise Corrupt(f"the end of a snapshot of {name} came without its beginning")
+        self._channel.hold()
+        while self._saving:
+            await self._saved.park()
+        try:
+            finished = await trio.to_thread.run_sync(sink.finish, message)
+        except Corrupt as error:
+            self._drop_sink(name)
+            self._ask_snapshot(name, error.message, pause_s=RESYNC_PAUSE_S)
+            return
+        await self._install(finished)
+        self._drop_sink(name)
+
+    async def _install(self, finished: FinishedSnapshot) -> None:
+        name = finished.database
+        self._client.forget_marks(name)
+        await self._client.install(finished)
+        database = self._store.get(name)
+        assert database is not None
+        assert database.position == finished.position, (database.position, finished.position)
+        log.info("snapshot_installed", database=name, position=str(finished.position), pages=finished.page_count)
+        self._foreign.discard(name)
+        self.changed(database)
+
+    def _drop_sink(self, name: str) -> None:
+        self._sinks.pop(name, None)
+        sink = self._client.sinks.pop(name, None)
+        if sink is not None:
+            sink.remove()
+
+
+def goodbye_error(message: Goodbye) -> LitereplicaError:
+    """What a primary's Goodbye means for the one who asked."""
+    return Refused(f"the primary refuses this node ({message.code}): {message.message}")

@@ -1,0 +1,404 @@
+"""The primary's end of one replica's connection.
+
+Knows which databases have something to send, their turns, and the snapshots. Does not accept connections or decide who
+may connect: server.py does.
+
+Nothing is queued here: the log is the queue. A commit costs a look-up and, at most, a flag (``changed``); what a
+replica has not taken stays in the log, pinned, until retention's hard cap, and then the replica gets a snapshot.
+"""
+
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+import trio
+
+from litereplica.cluster.catch_up import CatchUp, decide
+from litereplica.cluster.encoding import encode, pages_head, records_head
+from litereplica.cluster.messages import (
+    PAGES_LIMIT_BYTES,
+    RECORDS_LIMIT_BYTES,
+    Ack,
+    Acknowledged,
+    Goodbye,
+    Heartbeat,
+    Hello,
+    Message,
+    Resync,
+    Snapshot,
+    SnapshotEnd,
+    SnapshotProgress,
+    Tip,
+    Welcome,
+)
+from litereplica.errors import Corrupt, LitereplicaError, Refused, Unavailable
+from litereplica.ltx.position import Position
+from litereplica.replication.channel import Channel
+from litereplica.replication.lag import Marks
+from litereplica.replication.wake import Wake
+from litereplica.store.database import Database
+from litereplica.store.log import LogCursor, Trimmed
+from litereplica.store.snapshot import SnapshotSource
+from litereplica.store.store import Store
+
+log = structlog.get_logger(__name__)
+
+BATCH_PARTS: Final = 64
+"""Pieces of one system call: databases with little to send share it."""
+TURN_S: Final = 0.002
+"""Longest stretch of sending without letting other tasks run: commits of the application wait meanwhile."""
+INLINE_PAGES_BYTES: Final = 64 * 1024
+"""A file up to this size is read in place: a worker thread costs more than the read."""
+
+
+class Feed:
+    """What one replica gets of one database. Without a cursor a snapshot is due or on its way."""
+
+    __slots__ = ("accepted_from", "cursor", "database", "failed", "marks", "resync_since")
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.cursor: LogCursor | None = None
+        # What the replica acknowledges below this is about a history that a snapshot has replaced.
+        self.accepted_from = 0
+        self.marks = Marks()
+        self.resync_since: float | None = None
+        self.failed = False
+
+
+class Sender:
+    """One connected replica. All methods belong to the loop's thread."""
+
+    def __init__(self, store: Store, channel: Channel, hello: Hello, *, node: str, epoch: int, key: str) -> None:
+        self.replica = hello.node
+        self.acknowledged: dict[str, Acknowledged] = {}
+        self.reason: LitereplicaError | None = None
+        self._store = store
+        self._node = node
+        self._epoch = epoch
+        self._channel = channel
+        self._key = key
+        self._feeds: dict[str, Feed] = {}
+        # Databases with something to send, and since when; in the order of their turns.
+        self._dirty: dict[str, float] = {}
+        self._wake = Wake()
+        self._heartbeat_due = False
+        self._tips_due: set[str] = set()
+        self._snapshots: deque[str] = deque()
+        self._snapshot_wake = Wake()
+        self._progress: dict[str, SnapshotProgress] = dict(hello.snapshots)
+        self._hello = hello
+        self._scope = trio.CancelScope()
+
+    # -- called from elsewhere, quick ------------------------------------------------------------------------------
+
+    def changed(self, database: Database) -> None:
+        """A position, an applied TXID or a database's existence changed (a listener of the store; in every commit)."""
+        name = database.name
+        if name in self._dirty:
+            return
+        feed = self._feeds.get(name)
+        if feed is not None and (feed.cursor is None or feed.cursor.txid >= database.position.txid):
+            return
+        self._dirty[name] = time.monotonic()
+        self._wake.set()
+
+    def heartbeat(self) -> None:
+        """Time to be heard."""
+        self._heartbeat_due = True
+        self._wake.set()
+
+    def close(self, reason: LitereplicaError) -> None:
+        """End the connection; ``run`` raises ``reason``."""
+        self.reason = self.reason or reason
+        self._scope.cancel()
+
+    async def dismiss(self, goodbye: Goodbye, reason: LitereplicaError) -> None:
+        """Say why, if the socket takes it at once, and end the connection."""
+        with trio.move_on_after(0.05):
+            await self._channel.send(encode(goodbye))
+        self.close(reason)
+
+    def lag_ms(self, now: float) -> int:
+        """How long the oldest transaction that this replica's readers do not see has been there; ``now``: monotonic."""
+        oldest = now
+        for name, feed in self._feeds.items():
+            for since in (feed.marks.since, feed.resync_since, self._dirty.get(name)):
+                if since is not None and since < oldest:
+                    oldest = since
+        return int((now - oldest) * 1000)
+
+    # -- the connection --------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serve until the connection ends, which raises why (a LitereplicaError)."""
+        store = self._store
+        store.listeners.append(self.changed)
+        try:
+            # Nothing is awaited since we listen: a commit after the Welcome's positions is heard of.
+            welcome = self._welcome()
+            with self._scope:
+                await self._channel.send(welcome)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._guard, self._read)
+                    nursery.start_soon(self._guard, self._write)
+                    nursery.start_soon(self._guard, self._send_snapshots)
+        finally:
+            store.listeners.remove(self.changed)
+            for feed in self._feeds.values():
+                feed.database.log.unpin(self._key)
+        raise self.reason or Unavailable(f"the connection with {self.replica} ended")
+
+    async def _guard(self, task: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await task()
+        except LitereplicaError as error:
+            self.close(error)
+        except OSError as error:
+            self.close(Unavailable(f"a file of the data directory cannot be read ({error})"))
+
+    def _welcome(self) -> bytes:
+        """Decide for each database what this replica gets; the Welcome that says so."""
+        tips = {}
+        snapshots = set()
+        for name, database in self._store.databases.items():
+            tips[name] = Tip(database.position, database.timestamp_ms)
+            position = self._hello.databases.get(name, Position.ZERO)
+            if self._begin(database, position) is CatchUp.SNAPSHOT:
+                snapshots.add(name)
+        return encode(Welcome(self._node, self._epoch, tips, frozenset(snapshots)))
+
+    def _begin(self, database: Database, position: Position) -> CatchUp:
+        """The feed of a database for a replica that is at ``position``."""
+        name = database.name
+        feed = self._feeds[name] = Feed(database)
+        try:
+            how = decide(position, database.position, database.log.checksum_at)
+        except (LitereplicaError, OSError) as error:
+            log.warning("log_unreadable", database=name, reason=str(error), then="the replica gets a snapshot")
+            how = CatchUp.SNAPSHOT
+        if how is CatchUp.SNAPSHOT:
+            self._ask_snapshot(feed)
+            return how
+        feed.cursor = database.log.cursor(position.txid)
+        database.log.pin(self._key, position.txid)
+        if how is CatchUp.RECORDS:
+            self._dirty[name] = time.monotonic()
+            self._wake.set()
+        return how
+
+    def _ask_snapshot(self, feed: Feed) -> None:
+        feed.cursor = None
+        feed.marks = Marks()
+        feed.resync_since = time.monotonic()
+        name = feed.database.name
+        self.acknowledged.pop(name, None)
+        feed.database.log.unpin(self._key)
+        if name not in self._snapshots:
+            self._snapshots.append(name)
+            self._snapshot_wake.set()
+
+    # -- receiving -------------------------------------------------------------------------------------------------
+
+    async def _read(self) -> None:
+        channel = self._channel
+        with channel.receiving():
+            while True:
+                await channel.receive()
+                while (message := channel.next()) is not None:
+                    self._take(message)
+
+    def _take(self, message: Message) -> None:
+        if isinstance(message, Goodbye):
+            raise Unavailable(f"replica {self.replica} leaves: {message.message}")
+        if not isinstance(message, Ack | Heartbeat | Resync):
+            raise Corrupt(f"replica {self.replica} sent a {type(message).__name__}, which only a primary may")
+        if message.epoch > self._epoch:
+            raise Refused(f"replica {self.replica} knows epoch {message.epoch}, this primary is of {self._epoch}")
+        if isinstance(message, Ack):
+            self._take_ack(message)
+        elif isinstance(message, Resync):
+            self._resync(message)
+
+    def _take_ack(self, message: Ack) -> None:
+        for name, each in message.databases.items():
+            feed = self._feeds.get(name)
+            if feed is None or feed.cursor is None or not feed.accepted_from <= each.logged <= feed.cursor.txid:
+                continue
+            self.acknowledged[name] = each
+            feed.database.log.pin(self._key, each.logged)
+            feed.marks.passed(each.applied)
+
+    def _resync(self, message: Resync) -> None:
+        feed = self._feeds.get(message.database)
+        if feed is None or feed.cursor is None:
+            return
+        log.warning("replica_asks_snapshot", replica=self.replica, database=message.database, reason=message.reason)
+        self._ask_snapshot(feed)
+
+    # -- records ---------------------------------------------------------------------------------------------------
+
+    async def _write(self) -> None:
+        while True:
+            await self._wake.wait()
+            while self._dirty or self._heartbeat_due:
+                if self._heartbeat_due:
+                    self._heartbeat_due = False
+                    await self._channel.send(self._make_heartbeat())
+                await self._one_round()
+
+    async def _one_round(self) -> None:
+        """One turn for each database that has something to send."""
+        names = list(self._dirty)
+        parts: list[bytes] = []
+        size = 0
+        began = time.perf_counter()
+        for number, name in enumerate(names, 1):
+            piece = self._next_piece(name)
+            if piece:
+                parts.append(records_head(self._epoch, name, len(piece)))
+                parts.append(piece)
+                size += len(piece)
+            if parts and (size >= RECORDS_LIMIT_BYTES or len(parts) >= BATCH_PARTS or number == len(names)):
+                await self._channel.send(*parts)
+                parts.clear()
+                size = 0
+            if time.perf_counter() - began > TURN_S:
+                await trio.lowlevel.checkpoint()
+                began = time.perf_counter()
+        if self._dirty:
+            await trio.lowlevel.checkpoint()
+
+    def _next_piece(self, name: str) -> bytes:
+        """The next bytes of a database's log, at most RECORDS_LIMIT_BYTES; it stays dirty when there are more."""
+        since = self._dirty.pop(name)
+        database = self._store.databases.get(name)
+        feed = self._feeds.get(name)
+        if database is None:
+            return b""
+        if feed is None:
+            # Made after the connection was: the replica has nothing of it.
+            self._begin(database, Position.ZERO)
+            feed = self._feeds[name]
+        cursor = feed.cursor
+        if cursor is None or feed.failed:
+            return b""
+        try:
+            data = cursor.read(RECORDS_LIMIT_BYTES)
+        except Trimmed as error:
+            log.warning("replica_too_far_behind", replica=self.replica, database=name, reason=error.message)
+            self._ask_snapshot(feed)
+            return b""
+        except (LitereplicaError, OSError) as error:
+            log.warning("log_unreadable", database=name, reason=str(error), then="the replica gets a snapshot")
+            self._ask_snapshot(feed)
+            return b""
+        if data:
+            feed.marks.add(cursor.txid, since)
+            self._tips_due.add(name)
+        if cursor.txid < database.position.txid:
+            # At the end of the order: the others have their turn first.
+            self._dirty[name] = since
+        else:
+            self._dirty.pop(name, None)
+        return data
+
+    def _make_heartbeat(self) -> bytes:
+        tips = {}
+        for name in self._tips_due:
+            feed = self._feeds[name]
+            database = feed.database
+            if feed.cursor is not None and feed.cursor.txid == database.position.txid:
+                tips[name] = Tip(database.position, database.timestamp_ms)
+        self._tips_due.difference_update(tips)
+        return encode(Heartbeat(self._epoch, time.time_ns() // 1_000_000, tips))
+
+    # -- snapshots -------------------------------------------------------------------------------------------------
+
+    async def _send_snapshots(self) -> None:
+        """One at a time, beside the records of the other databases."""
+        while True:
+            while self._snapshots:
+                name = self._snapshots.popleft()
+                feed = self._feeds[name]
+                try:
+                    await self._send_snapshot(feed)
+                except Trimmed as error:
+                    log.warning("snapshot_too_slow", replica=self.replica, database=name, reason=error.message)
+                    self._snapshots.append(name)
+                except (Corrupt, OSError) as error:
+                    self._give_up_feed(feed, error)
+            await self._snapshot_wake.wait()
+
+    def _give_up_feed(self, feed: Feed, error: Exception) -> None:
+        """This database cannot be read: the others go on, it is tried again when the replica connects again."""
+        feed.failed = True
+        log.error("snapshot_failed", replica=self.replica, database=feed.database.name, reason=str(error))
+
+    async def _send_snapshot(self, feed: Feed) -> None:
+        database = feed.database
+        name = database.name
+        source = SnapshotSource(database, f"{self._key} snapshot", self._progress.pop(name, None))
+        try:
+            log.info(
+                "snapshot_begins", replica=self.replica, database=name, base=str(source.base),
+                pages=source.page_count, first_pgno=source.first_pgno,
+            )  # fmt: skip
+            began = trio.current_time()
+            message = Snapshot(
+                self._epoch, name, source.base, source.page_size, source.page_count, source.first_pgno,
+                database.epoch, database.timestamp_ms,
+            )  # fmt: skip
+            await self._channel.send(encode(message))
+            await self._send_pages(name, source)
+            # Until the replica acknowledges the end, a cut connection may want these records again.
+            database.log.pin(self._key, source.base.txid)
+            position = await self._send_records_after(feed, source.base.txid)
+            log.info(
+                "snapshot_sent", replica=self.replica, database=name, position=str(position),
+                seconds=round(trio.current_time() - began, 3),
+            )  # fmt: skip
+        finally:
+            source.close()
+
+    async def _send_pages(self, name: str, source: SnapshotSource) -> None:
+        if source.page_count == 0:
+            return
+        count = PAGES_LIMIT_BYTES // source.page_size
+        inline = source.page_count * source.page_size <= INLINE_PAGES_BYTES
+        pgno = source.first_pgno
+        while True:
+            if inline:
+                data = source.read(pgno, count)
+            else:
+                data = await trio.to_thread.run_sync(source.read, pgno, count)
+            if not data:
+                return
+            await self._channel.send(pages_head(self._epoch, name, pgno, len(data)), data)
+            pgno += len(data) // source.page_size
+
+    async def _send_records_after(self, feed: Feed, base_txid: int) -> Position:
+        """The records after the base, up to the end of the log as it is in some instant; the position there."""
+        database = feed.database
+        name = database.name
+        cursor = database.log.cursor(base_txid)
+        while True:
+            data = cursor.read(RECORDS_LIMIT_BYTES)
+            # No await since the read: with the newest record returned as a whole, this is one instant.
+            position, page_count = database.position, database.page_count
+            parts = [records_head(self._epoch, name, len(data)), data] if data else []
+            at_end = cursor.txid == position.txid
+            if at_end:
+                parts.append(encode(SnapshotEnd(self._epoch, name, position, page_count)))
+            await self._channel.send(*parts)
+            if at_end:
+                break
+            await trio.lowlevel.checkpoint()
+        feed.accepted_from = position.txid
+        feed.cursor = cursor
+        feed.marks.add(position.txid, feed.resync_since or time.monotonic())
+        feed.resync_since = None
+        self.changed(database)
+        return position

@@ -1,0 +1,84 @@
+"""Which settings fit together."""
+
+from pathlib import Path
+
+import pytest
+
+from litereplica.config import WrongSettings, load_settings
+
+PRIMARY = "static: {primary: {name: a, http: 'http://10.0.0.1:20202', replication: '10.0.0.1:20203'}}"
+
+LOCAL_PRIMARY = PRIMARY.replace("10.0.0.1", "127.0.0.1")
+
+
+def complaints(tmp_path: Path, text: str) -> list[str]:
+    file = tmp_path / "f.yml"
+    file.write_text(text, encoding="utf-8")
+    try:
+        load_settings(file, {})
+    except WrongSettings as error:
+        return [str(problem).removeprefix(f"{file}:") for problem in error.problems]
+    return []
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("mount: {dir: here}", "1: 'mount.dir' must be an absolute path, found 'here'"),
+        ("data: {dir: ~/data}", "1: 'data.dir' must be an absolute path, found '~/data'"),
+        ("mount:\n  dir: /a\ndata: {dir: /a}", "2: 'mount.dir' and 'data.dir' must differ, both are '/a'"),
+        ("mount: {dir: /a/../b}\ndata: {dir: /b/}", "1: 'mount.dir' and 'data.dir' must differ, both are '/b'"),
+        ("mount: {dir: /a/b}\ndata: {dir: /a}", "1: 'mount.dir' ('/a/b') and 'data.dir' ('/a') must be apart"),
+        ("mount: {dir: /a}\ndata: {dir: /a/b}", "1: 'mount.dir' ('/a') and 'data.dir' ('/a/b') must be apart"),
+        ("http: {listen: 'h:1'}\nreplication: {listen: 'h:1'}", "2: 'http.listen' and 'replication.listen' must have"),
+        ("http: {listen: 'h:1'}\nreplication: {listen: '0.0.0.0:1'}", "2: 'http.listen' and 'replication.listen' must"),
+        ("http: {listen: '*:1'}", "1: 'http.listen': write 0.0.0.0:1 to listen on every address"),
+        ("replication: {advertise: '0.0.0.0:1'}", "1: 'replication.advertise' must be an address that others"),
+        ("replication: {advertise: 'h:0'}", "1: 'replication.advertise' must be an address that others"),
+        ("replication:\n  heartbeat: 2s", "1: 'replication.timeout' must be at least 3 times 'replication.heartbeat'"),
+        ("replication:\n  timeout: 2s", "2: 'replication.timeout' must be at least 3 times 'replication.heartbeat'"),
+        ("replication: {heartbeat: 0}", "1: 'replication.heartbeat' must be more than 0"),
+        ("data: {retention: {size: 0}}", "1: 'data.retention.size' must be more than 0"),
+        ("node: {name: two words}", "1: 'node.name' must be one word of at most 255 characters"),
+        ("node: {name: a/b}", "1: 'node.name' must be one word of at most 255 characters"),
+        ("lease:\n  type: static", "2: 'lease.type' static needs 'lease.static.primary' with the keys name, http and"),
+        ("lease:\n  type: static\n  static: {primary: }", "2: 'lease.type' static needs 'lease.static.primary'"),
+        (
+            "lease: {type: static, static: {primary: {name: a b, http: 'http://h', replication: 'h:1'}}}",
+            "1: 'lease.static.primary.name' must be one word",
+        ),
+        (
+            "lease: {type: static, static: {primary: {name: a, http: 'http://h', replication: 'h:0'}}}",
+            "1: 'lease.static.primary.replication' must be an address that replicas can connect to",
+        ),
+        (
+            f"node: {{name: a}}\nlease: {{type: static, {PRIMARY}}}\nreplication: {{listen: '127.0.0.1:20203'}}",
+            "3: 'replication.listen' is 127.0.0.1:20203, which only this machine can reach",
+        ),
+        (
+            f"node: {{name: a}}\nlease: {{type: static, {PRIMARY}}}\nreplication: {{listen: '0.0.0.0:0'}}",
+            "3: 'replication.listen' needs a port of its own on the primary, found 0",
+        ),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused_with_the_reason(tmp_path: Path, text: str, complaint: str) -> None:
+    (found,) = complaints(tmp_path, text)
+    assert found.removeprefix(str(tmp_path / "f.yml")).startswith(complaint)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "mount: {dir: /a}\ndata: {dir: /ab}",
+        "http: {listen: '10.0.0.1:1'}\nreplication: {listen: '127.0.0.1:1'}",
+        "http: {listen: 'h:0'}\nreplication: {listen: 'h:0'}",
+        "replication: {heartbeat: 1s, timeout: 3s}",
+        f"node: {{name: b}}\nlease: {{type: static, {PRIMARY}}}\nreplication: {{listen: '127.0.0.1:20203'}}",
+        f"node: {{name: a}}\nlease: {{type: static, {PRIMARY}}}\nreplication: {{listen: '0.0.0.0:20203'}}",
+        f"node: {{name: a}}\nlease: {{type: static, {PRIMARY}}}\nreplication: {{listen: '10.0.0.1:20203'}}",
+        f"node: {{name: a}}\nlease: {{type: static, {LOCAL_PRIMARY}}}\nreplication: {{listen: '127.0.0.1:2'}}",
+        f"lease: {{type: standalone, {PRIMARY}}}",
+    ],
+)
+def test_settings_that_fit_are_accepted(tmp_path: Path, text: str) -> None:
+    assert complaints(tmp_path, text) == []
