@@ -18,7 +18,7 @@ from pathlib import Path
 from benchmarks.harness.errors import BenchmarkError
 from benchmarks.harness.processes import REPOSITORY, daemon, wait_until
 
-READY_LIMIT_S = 120.0
+READY_LIMIT_S = 60.0
 STOP_LIMIT_S = 60.0
 ASK_LIMIT_S = 2.0
 LAST_WORDS_LINES = 3

@@ -118,6 +118,10 @@ class Child:
             os._exit(0)
 
 
+WARM_STEP_BYTES = 128 << 10
+"""One request to the daemon each: the kernel's default read-ahead."""
+
+
 def _warm(path: str, length: int) -> None:
     """Only on the primary, where this process has no connection whose locks the close would drop (and -wal has none).
 
@@ -128,7 +132,11 @@ def _warm(path: str, length: int) -> None:
     except OSError:
         return
     try:
-        os.posix_fadvise(descriptor, 0, length, os.POSIX_FADV_WILLNEED)
+        # A page that was only written in parts is in the cache without being whole, and stays so until it is dropped.
+        os.posix_fadvise(descriptor, 0, length, os.POSIX_FADV_DONTNEED)
+        offset = 0
+        while offset < length and (size := len(os.pread(descriptor, WARM_STEP_BYTES, offset))):
+            offset += size
     except OSError:
         return
     finally:

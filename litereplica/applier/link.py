@@ -99,9 +99,7 @@ class ApplierLink:
         """The child's process id while it is up: the mount lets it write where applications may not."""
         return None if self._process is None else self._process.pid
 
-    def apply(  # noqa: PLR0917 (a span's own order)
-        self, database: str, path: Path, offset: int, length: int, first_txid: int, last_txid: int
-    ) -> None:
+    def apply(self, database: str, path: Path, offset: int, length: int, first_txid: int, last_txid: int) -> None:
         """Have whole records applied: ``length`` bytes (> 0) from ``offset`` of a segment file outside the mount.
 
         Raises Unavailable when far more is waiting than the node's window allows.
@@ -220,7 +218,7 @@ class ApplierLink:
         try:
             with theirs:
                 descriptor = theirs.fileno()
-                process = subprocess.Popen(  # noqa: S603 (our own interpreter and module)
+                process = subprocess.Popen(
                     (*command, str(descriptor), self._mount_dir, str(os.getpid())),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,

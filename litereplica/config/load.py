@@ -216,7 +216,8 @@ def _unknown_key(path: source.Path) -> str:
     )
     if near:
         return f"unknown key '{name}'; did you mean '{near[0]}'?"
-    return f"unknown key '{name}'; known here: {', '.join(siblings.values() or [key[0] for key in _KEYS if len(key) == 1])}"
+    known = siblings.values() or [key[0] for key in _KEYS if len(key) == 1]
+    return f"unknown key '{name}'; known here: {', '.join(known)}"
 
 
 def _problems(tree: Tree, error: BaseException, path: source.Path) -> Iterator[Problem]:

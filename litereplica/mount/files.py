@@ -7,6 +7,7 @@ know inodes or handles (mount.tree, mount.operations), nor how a transaction is 
 import errno
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +16,7 @@ import structlog
 import trio
 
 from litereplica.mount.access import Access
+from litereplica.mount.errors import translate
 from litereplica.sqlite.detector import CommitDetector, Rewind
 from litereplica.sqlite.frames import Transaction
 from litereplica.sqlite.outcome import Examined
@@ -31,7 +33,7 @@ FIRST_BYTES: Final = 100
 class File:
     """One file of the mount: a backing file that is opened when first needed and shared by all handles."""
 
-    __slots__ = ("access", "descriptor", "name", "store", "unlinked")
+    __slots__ = ("access", "descriptor", "modified_ns", "name", "store", "unlinked")
 
     def __init__(self, store: Store, access: Access, name: str) -> None:
         self.store = store
@@ -39,6 +41,10 @@ class File:
         self.name = name
         self.descriptor = -1
         self.unlinked = False
+        # The modified time that the kernel is told; None until it first asks. It stays as it is while the kernel knows
+        # the file: a new one makes it drop every page that it caches (FUSE_AUTO_INVAL_DATA, on by default), though
+        # every change of the content has come through its own cache.
+        self.modified_ns: int | None = None
 
     @property
     def path(self) -> Path:
@@ -71,6 +77,17 @@ class File:
 
     async def write(self, offset: int, data: bytes) -> int:
         return self.store.disk.pwrite(self.descriptor, data, offset)
+
+    async def write_request(self, offset: int, data: bytes) -> int:
+        """``write`` for the kernel: every error is its own."""
+        try:
+            return await self.write(offset, data)
+        except BaseException as error:
+            raise self.failure(error) from None
+
+    def failure(self, error: BaseException) -> BaseException:
+        """What the kernel is told of ``error``; cancellation and the like pass."""
+        return translate(error, "write")
 
     async def truncate(self, size: int) -> None:
         self.ensure_open()
@@ -164,7 +181,7 @@ class DatabaseFile(File):
 class WalFile(File):
     """A -wal file: where commits are seen (primary), or where the applier appends (replica)."""
 
-    __slots__ = ("_held", "_owner", "_waiting", "detector")
+    __slots__ = ("_held", "_owner", "_pwrite", "_read", "_waiting", "detector")
 
     def __init__(self, store: Store, access: Access, owner: DatabaseFile, name: str) -> None:
         super().__init__(store, access, name)
@@ -173,62 +190,102 @@ class WalFile(File):
         # A commit is being logged in pieces: SQLite's locks keep other writers away, this keeps away all others.
         self._held = False
         self._waiting = trio.lowlevel.ParkingLot()
+        # Bound once: they are called for every frame.
+        self._read = self.read_now
+        self._pwrite = store.disk.pwrite
+
+    async def write_request(self, offset: int, data: bytes) -> int:
+        """The hot path: two or three of these are one small commit. What it does not decide at once, ``write`` does."""
+        try:
+            if self._held or not self.access.primary:
+                return await self.write(offset, data)
+            examined = self.detector.examine(offset, data, self._read)
+            if examined is None:
+                try:
+                    return self._pwrite(self.descriptor, data, offset)
+                except OSError:
+                    self.detector.forget(offset)
+                    raise
+            if not self._commit_now(examined, offset, data):
+                await self._commit(examined, offset, data)
+        except BaseException as error:
+            raise self.failure(error) from None
+        return len(data)
 
     async def write(self, offset: int, data: bytes) -> int:
         if not self.access.primary:
-            return self.store.disk.pwrite(self.descriptor, data, offset)
+            return self._pwrite(self.descriptor, data, offset)
         while self._held:
             await self._waiting.park()
         detector = self.detector
-        try:
-            examined = detector.examine(offset, data, self.read_now)
-        except Rewind:
-            raise self.refuse(
-                "wal_rewind_refused",
-                "SQLite is about to overwrite a transaction that is logged: its writer died before it published it; "
-                "close every connection to this database to let SQLite recover it",
-                errno.EIO,
-            ) from None
+        examined = detector.examine(offset, data, self._read)
         if examined is not None:
-            return await self._commit(examined, offset, data)
+            await self._commit(examined, offset, data)
+            return len(data)
         try:
-            return self.store.disk.pwrite(self.descriptor, data, offset)
+            return self._pwrite(self.descriptor, data, offset)
         except OSError:
             detector.forget(offset)
             raise
 
-    async def _commit(self, examined: Examined, offset: int, data: bytes) -> int:
+    def failure(self, error: BaseException) -> BaseException:
+        if isinstance(error, Rewind):
+            return self.refuse(
+                "wal_rewind_refused",
+                "SQLite is about to overwrite a transaction that is logged: its writer died before it published it; "
+                "close every connection to this database to let SQLite recover it",
+                errno.EIO,
+            )
+        return super().failure(error)
+
+    def _commit_now(self, examined: Examined, offset: int, data: bytes) -> bool:
+        """One small transaction of a database that is known: no task switch, nothing held. False: not this one."""
+        transactions = examined.transactions
+        if examined.restart or len(transactions) != 1:
+            return False
+        transaction = transactions[0]
+        database = self._owner.database
+        if self.access.fenced is not None or database is None or database.page_size != transaction.page_size:
+            return False
+        pages = transaction.small_pages
+        if pages is None:
+            return False
+        detector = self.detector
+        try:
+            database.commit(pages, transaction.commit, partial(self._pwrite, self.descriptor, data, offset))
+        except BaseException as error:
+            detector.refuse()
+            self._say_refused(error)
+            raise
+        detector.accept()
+        return True
+
+    def _say_refused(self, error: BaseException) -> None:
+        if isinstance(error, OSError):
+            log.warning(
+                "commit_refused",
+                database=self._owner.name,
+                reason=error.strerror,
+                advice="make room on the data directory's disk" if error.errno == errno.ENOSPC else "",
+            )
+
+    async def _commit(self, examined: Examined, offset: int, data: bytes) -> None:
         owner = self._owner
         if self.access.fenced is not None or owner.unlinked:
             self.detector.refuse()
             raise self.refuse("commit_refused", self.access.fenced or "the database file was deleted", errno.EIO)
-        written = False
-
-        def write() -> None:
-            nonlocal written
-            self.store.disk.pwrite(self.descriptor, data, offset)
-            written = True
-
+        write = partial(self._pwrite, self.descriptor, data, offset)
         self._held = True
         try:
             if examined.restart:
                 await self._restart()
-            for number, transaction in enumerate(examined.transactions, 1):
-                last = number == len(examined.transactions)
-                await self._log(transaction, write if last else _nothing)
-            if not written:
+            if examined.transactions:
+                await self._log(examined.transactions, write)
+            else:
                 write()
-        except OSError as error:
+        except BaseException as error:
             self.detector.refuse()
-            log.warning(
-                "commit_refused",
-                database=owner.name,
-                reason=error.strerror,
-                advice="make room on the data directory's disk" if error.errno == errno.ENOSPC else "",
-            )
-            raise
-        except BaseException:
-            self.detector.refuse()
+            self._say_refused(error)
             raise
         else:
             self.detector.accept()
@@ -236,7 +293,6 @@ class WalFile(File):
             self._held = False
             if self._waiting:
                 self._waiting.unpark_all()
-        return len(data)
 
     async def _restart(self) -> None:
         database = self._owner.database
@@ -246,23 +302,22 @@ class WalFile(File):
         else:
             await self._owner.adopt_if_wal()
 
-    async def _log(self, transaction: Transaction, write: Callable[[], None]) -> None:
+    async def _log(self, transactions: list[Transaction], write: Callable[[], object]) -> None:
+        """Log what one write completes: nearly always one transaction; several become one record, all or none."""
         owner = self._owner
+        newest = transactions[-1]
         database = self.store.databases.get(owner.name) or self.store.create(owner.name)
-        if database.page_size != transaction.page_size:
+        if database.page_size != newest.page_size:
             if database.exists:
                 raise self.refuse("commit_refused", "the page size of a replicated database cannot change", errno.EIO)
-            database.set_page_size(transaction.page_size)
-        pages = transaction.small_pages
-        if pages is not None:
-            database.commit(pages, transaction.commit, write)
-            return
-        locked, commit = database.lock_page, transaction.commit
-        frames = [each for each in transaction.pages if each[0] <= commit and each[0] != locked]
+            database.set_page_size(newest.page_size)
+        locked, commit = database.lock_page, newest.commit
+        found = {pgno: frame for transaction in transactions for pgno, frame in transaction.pages}
+        frames = sorted((pgno, frame) for pgno, frame in found.items() if pgno <= commit and pgno != locked)
 
         def read(start: int, end: int) -> Pages:
             page = self.detector.page
-            return [(pgno, page(frame, self.read_now)) for pgno, frame in frames[start:end]]
+            return [(pgno, page(frame, self._read)) for pgno, frame in frames[start:end]]
 
         await database.commit_stream([pgno for pgno, _ in frames], commit, read, write)
 
@@ -344,7 +399,3 @@ def fence(access: Access, database: Database, error: OSError) -> None:
         f"fsync of the log of {database.name} failed ({error.strerror}): check the disk, then restart this node"
     )
     log.error("fenced", reason=access.fenced)
-
-
-def _nothing() -> None:
-    """A write that carries several commits is done with the last of them."""

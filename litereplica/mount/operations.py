@@ -15,9 +15,8 @@ from typing import Any, Final, ParamSpec, TypeVar
 import pyfuse3
 import structlog
 
-from litereplica.errors import LitereplicaError
 from litereplica.mount.access import Access
-from litereplica.mount.errors import fuse_error
+from litereplica.mount.errors import translate
 from litereplica.mount.files import DatabaseFile, File, JournalFile, ShmFile, WalFile
 from litereplica.mount.tree import ROOT_INODE, Inode, Kind, Tree, kind_of
 from litereplica.mount.virtual import content
@@ -48,7 +47,7 @@ class VirtualHandle:
     async def read(self, offset: int, size: int) -> bytes:
         return self._content[offset : offset + size]
 
-    async def write(self, offset: int, data: bytes) -> int:  # noqa: ARG002
+    async def write_request(self, offset: int, data: bytes) -> int:  # noqa: ARG002
         raise pyfuse3.FUSEError(errno.EROFS)
 
     async def sync(self) -> None:
@@ -64,13 +63,8 @@ def translated(
     async def call(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return await method(*args, **kwargs)
-        except pyfuse3.FUSEError:
-            raise
-        except (OSError, LitereplicaError) as error:
-            raise fuse_error(error) from None
-        except Exception:
-            log.exception("request_failed", request=method.__name__)
-            raise pyfuse3.FUSEError(errno.EIO) from None
+        except BaseException as error:
+            raise translate(error, method.__name__) from None
 
     return call
 
@@ -91,16 +85,8 @@ class Operations(pyfuse3.Operations):
 
     # -- the hot path: no wrapper, no lookup beyond the handle -----------------------------------------------------
 
-    async def write(self, fh: pyfuse3.FileHandleT, off: int, buf: bytes) -> int:
-        try:
-            return await self._handles[fh].write(off, buf)
-        except pyfuse3.FUSEError:
-            raise
-        except (OSError, LitereplicaError) as error:
-            raise fuse_error(error) from None
-        except Exception:
-            log.exception("request_failed", request="write")
-            raise pyfuse3.FUSEError(errno.EIO) from None
+    def write(self, fh: pyfuse3.FileHandleT, off: int, buf: bytes) -> Coroutine[Any, Any, int]:
+        return self._handles[fh].write_request(off, buf)
 
     @translated
     async def read(self, fh: pyfuse3.FileHandleT, off: int, size: int) -> bytes:
@@ -171,6 +157,10 @@ class Operations(pyfuse3.Operations):
             status.st_mtime_ns,
             status.st_ctime_ns,
         )
+        if file is not None:
+            if file.modified_ns is None:
+                file.modified_ns = status.st_mtime_ns
+            entry.st_mtime_ns = file.modified_ns
         return entry
 
     def _virtual_attributes(self, inode: Inode, entry: pyfuse3.EntryAttributes) -> None:
@@ -312,6 +302,8 @@ class Operations(pyfuse3.Operations):
             os.chown(path, attr.st_uid if fields.update_uid else -1, attr.st_gid if fields.update_gid else -1)
         if fields.update_atime or fields.update_mtime:
             status = path.stat()
+            if fields.update_mtime and inode.file is not None:
+                inode.file.modified_ns = attr.st_mtime_ns
             os.utime(
                 path,
                 ns=(

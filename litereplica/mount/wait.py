@@ -12,6 +12,7 @@ the same way).
 import select
 import time
 from collections import deque
+from collections.abc import Awaitable, Callable
 from types import SimpleNamespace, TracebackType
 from typing import Final
 
@@ -32,8 +33,18 @@ IDLE_WORKERS: Final = 80
 MAX_WORKERS: Final = 65_536
 
 
+class _Done(tuple[()]):
+    """An awaitable that is done: ``await`` asks it for an iterator, which ends at once, without a Python frame."""
+
+    __slots__ = ()
+    __await__ = tuple.__iter__
+
+
+_DONE: Final = _Done()
+
+
 class FastLock:
-    """A lock for tasks of one thread: no checkpoint when it is free; the longest waiter is woken first."""
+    """A lock for tasks of one thread: no coroutine when it is free; the longest waiter is woken first."""
 
     __slots__ = ("_held", "_waiters")
 
@@ -41,7 +52,13 @@ class FastLock:
         self._held = False
         self._waiters: deque[trio.lowlevel.Task] = deque()
 
-    async def __aenter__(self) -> None:
+    def __aenter__(self) -> Awaitable[None]:
+        if self._held:
+            return self._acquire()
+        self._held = True
+        return _DONE
+
+    async def _acquire(self) -> None:
         while self._held:
             task = trio.lowlevel.current_task()
             self._waiters.append(task)
@@ -53,12 +70,13 @@ class FastLock:
             await trio.lowlevel.wait_task_rescheduled(abort)
         self._held = True
 
-    async def __aexit__(
+    def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    ) -> Awaitable[None]:
         self._held = False
         if self._waiters:
             trio.lowlevel.reschedule(self._waiters.popleft())
+        return _DONE
 
 
 class AdaptiveWait:
@@ -67,29 +85,30 @@ class AdaptiveWait:
     __slots__ = ("_poll", "_turns", "hurry")
 
     def __init__(self) -> None:
-        self._poll: select.poll | None = None
+        self._poll: Callable[[int], list[tuple[int, int]]] | None = None
         self._turns = 0
         # Set by whoever has work for other tasks (a commit to send); cleared when the scheduler had its turn.
         self.hurry = False
 
-    async def wait_readable(self, descriptor: int) -> None:
-        poller = self._poll
-        if poller is None:
-            poller = self._poll = select.poll()
+    def wait_readable(self, descriptor: int) -> Awaitable[None]:
+        """An awaitable that is done once the descriptor is readable."""
+        poll = self._poll
+        if poll is None:
+            poller = select.poll()
             poller.register(descriptor, select.POLLIN)
+            poll = self._poll = poller.poll
         turns = self._turns = self._turns + 1
         if turns < (HURRIED_TURNS if self.hurry else TURNS):
-            poll = poller.poll
             if poll(0):
-                return
+                return _DONE
             clock = time.perf_counter
             end = clock() + POLL_S
             while clock() < end:
                 if poll(0):
-                    return
+                    return _DONE
         self._turns = 0
         self.hurry = False
-        await trio.lowlevel.wait_readable(descriptor)
+        return trio.lowlevel.wait_readable(descriptor)
 
 
 def install(wait: AdaptiveWait) -> None:

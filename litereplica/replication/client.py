@@ -14,12 +14,21 @@ import trio
 
 from litereplica.cluster.encoding import encode
 from litereplica.cluster.framing import BUFFER_BYTES
-from litereplica.cluster.messages import GOODBYE_EPOCH, Goodbye, Hello, Snapshot, SnapshotProgress, Tip, Welcome
+from litereplica.cluster.messages import (
+    GOODBYE_EPOCH,
+    GOODBYE_REPLACED,
+    Goodbye,
+    Hello,
+    Snapshot,
+    SnapshotProgress,
+    Tip,
+    Welcome,
+)
 from litereplica.config.units import Address
 from litereplica.errors import Corrupt, LitereplicaError, Refused, Unavailable
 from litereplica.replication.channel import Channel
 from litereplica.replication.lag import Marks
-from litereplica.replication.receiver import Receiver, goodbye_error
+from litereplica.replication.receiver import Dismissed, Receiver
 from litereplica.store.database import Database
 from litereplica.store.snapshot import FinishedSnapshot, SnapshotSink, resume_snapshots
 from litereplica.store.store import Store
@@ -29,6 +38,8 @@ log = structlog.get_logger(__name__)
 BACKOFF_FIRST_S: Final = 0.1
 BACKOFF_LAST_S: Final = 2.0
 """A primary that comes back is found within this time, and a dead one costs one connection attempt in it."""
+REPLACED_PAUSE_S: Final = 10.0
+"""After another node of this one's name took its place: two of them must not push each other out all the time."""
 UNAPPLIED_LIMIT_BYTES: Final = 256 * 1024 * 1024
 """Logged but not applied bytes of one database beyond which nothing is read: some seconds of applying."""
 RESUME_BYTES: Final = UNAPPLIED_LIMIT_BYTES - 16 * 1024 * 1024
@@ -201,6 +212,8 @@ class ReplicationClient:
                     await self._follow()
                 except LitereplicaError as error:
                     self._report(error)
+                    if isinstance(error, Dismissed) and error.code == GOODBYE_REPLACED:
+                        await trio.sleep(REPLACED_PAUSE_S)
                 except OSError as error:
                     self._report(Unavailable(f"replication stopped: {error}"))
                 if trio.current_time() - began > BACKOFF_LAST_S:
@@ -255,7 +268,7 @@ class ReplicationClient:
                 await channel.receive()
                 message = channel.next()
                 if isinstance(message, Goodbye):
-                    raise goodbye_error(message)
+                    raise Dismissed(message)
                 if isinstance(message, Welcome):
                     if message.epoch < self.epoch:
                         reason = (

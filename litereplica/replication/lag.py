@@ -34,6 +34,11 @@ class Marks:
         while entries and entries[0][0] <= txid:
             self.size_bytes -= entries.popleft()[2]
 
+    def clear(self) -> None:
+        """Nothing is waited for any more."""
+        self._entries.clear()
+        self.size_bytes = 0
+
     @property
     def since(self) -> float | None:
         """Since when the oldest one is waited for; None when nothing is outstanding."""

@@ -44,6 +44,14 @@ INLINE_BYTES: Final = 64 * 1024
 """Pages up to this size are written in place: a worker thread costs more."""
 
 
+class Dismissed(Refused):
+    """The primary has said Goodbye; ``code`` says why (cluster.messages.GOODBYE_*)."""
+
+    def __init__(self, goodbye: Goodbye) -> None:
+        super().__init__(f"the primary refuses this node ({goodbye.code}): {goodbye.message}")
+        self.code = goodbye.code
+
+
 class Receiver:
     """One connection, from its Welcome on."""
 
@@ -179,7 +187,7 @@ class Receiver:
         elif type(message) is SnapshotEnd:
             await self._snapshot_end(message)
         elif type(message) is Goodbye:
-            raise goodbye_error(message)
+            raise Dismissed(message)
         else:
             raise Corrupt(f"the primary sent a {type(message).__name__}, which only a replica may")
 
@@ -336,8 +344,3 @@ class Receiver:
         sink = self._client.sinks.pop(name, None)
         if sink is not None:
             sink.remove()
-
-
-def goodbye_error(message: Goodbye) -> LitereplicaError:
-    """What a primary's Goodbye means for the one who asked."""
-    return Refused(f"the primary refuses this node ({message.code}): {message.message}")

@@ -8,7 +8,6 @@ replica has not taken stays in the log, pinned, until retention's hard cap, and 
 """
 
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -16,9 +15,8 @@ import structlog
 import trio
 
 from litereplica.cluster.catch_up import CatchUp, decide
-from litereplica.cluster.encoding import encode, pages_head, records_head
+from litereplica.cluster.encoding import encode, records_head
 from litereplica.cluster.messages import (
-    PAGES_LIMIT_BYTES,
     RECORDS_LIMIT_BYTES,
     Ack,
     Acknowledged,
@@ -27,20 +25,17 @@ from litereplica.cluster.messages import (
     Hello,
     Message,
     Resync,
-    Snapshot,
-    SnapshotEnd,
-    SnapshotProgress,
     Tip,
     Welcome,
 )
 from litereplica.errors import Corrupt, LitereplicaError, Refused, Unavailable
 from litereplica.ltx.position import Position
 from litereplica.replication.channel import Channel
-from litereplica.replication.lag import Marks
+from litereplica.replication.feed import Feed
+from litereplica.replication.snapshots import SnapshotQueue
 from litereplica.replication.wake import Wake
 from litereplica.store.database import Database
-from litereplica.store.log import LogCursor, Trimmed
-from litereplica.store.snapshot import SnapshotSource
+from litereplica.store.log import Trimmed
 from litereplica.store.store import Store
 
 log = structlog.get_logger(__name__)
@@ -49,23 +44,6 @@ BATCH_PARTS: Final = 64
 """Pieces of one system call: databases with little to send share it."""
 TURN_S: Final = 0.002
 """Longest stretch of sending without letting other tasks run: commits of the application wait meanwhile."""
-INLINE_PAGES_BYTES: Final = 64 * 1024
-"""A file up to this size is read in place: a worker thread costs more than the read."""
-
-
-class Feed:
-    """What one replica gets of one database. Without a cursor a snapshot is due or on its way."""
-
-    __slots__ = ("accepted_from", "cursor", "database", "failed", "marks", "resync_since")
-
-    def __init__(self, database: Database) -> None:
-        self.database = database
-        self.cursor: LogCursor | None = None
-        # What the replica acknowledges below this is about a history that a snapshot has replaced.
-        self.accepted_from = 0
-        self.marks = Marks()
-        self.resync_since: float | None = None
-        self.failed = False
 
 
 class Sender:
@@ -86,11 +64,13 @@ class Sender:
         self._wake = Wake()
         self._heartbeat_due = False
         self._tips_due: set[str] = set()
-        self._snapshots: deque[str] = deque()
-        self._snapshot_wake = Wake()
-        self._progress: dict[str, SnapshotProgress] = dict(hello.snapshots)
+        self._snapshots = SnapshotQueue(
+            channel, hello.node, epoch=epoch, key=key, progress=hello.snapshots, following=self.changed
+        )
         self._hello = hello
         self._scope = trio.CancelScope()
+        self._acks = trio.lowlevel.ParkingLot()
+        self._ended = False
 
     # -- called from elsewhere, quick ------------------------------------------------------------------------------
 
@@ -130,6 +110,19 @@ class Sender:
                     oldest = since
         return int((now - oldest) * 1000)
 
+    async def drained(self) -> None:
+        """Return when the replica has logged everything that is committed, or has left."""
+        while not self._ended and self._is_behind():
+            await self._acks.park()
+
+    def _is_behind(self) -> bool:
+        for name, feed in self._feeds.items():
+            acknowledged = self.acknowledged.get(name)
+            txid = feed.database.position.txid
+            if not feed.failed and txid and (acknowledged is None or acknowledged.logged < txid):
+                return True
+        return bool(self._dirty)
+
     # -- the connection --------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -144,8 +137,10 @@ class Sender:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._guard, self._read)
                     nursery.start_soon(self._guard, self._write)
-                    nursery.start_soon(self._guard, self._send_snapshots)
+                    nursery.start_soon(self._guard, self._snapshots.run)
         finally:
+            self._ended = True
+            self._acks.unpark_all()
             store.listeners.remove(self.changed)
             for feed in self._feeds.values():
                 feed.database.log.unpin(self._key)
@@ -190,15 +185,9 @@ class Sender:
         return how
 
     def _ask_snapshot(self, feed: Feed) -> None:
-        feed.cursor = None
-        feed.marks = Marks()
-        feed.resync_since = time.monotonic()
-        name = feed.database.name
-        self.acknowledged.pop(name, None)
+        self.acknowledged.pop(feed.database.name, None)
         feed.database.log.unpin(self._key)
-        if name not in self._snapshots:
-            self._snapshots.append(name)
-            self._snapshot_wake.set()
+        self._snapshots.ask(feed)
 
     # -- receiving -------------------------------------------------------------------------------------------------
 
@@ -230,6 +219,8 @@ class Sender:
             self.acknowledged[name] = each
             feed.database.log.pin(self._key, each.logged)
             feed.marks.passed(each.applied)
+        if self._acks:
+            self._acks.unpark_all()
 
     def _resync(self, message: Resync) -> None:
         feed = self._feeds.get(message.database)
@@ -314,91 +305,3 @@ class Sender:
                 tips[name] = Tip(database.position, database.timestamp_ms)
         self._tips_due.difference_update(tips)
         return encode(Heartbeat(self._epoch, time.time_ns() // 1_000_000, tips))
-
-    # -- snapshots -------------------------------------------------------------------------------------------------
-
-    async def _send_snapshots(self) -> None:
-        """One at a time, beside the records of the other databases."""
-        while True:
-            while self._snapshots:
-                name = self._snapshots.popleft()
-                feed = self._feeds[name]
-                try:
-                    await self._send_snapshot(feed)
-                except Trimmed as error:
-                    log.warning("snapshot_too_slow", replica=self.replica, database=name, reason=error.message)
-                    self._snapshots.append(name)
-                except (Corrupt, OSError) as error:
-                    self._give_up_feed(feed, error)
-            await self._snapshot_wake.wait()
-
-    def _give_up_feed(self, feed: Feed, error: Exception) -> None:
-        """This database cannot be read: the others go on, it is tried again when the replica connects again."""
-        feed.failed = True
-        log.error("snapshot_failed", replica=self.replica, database=feed.database.name, reason=str(error))
-
-    async def _send_snapshot(self, feed: Feed) -> None:
-        database = feed.database
-        name = database.name
-        source = SnapshotSource(database, f"{self._key} snapshot", self._progress.pop(name, None))
-        try:
-            log.info(
-                "snapshot_begins", replica=self.replica, database=name, base=str(source.base),
-                pages=source.page_count, first_pgno=source.first_pgno,
-            )  # fmt: skip
-            began = trio.current_time()
-            message = Snapshot(
-                self._epoch, name, source.base, source.page_size, source.page_count, source.first_pgno,
-                database.epoch, database.timestamp_ms,
-            )  # fmt: skip
-            await self._channel.send(encode(message))
-            await self._send_pages(name, source)
-            # Until the replica acknowledges the end, a cut connection may want these records again.
-            database.log.pin(self._key, source.base.txid)
-            position = await self._send_records_after(feed, source.base.txid)
-            log.info(
-                "snapshot_sent", replica=self.replica, database=name, position=str(position),
-                seconds=round(trio.current_time() - began, 3),
-            )  # fmt: skip
-        finally:
-            source.close()
-
-    async def _send_pages(self, name: str, source: SnapshotSource) -> None:
-        if source.page_count == 0:
-            return
-        count = PAGES_LIMIT_BYTES // source.page_size
-        inline = source.page_count * source.page_size <= INLINE_PAGES_BYTES
-        pgno = source.first_pgno
-        while True:
-            if inline:
-                data = source.read(pgno, count)
-            else:
-                data = await trio.to_thread.run_sync(source.read, pgno, count)
-            if not data:
-                return
-            await self._channel.send(pages_head(self._epoch, name, pgno, len(data)), data)
-            pgno += len(data) // source.page_size
-
-    async def _send_records_after(self, feed: Feed, base_txid: int) -> Position:
-        """The records after the base, up to the end of the log as it is in some instant; the position there."""
-        database = feed.database
-        name = database.name
-        cursor = database.log.cursor(base_txid)
-        while True:
-            data = cursor.read(RECORDS_LIMIT_BYTES)
-            # No await since the read: with the newest record returned as a whole, this is one instant.
-            position, page_count = database.position, database.page_count
-            parts = [records_head(self._epoch, name, len(data)), data] if data else []
-            at_end = cursor.txid == position.txid
-            if at_end:
-                parts.append(encode(SnapshotEnd(self._epoch, name, position, page_count)))
-            await self._channel.send(*parts)
-            if at_end:
-                break
-            await trio.lowlevel.checkpoint()
-        feed.accepted_from = position.txid
-        feed.cursor = cursor
-        feed.marks.add(position.txid, feed.resync_since or time.monotonic())
-        feed.resync_since = None
-        self.changed(database)
-        return position

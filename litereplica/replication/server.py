@@ -133,6 +133,14 @@ class ReplicationServer:
         for sender in list(self._senders.values()):
             await sender.dismiss(Goodbye(code, reason, self._epoch()), Unavailable(reason))
 
+    async def drain(self, limit_s: float) -> bool:
+        """Wait until every connected replica has logged what is committed; False when ``limit_s`` was not enough."""
+        with trio.move_on_after(limit_s):
+            for sender in list(self._senders.values()):
+                await sender.drained()
+            return True
+        return False
+
     async def _beat(self) -> None:
         """One timer for all replicas: an idle node wakes once per heartbeat, not once per replica."""
         while True:

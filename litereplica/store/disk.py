@@ -6,11 +6,13 @@ fall between. Does not know what the bytes mean.
 """
 
 import contextlib
+import mmap
 import os
 from pathlib import Path
 from typing import Final
 
 OPEN_FLAGS: Final = os.O_RDWR | os.O_CLOEXEC
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Disk:
@@ -19,14 +21,25 @@ class Disk:
     __slots__ = ()
 
     def open(self, path: Path, flags: int = OPEN_FLAGS, mode: int = 0o644) -> int:
-        """A new descriptor, closed on exec."""
+        """Return a new descriptor, closed on exec."""
         return os.open(path, flags | os.O_CLOEXEC, mode)
 
     def close(self, descriptor: int) -> None:
+        """Give a descriptor back."""
         os.close(descriptor)
 
     def pread(self, descriptor: int, size: int, offset: int) -> bytes:
-        return os.pread(descriptor, size, offset)
+        """Read up to ``size`` bytes; fewer only at the end of the file."""
+        data = os.pread(descriptor, size, offset)
+        if data and len(data) < size:
+            # One read(2) moves at most 2 GiB and may be short (a signal): only nothing at all means the end.
+            parts = [data]
+            done = len(data)
+            while done < size and (more := os.pread(descriptor, size - done, offset + done)):
+                parts.append(more)
+                done += len(more)
+            data = b"".join(parts)
+        return data
 
     def pwrite(self, descriptor: int, data: bytes | memoryview, offset: int) -> int:
         """Write all of ``data``; a short write goes on until the kernel says why (POSIX write(2))."""
@@ -42,31 +55,49 @@ class Disk:
         """Reserve the blocks of a range, so that a store through a mapping cannot meet a full disk (SIGBUS)."""
         os.posix_fallocate(descriptor, offset, size)
 
+    def map(self, descriptor: int, size: int) -> mmap.mmap:
+        """Share the first ``size`` bytes of a file; the mapping outlives the descriptor."""
+        return mmap.mmap(descriptor, size)
+
     def truncate(self, descriptor: int, size: int) -> None:
+        """Cut or grow a file to ``size`` bytes."""
         os.ftruncate(descriptor, size)
 
     def fdatasync(self, descriptor: int) -> None:
-        os.fdatasync(descriptor)
+        """Make a file's bytes (and length) durable, also those that were stored through a mapping."""
+        os.fdatasync(descriptor)  # noqa: TID251  this is the place
 
     def rename(self, source: Path, target: Path) -> None:
+        """Move a file, over what has its new name."""
         source.rename(target)
 
+    def link(self, source: Path, target: Path) -> None:
+        """Give a file a second name."""
+        target.hardlink_to(source)
+
     def unlink(self, path: Path) -> None:
+        """Remove a name."""
         path.unlink()
 
     def mkdir(self, path: Path) -> None:
+        """Make a directory."""
         path.mkdir()
 
     def rmdir(self, path: Path) -> None:
+        """Remove an empty directory."""
         path.rmdir()
 
     def fsync_directory(self, path: Path) -> None:
         """Make the names in a directory durable (open(2), NOTES: fsync of the directory is needed)."""
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            os.fsync(descriptor)
+            os.fsync(descriptor)  # noqa: TID251  this is the place
         finally:
             os.close(descriptor)
+
+    def boot_id(self) -> bytes:
+        """Which start of the machine this is, 16 bytes: the kernel's cache survives a process, but not the next one."""
+        return bytes.fromhex(_BOOT_ID.read_text(encoding="ascii").strip().replace("-", ""))
 
     def write_file(self, path: Path, data: bytes) -> None:
         """Replace a small file as a whole: a reader after a crash finds the old bytes or the new ones."""
@@ -79,6 +110,14 @@ class Disk:
             self.close(descriptor)
         self.rename(temporary, path)
         self.fsync_directory(path.parent)
+
+    def sync_file(self, path: Path) -> None:
+        """Make a file durable by name; blocking."""
+        descriptor = self.open(path)
+        try:
+            self.fdatasync(descriptor)
+        finally:
+            self.close(descriptor)
 
     def make_directories(self, path: Path) -> None:
         """Make a directory and its missing parents, durably."""

@@ -1,10 +1,14 @@
-"""The checksum of every page of one database, kept in a mapped file.
+"""The checksum of every page of one database, kept in a mapped file, and how much of its log is known to be durable.
 
-Knows the array (8 bytes a page, native order, index pgno - 1) and its XOR. Does not know positions or records.
+Knows the array (8 bytes a page, index pgno - 1), its XOR, and the durable mark. Does not know positions or records.
 The array's bytes survive a killed process in the kernel's cache; after a crash entries may be newer or older than the
 log's end, which redo repairs (it sets entries, never toggles them).
+
+File, native byte order, u64 each: magic, boot id (2), durable TXID, 4 x 0, then one entry a page. The durable TXID is
+written after the fdatasync that made it true and is itself not made durable: whatever value is found is true.
 """
 
+import contextlib
 import mmap
 import os
 from pathlib import Path
@@ -15,72 +19,134 @@ import numpy as np
 from litereplica.store.disk import Disk
 
 ENTRY_BYTES: Final = 8
+HEADER_BYTES: Final = 64
 # The file grows by at least this much at a time (8,192 pages), so that growth costs a remap only rarely.
 GROWTH_BYTES: Final = 64 * 1024
+_MAGIC: Final = int.from_bytes(b"LRXSUM1\n", "little")
+_BOOT: Final = slice(8, 24)
+_DURABLE: Final = 3
 
 
 class PageChecksums:
-    """``table[pgno - 1]`` is xxh3_64(page, seed=pgno), or 0 for a page that does not exist (or the lock page)."""
+    """``table[pgno - 1]`` is xxh3_64(page, seed=pgno), or 0 for a page that does not exist (or the lock page).
 
-    __slots__ = ("_capacity", "_descriptor", "_disk", "_map", "table")
+    ``capacity``: entries that there is room for. ``table`` is replaced when it grows: take it after ``reserve``.
+    """
+
+    __slots__ = ("_allocated", "_boot_id", "_disk", "_header", "_map", "_path", "capacity", "table")
 
     table: memoryview
 
     def __init__(self, disk: Disk, path: Path) -> None:
         self._disk = disk
-        self._descriptor = disk.open(path, os.O_RDWR | os.O_CREAT)
-        size = os.fstat(self._descriptor).st_size
-        size -= size % GROWTH_BYTES
+        self._path = path
+        self._boot_id = disk.boot_id()
         self._map: mmap.mmap | None = None
-        self._capacity = 0
-        self.table = memoryview(b"").cast("Q")
-        if size:
-            self._remap(size)
-        self.reserve(1)
+        # Reserved on the disk by this process: a file that was restored from a backup may have holes.
+        self._allocated = 0
+        self.capacity = 0
+        self.table = self._header = memoryview(b"").cast("Q")
+        size = path.stat().st_size if path.exists() else 0
+        if size >= HEADER_BYTES + ENTRY_BYTES:
+            self._remap((size - HEADER_BYTES) // ENTRY_BYTES)
+            if self._header[0] != _MAGIC:
+                self.clear_from(1)
+                self._header[:8] = memoryview(bytes(HEADER_BYTES)).cast("Q")
+        else:
+            self.reserve(1)
+
+    # -- entries ---------------------------------------------------------------------------------------------------
 
     def reserve(self, pages: int) -> None:
         """Make room for ``pages`` entries. Raises OSError (ENOSPC) without any change when the disk is full."""
-        if pages <= self._capacity:
+        if pages <= self.capacity and self._allocated:
             return
-        wanted = pages * ENTRY_BYTES
-        size = max(wanted, self._capacity * ENTRY_BYTES * 5 // 4)
+        wanted = pages if pages <= self.capacity else max(pages, self.capacity * 5 // 4)
+        size = max(HEADER_BYTES + wanted * ENTRY_BYTES, HEADER_BYTES + self.capacity * ENTRY_BYTES)
         size += -size % GROWTH_BYTES
-        self._disk.allocate(self._descriptor, 0, size)
-        self._remap(size)
+        descriptor = self._disk.open(self._path, os.O_RDWR | os.O_CREAT)
+        try:
+            self._disk.allocate(descriptor, 0, size)
+        finally:
+            self._disk.close(descriptor)
+        self._remap((size - HEADER_BYTES) // ENTRY_BYTES)
+        self._allocated = size
 
-    def _remap(self, size: int) -> None:
+    def _remap(self, entries: int) -> None:
+        size = HEADER_BYTES + entries * ENTRY_BYTES
+        descriptor = self._disk.open(self._path)
+        try:
+            fresh = self._disk.map(descriptor, size)
+        finally:
+            self._disk.close(descriptor)
+        self._release()
+        self._map = fresh
+        whole = memoryview(fresh)
+        self._header = whole[:HEADER_BYTES].cast("Q")
+        self.table = whole[HEADER_BYTES:].cast("Q")
+        whole.release()
+        self.capacity = entries
+
+    def _release(self) -> None:
         self.table.release()
-        if self._map is not None:
-            self._map.close()
-        self._map = mmap.mmap(self._descriptor, size)
-        self.table = memoryview(self._map).cast("Q")
-        self._capacity = size // ENTRY_BYTES
-
-    def xor_range(self, first_pgno: int, last_pgno: int) -> int:
-        """XOR of the entries of first_pgno..last_pgno (inclusive; an empty range is 0)."""
-        if last_pgno < first_pgno:
-            return 0
-        self.reserve(last_pgno)
-        entries = np.frombuffer(self.table, dtype=np.uint64, count=last_pgno - first_pgno + 1,
-                                offset=(first_pgno - 1) * ENTRY_BYTES)
-        return int(np.bitwise_xor.reduce(entries))
-
-    def clear_from(self, pgno: int, last_pgno: int) -> None:
-        """Set the entries of pgno..last_pgno to 0 (pages that no longer exist)."""
-        last_pgno = min(last_pgno, self._capacity)
-        if last_pgno >= pgno:
-            self.table[pgno - 1 : last_pgno] = memoryview(bytes((last_pgno - pgno + 1) * ENTRY_BYTES)).cast("Q")
-
-    def flush(self) -> None:
-        """Make the array durable (msync)."""
-        if self._map is not None:
-            self._map.flush()
-
-    def close(self) -> None:
-        self.table.release()
+        self._header.release()
         if self._map is not None:
             self._map.close()
             self._map = None
-        if self._descriptor >= 0:
-            self._disk.close(self._descriptor)
-            self._descriptor = -1
+
+    def xor_range(self, first_pgno: int, last_pgno: int) -> int:
+        """XOR of the entries of first_pgno..last_pgno (inclusive; an empty range is 0)."""
+        last_pgno = min(last_pgno, self.capacity)
+        if last_pgno < first_pgno:
+            return 0
+        return int(np.bitwise_xor.reduce(np.frombuffer(self.table[first_pgno - 1 : last_pgno], dtype=np.uint64)))
+
+    def clear_from(self, pgno: int, last_pgno: int | None = None) -> None:
+        """Set the entries of pgno..last_pgno (default: all after) to 0: pages that no longer exist."""
+        last = self.capacity if last_pgno is None else min(last_pgno, self.capacity)
+        if last >= pgno:
+            np.frombuffer(self.table[pgno - 1 : last], dtype=np.uint64)[:] = 0
+
+    def is_clear_from(self, pgno: int) -> bool:
+        """Whether no entry of ``pgno`` or after is set."""
+        return pgno > self.capacity or not np.frombuffer(self.table[pgno - 1 :], dtype=np.uint64).any()
+
+    def replace(self, checksums: "memoryview | bytes") -> None:
+        """Set all entries anew: unsigned 64-bit values, native order, from page 1 on. Raises OSError (ENOSPC)."""
+        values = np.frombuffer(checksums, dtype=np.uint64)
+        self.reserve(len(values))
+        self.clear_from(len(values) + 1)
+        np.frombuffer(self.table, dtype=np.uint64)[: len(values)] = values
+
+    # -- the durable mark ------------------------------------------------------------------------------------------
+
+    @property
+    def durable_txid(self) -> int | None:
+        """The log is durable up to here at least; None when nothing is known."""
+        return self._header[_DURABLE] if self._header[0] == _MAGIC else None
+
+    @property
+    def same_boot(self) -> bool:
+        """The last writer ran since this machine's start: no power was lost, the kernel has kept all that it wrote."""
+        return self._header[0] == _MAGIC and bytes(self._header.cast("B")[_BOOT]) == self._boot_id
+
+    def mark_durable(self, txid: int) -> None:
+        """Remember that the log is durable up to ``txid``."""
+        self._header[_DURABLE] = txid
+
+    def begin_boot(self, txid: int) -> None:
+        """From here on this process writes; the log is durable up to ``txid``."""
+        header = self._header
+        header[0] = _MAGIC
+        header.cast("B")[_BOOT] = self._boot_id
+        header[_DURABLE] = txid
+
+    def sync(self) -> None:
+        """Make all entries durable (a file's fdatasync includes its mapped pages). Blocking; for any thread."""
+        with contextlib.suppress(FileNotFoundError):
+            self._disk.sync_file(self._path)
+
+    def close(self) -> None:
+        """Let the mapping go; entries stay in the file."""
+        self._release()
+        self.capacity = self._allocated = 0

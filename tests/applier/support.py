@@ -11,11 +11,15 @@ import sqlite3
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+import trio
+
+from litereplica.applier.link import ApplierLink
 from litereplica.applier.protocol import Applied, Apply, Message, MessageReader, Ready, ToChild, encode
 from litereplica.ltx.encode import RecordEncoder, block_capacity
 from litereplica.ltx.format import RecordHeader
@@ -38,7 +42,9 @@ class Primary:
         self.txid = 0
         self._frame = 0
         self._salts = b""
-        self._log = self.segment.open("ab")
+        self.history: dict[int, list[tuple[int, int]]] = {}
+        """For each page the transactions that wrote it, with a hash of what they wrote."""
+        self._length = 0
         self.connection = sqlite3.connect(self.path, isolation_level=None)
         for setting in (f"page_size={page_size}", f"encoding='{encoding}'", "journal_mode=WAL", "synchronous=OFF"):
             self.connection.execute(f"PRAGMA {setting}").fetchall()
@@ -77,19 +83,22 @@ class Primary:
     def log(self, pages: dict[int, bytes], commit: int, *, compression: str = "none") -> Apply:
         """Append one record to the segment."""
         self.txid += 1
-        offset = self._log.tell()
         header = RecordHeader(
             self.name, self.page_size, commit, len(pages), self.txid, self.txid, 1, "a", 0, 0, compression
         )
         encoder = RecordEncoder(header)
-        self._log.write(encoder.begin())
         ordered = sorted(pages.items())
+        for pgno, page in ordered:
+            self.history.setdefault(pgno, []).append((self.txid, hash(page)))
         capacity = block_capacity(self.page_size)
-        for start in range(0, len(ordered), capacity):
-            self._log.write(encoder.block(ordered[start : start + capacity]))
-        self._log.write(encoder.end(0))
-        self._log.flush()
-        return Apply(self.name, str(self.segment), offset, self._log.tell() - offset, self.txid, self.txid)
+        offset = self._length
+        with self.segment.open("ab") as log:
+            log.write(encoder.begin())
+            for start in range(0, len(ordered), capacity):
+                log.write(encoder.block(ordered[start : start + capacity]))
+            log.write(encoder.end(0))
+            self._length = log.tell()
+        return Apply(self.name, str(self.segment), offset, self._length - offset, self.txid, self.txid)
 
     def fold(self) -> None:
         """Checkpoint everything; the next transaction starts the WAL anew."""
@@ -184,7 +193,9 @@ class Child:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
         self.kill()
 
 
@@ -194,6 +205,70 @@ def memory_kib(pid: int) -> int:
         if line.startswith("Pss:"):
             return int(line.split()[1])
     raise AssertionError
+
+
+class Node:
+    """What the daemon's node does around a link: a window of spans, and a resend after trouble."""
+
+    WINDOW = 8
+
+    def __init__(self, folder: Path) -> None:
+        self.link = ApplierLink(folder / "mount", self)
+        (folder / "mount").mkdir(exist_ok=True)
+        self.spans: list[Apply] = []
+        self.applied = 0
+        self.checkpointed: list[tuple[int, bool]] = []
+        self.failures: list[tuple[int, str, bool]] = []
+        self.restarts = 0
+        self._sent = 0
+        self.changed = trio.Event()
+
+    def add(self, span: Apply) -> None:
+        """A record arrived."""
+        self.spans.append(span)
+        self.pump()
+
+    def pump(self) -> None:
+        """Send what the window allows."""
+        while self._sent < len(self.spans) and self._sent - self.applied < self.WINDOW:
+            span = self.spans[self._sent]
+            self._sent += 1
+            self.link.apply(span.database, Path(span.path), span.offset, span.length, span.first_txid, span.last_txid)
+
+    async def wait_applied(self, txid: int) -> None:
+        """Until then; too slow for ANSWER_TIMEOUT_S."""
+        with trio.fail_after(ANSWER_TIMEOUT_S):
+            while self.applied < txid:
+                await self.changed.wait()
+
+    def _notify(self) -> None:
+        self.changed.set()
+        self.changed = trio.Event()
+
+    def on_applied(self, database: str, txid: int) -> None:
+        assert database == self.spans[0].database
+        self.applied = max(self.applied, txid)
+        self.pump()
+        self._notify()
+
+    def on_checkpointed(self, database: str, txid: int, *, truncated: bool) -> None:
+        assert database == self.spans[0].database
+        self.checkpointed.append((txid, truncated))
+        self._notify()
+
+    def on_failed(self, database: str, txid: int, reason: str, *, retry: bool) -> None:
+        assert database == self.spans[0].database
+        self.failures.append((txid, reason, retry))
+        self._notify()
+
+    def on_restarted(self) -> None:
+        self.restarts += 1
+        self.resend()
+
+    def resend(self) -> None:
+        """From the last applied one."""
+        self._sent = self.applied
+        self.pump()
 
 
 _CLIENT = """
@@ -249,10 +324,19 @@ def rows(path: Path, sql: str) -> list[Any]:
         return connection.execute(sql).fetchall()
 
 
+def until(condition: Callable[[], bool]) -> None:
+    """Ask again until it is so; AssertionError after ANSWER_TIMEOUT_S."""
+    deadline = time.monotonic() + ANSWER_TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def assert_equal_files(primary: Primary, replica: Path) -> None:
     """Both files, their WALs folded in, are byte for byte the same and sound."""
     assert rows(replica, "PRAGMA integrity_check") == [("ok",)]
     with contextlib.closing(sqlite3.connect(replica, isolation_level=None, timeout=5)) as connection:
-        assert connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()[0][0] == 0
+        # Busy while the applier's own checkpoint runs: for that lock SQLite does not wait.
+        until(lambda: connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()[0][0] == 0)
     primary.fold()
     assert primary.path.read_bytes() == replica.read_bytes()

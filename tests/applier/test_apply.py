@@ -225,9 +225,7 @@ def test_frames_of_an_application_before_the_applier_are_kept(tmp_path: Path, ch
 
 
 @pytest.mark.parametrize("page_size", [4096, 65536])
-def test_install_replaces_everything_and_records_go_on_from_there(
-    tmp_path: Path, child: Child, page_size: int
-) -> None:
+def test_install_replaces_everything_and_records_go_on_from_there(tmp_path: Path, child: Child, page_size: int) -> None:
     old, new = (Primary(tmp_path / side, page_size=page_size) for side in ("old", "new"))
     child.apply(old.change("CREATE TABLE old (data)"), old.change("INSERT INTO old VALUES (randomblob(9000000))"))
     new.execute("CREATE TABLE new (data)")

@@ -1,0 +1,156 @@
+"""The primary's end of the snapshots that one replica needs.
+
+Knows their order (one at a time, beside the records of other databases) and their messages. Does not know who needs one
+(sender.py) or how pages are read (store/snapshot.py).
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+import trio
+
+from litereplica.cluster.encoding import encode, pages_head, records_head
+from litereplica.cluster.messages import (
+    PAGES_LIMIT_BYTES,
+    RECORDS_LIMIT_BYTES,
+    Snapshot,
+    SnapshotEnd,
+    SnapshotProgress,
+)
+from litereplica.errors import Corrupt
+from litereplica.ltx.position import Position
+from litereplica.replication.channel import Channel
+from litereplica.replication.feed import Feed
+from litereplica.replication.wake import Wake
+from litereplica.store.database import Database
+from litereplica.store.log import Trimmed
+from litereplica.store.snapshot import SnapshotSource
+
+log = structlog.get_logger(__name__)
+
+INLINE_PAGES_BYTES: Final = 64 * 1024
+"""A file up to this size is read in place: a worker thread costs more than the read."""
+
+
+class SnapshotQueue:
+    """Feeds without a cursor; each has one again when its snapshot was sent."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        replica: str,
+        *,
+        epoch: int,
+        key: str,
+        progress: dict[str, SnapshotProgress],
+        following: Callable[[Database], None],
+    ) -> None:
+        """``key``: of the replica's pins. ``following(database)`` is called when its records may be sent again."""
+        self._channel = channel
+        self._replica = replica
+        self._epoch = epoch
+        self._key = key
+        self._progress = dict(progress)
+        self._following = following
+        self._queue: deque[Feed] = deque()
+        self._wake = Wake()
+
+    def ask(self, feed: Feed) -> None:
+        """``feed`` needs a snapshot; asking twice is asking once."""
+        feed.cursor = None
+        feed.marks.clear()
+        feed.resync_since = time.monotonic()
+        if feed not in self._queue:
+            self._queue.append(feed)
+            self._wake.set()
+
+    async def run(self) -> None:
+        """One at a time, beside the records of the other databases."""
+        while True:
+            while self._queue:
+                feed = self._queue.popleft()
+                name = feed.database.name
+                try:
+                    await self._send(feed)
+                except Trimmed as error:
+                    log.warning(
+                        "snapshot_too_slow", replica=self._replica, database=feed.database.name, reason=error.message
+                    )
+                    self._queue.append(feed)
+                except (Corrupt, OSError) as error:
+                    self._give_up(feed, error)
+            await self._wake.wait()
+
+    def _give_up(self, feed: Feed, error: Exception) -> None:
+        """This database cannot be read: the others go on, it is tried again when the replica connects again."""
+        feed.failed = True
+        log.error("snapshot_failed", replica=self._replica, database=feed.database.name, reason=str(error))
+
+    async def _send(self, feed: Feed) -> None:
+        database = feed.database
+        name = database.name
+        source = SnapshotSource(database, f"{self._key} snapshot", self._progress.pop(name, None))
+        try:
+            log.info(
+                "snapshot_begins", replica=self._replica, database=name, base=str(source.base),
+                pages=source.page_count, first_pgno=source.first_pgno,
+            )  # fmt: skip
+            began = trio.current_time()
+            message = Snapshot(
+                self._epoch, name, source.base, source.page_size, source.page_count, source.first_pgno,
+                database.epoch, database.timestamp_ms,
+            )  # fmt: skip
+            await self._channel.send(encode(message))
+            await self._send_pages(name, source)
+            # Until the replica acknowledges the end, a cut connection may want these records again.
+            database.log.pin(self._key, source.base.txid)
+            position = await self._send_records_after(feed, source.base.txid)
+            log.info(
+                "snapshot_sent", replica=self._replica, database=name, position=str(position),
+                seconds=round(trio.current_time() - began, 3),
+            )  # fmt: skip
+        finally:
+            source.close()
+
+    async def _send_pages(self, name: str, source: SnapshotSource) -> None:
+        if source.page_count == 0:
+            return
+        count = PAGES_LIMIT_BYTES // source.page_size
+        inline = source.page_count * source.page_size <= INLINE_PAGES_BYTES
+        pgno = source.first_pgno
+        while True:
+            if inline:
+                data = source.read(pgno, count)
+            else:
+                data = await trio.to_thread.run_sync(source.read, pgno, count)
+            if not data:
+                return
+            await self._channel.send(pages_head(self._epoch, name, pgno, len(data)), data)
+            pgno += len(data) // source.page_size
+
+    async def _send_records_after(self, feed: Feed, base_txid: int) -> Position:
+        """The records after the base, up to the end of the log as it is in some instant; the position there."""
+        database = feed.database
+        name = database.name
+        cursor = database.log.cursor(base_txid)
+        while True:
+            data = cursor.read(RECORDS_LIMIT_BYTES)
+            # No await since the read: with the newest record returned as a whole, this is one instant.
+            position, page_count = database.position, database.page_count
+            parts = [records_head(self._epoch, name, len(data)), data] if data else []
+            at_end = cursor.txid == position.txid
+            if at_end:
+                parts.append(encode(SnapshotEnd(self._epoch, name, position, page_count)))
+            await self._channel.send(*parts)
+            if at_end:
+                break
+            await trio.lowlevel.checkpoint()
+        feed.accepted_from = position.txid
+        feed.cursor = cursor
+        feed.marks.add(position.txid, feed.resync_since or time.monotonic())
+        feed.resync_since = None
+        self._following(database)
+        return position

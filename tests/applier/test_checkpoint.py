@@ -1,0 +1,145 @@
+"""The replica's WAL is folded in time, without ever waiting for a reader, and without polling."""
+
+import time
+from pathlib import Path
+
+from litereplica.applier.protocol import Applied, Checkpointed, Failed, Stop, Warm
+from tests.applier.support import Child, Primary, assert_equal_files, client, until
+
+
+def wal_bytes(child: Child) -> int:
+    return (child.mount / "app.db-wal").stat().st_size
+
+
+def switches(child: Child) -> int:
+    """Times that any thread of the child was put to sleep or interrupted: it rises with each wake-up."""
+    return sum(
+        int(line.split()[1])
+        for status in Path(f"/proc/{child.process.pid}/task").glob("*/status")
+        for line in status.read_text(encoding="ascii").splitlines()
+        if "ctxt_switches" in line
+    )
+
+
+def test_what_was_applied_is_folded_soon_and_then_nothing_wakes_up(tmp_path: Path, child: Child) -> None:
+    primary = Primary(tmp_path)
+    child.apply(primary.change("CREATE TABLE t (n)"))
+    for number in range(20):
+        child.send(primary.change("INSERT INTO t VALUES (?)", number))
+    child.expect_applied(primary.txid)
+    while not (folded := child.expect(Checkpointed)).truncated:
+        pass
+    assert folded.txid == primary.txid
+    assert wal_bytes(child) == 0
+    primary.fold()
+    assert primary.path.read_bytes() == (child.mount / "app.db").read_bytes()
+    time.sleep(0.2)  # the last message is sent before the thread goes to sleep
+    before = switches(child)
+    time.sleep(2.5)
+    assert switches(child) - before <= 1
+    child.apply(primary.change("INSERT INTO t VALUES (99)"))  # the first of a new generation of the WAL
+    assert_equal_files(primary, child.mount / "app.db")
+
+
+def test_a_reader_never_delays_an_apply_and_is_never_delayed_by_a_checkpoint(tmp_path: Path, child: Child) -> None:
+    primary = Primary(tmp_path)
+    child.apply(primary.change("CREATE TABLE t (data)"))
+    with client(child.mount / "app.db") as reader:
+        reader.run("BEGIN")
+        reader.run("SELECT count(*) FROM t")
+        slowest = 0.0
+        for _ in range(2500):  # far beyond the size at which a checkpoint starts
+            span = primary.change("INSERT INTO t VALUES (randomblob(3000))")
+            started = time.monotonic()
+            child.send(span)
+            child.expect_applied(span.last_txid)
+            slowest = max(slowest, time.monotonic() - started)
+        assert slowest < 1
+        assert wal_bytes(child) > 5000 * 4096
+        started = time.monotonic()
+        assert reader.run("SELECT count(*) FROM t") == [(0,)]
+        assert time.monotonic() - started < 1
+        reader.run("COMMIT")
+        # Now nobody is in the way: the next look folds everything.
+        child.apply(primary.change("INSERT INTO t VALUES (1)"))
+        until(lambda: wal_bytes(child) == 0)
+    assert_equal_files(primary, child.mount / "app.db")
+
+
+def test_a_long_burst_does_not_let_the_wal_grow_for_ever(tmp_path: Path, child: Child) -> None:
+    primary = Primary(tmp_path, page_size=512)
+    child.apply(primary.change("CREATE TABLE t (data)"))
+    sent, largest = 0, 0
+    for _ in range(12_000):
+        child.send(primary.change("INSERT INTO t VALUES (randomblob(1500))"))
+        sent += 1
+        if sent % 100 == 0:
+            child.expect_applied(primary.txid - 50)
+            largest = max(largest, wal_bytes(child))
+    child.expect_applied(primary.txid)
+    assert largest < 30_000 * 536
+    assert_equal_files(primary, child.mount / "app.db")
+
+
+def test_a_checkpoint_never_claims_more_than_the_file_has(tmp_path: Path, child: Child) -> None:
+    """At each Checkpointed every page of the database file is as that transaction left it, or newer."""
+    primary = Primary(tmp_path)
+    child.apply(primary.change("CREATE TABLE t (txid INTEGER, data)"))
+    checked = 0
+    for _ in range(3000):
+        child.send(primary.change("INSERT INTO t VALUES (?, randomblob(1000))", primary.txid + 1))
+        if primary.txid % 4:
+            continue
+        while True:
+            message = child.receive()
+            assert not isinstance(message, Failed)
+            if isinstance(message, Checkpointed):
+                data = (child.mount / "app.db").read_bytes()
+                for pgno, writes in primary.history.items():
+                    needed = max((txid for txid, _ in writes if txid <= message.txid), default=0)
+                    allowed = {written for txid, written in writes if txid >= needed}
+                    if needed:
+                        assert hash(data[(pgno - 1) * 4096 : pgno * 4096]) in allowed, (pgno, message)
+                checked += 1
+            elif isinstance(message, Applied) and message.txid == primary.txid:
+                break
+    assert checked >= 3
+
+
+def test_stop_finishes_what_is_queued_and_folds_it(tmp_path: Path, child: Child) -> None:
+    primary, other = Primary(tmp_path), Primary(tmp_path, "dir/other.db")
+    for source in (primary, other):
+        child.send(source.change("CREATE TABLE t (n)"))
+        child.send(*(source.change("INSERT INTO t VALUES (?)", number) for number in range(200)))
+    child.send(Stop())
+    truncated: set[str] = set()
+    while len(truncated) < 2:
+        message = child.expect(Checkpointed)
+        if message.truncated and message.txid == 201:
+            truncated.add(message.database)
+    assert child.process.wait(30) == 0
+    for source in (primary, other):
+        assert Path(f"{child.mount / source.name}-wal").stat().st_size == 0
+        source.fold()
+        assert source.path.read_bytes() == (child.mount / source.name).read_bytes()
+
+
+def test_stop_does_not_wait_for_a_reader(tmp_path: Path, child: Child) -> None:
+    primary = Primary(tmp_path)
+    child.apply(primary.change("CREATE TABLE t (n)"))
+    with client(child.mount / "app.db") as reader:
+        reader.run("BEGIN")
+        reader.run("SELECT * FROM t")
+        child.apply(primary.change("INSERT INTO t VALUES (1)"))
+        child.send(Stop())
+        assert child.process.wait(5) == 0
+        assert reader.run("SELECT * FROM t") == []
+
+
+def test_warming_touches_nothing_and_needs_no_file(tmp_path: Path, child: Child) -> None:
+    primary = Primary(tmp_path)
+    child.apply(primary.change("CREATE TABLE t (n)"))
+    child.send(Warm("none.db", 4096), Warm("app.db", 1 << 30))
+    child.apply(primary.change("INSERT INTO t VALUES (1)"))
+    assert not (child.mount / "none.db-wal").exists()
+    assert_equal_files(primary, child.mount / "app.db")

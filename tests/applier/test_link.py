@@ -1,0 +1,238 @@
+"""The daemon's end: the child is started, restarted and stopped, and a death is never visible to a reader."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from litereplica.applier import link as link_module
+from litereplica.errors import Unavailable
+from tests.applier.support import Node, Primary, assert_equal_files, client, memory_kib, rows
+
+# Asks without a pause for what holds in every state that the primary ever had.
+_WATCHER = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=5)
+seen = 0
+print("up", flush=True)
+while True:
+    try:
+        total, number = connection.execute("SELECT sum(balance), max(number) FROM account").fetchone()
+    except sqlite3.OperationalError as error:
+        if "locked" in str(error):
+            continue
+        raise
+    assert total == 0, total
+    assert number >= seen, (number, seen)
+    seen = number
+"""
+
+_TRANSFER = "UPDATE account SET number = ?, balance = balance + CASE id WHEN ? THEN ? ELSE ? END WHERE id IN (?, ?)"
+
+
+@asynccontextmanager
+async def running(node: Node) -> AsyncIterator[Node]:
+    async with trio.open_nursery() as nursery:
+        await nursery.start(node.link.run)
+        try:
+            yield node
+        finally:
+            with trio.CancelScope(shield=True):
+                await node.link.stop(10)
+    assert node.link.pid is None
+
+
+async def test_records_are_applied_and_folded_at_the_stop(tmp_path: Path) -> None:
+    primary = Primary(tmp_path)
+    async with running(Node(tmp_path)) as node:
+        node.add(primary.change("CREATE TABLE t (n)"))
+        for number in range(100):
+            node.add(primary.change("INSERT INTO t VALUES (?)", number))
+        await node.wait_applied(101)
+        assert rows(tmp_path / "mount/app.db", "SELECT count(*) FROM t") == [(100,)]
+    assert node.checkpointed[-1] == (101, True)
+    assert node.failures == []
+    assert node.restarts == 0
+    assert_equal_files(primary, tmp_path / "mount/app.db")
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_a_child_killed_at_any_moment_shows_no_reader_a_mixed_state(tmp_path: Path, seed: int) -> None:
+    chance = random.Random(seed)
+    primary = Primary(tmp_path)
+    replica = tmp_path / "mount/app.db"
+    primary.execute("CREATE TABLE account (id INTEGER PRIMARY KEY, balance, number, padding)")
+    primary.execute(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 40) "
+        "INSERT INTO account SELECT i, 0, 0, zeroblob(3000) FROM n"
+    )
+    async with running(Node(tmp_path)) as node:
+        for span in primary.spans():
+            node.add(span)
+        await node.wait_applied(2)
+        watcher = subprocess.Popen([sys.executable, "-c", _WATCHER, str(replica)], stdout=subprocess.PIPE)
+        assert watcher.stdout
+        assert watcher.stdout.readline() == b"up\n"
+        number = 0
+        for _ in range(5):
+            for _ in range(chance.randrange(20, 200)):
+                number += 1
+                one, other = chance.sample(range(1, 41), 2)
+                amount = chance.randrange(100)
+                values = (number, one, amount, -amount, one, other)
+                node.add(primary.change(_TRANSFER, *values))
+                if not number % 8:
+                    await trio.sleep(chance.random() * 0.002)
+            restarts = node.restarts
+            if node.link.pid is not None:
+                os.kill(node.link.pid, signal.SIGKILL)
+                with trio.fail_after(30):
+                    while node.restarts == restarts:
+                        await trio.sleep(0.01)
+        await node.wait_applied(primary.txid)
+        assert watcher.poll() is None, "the watcher saw what it must not"
+        watcher.kill()
+        watcher.wait()
+        watcher.stdout.close()
+        assert node.restarts >= 4
+    assert node.failures == []
+    assert_equal_files(primary, replica)
+
+
+async def test_after_a_death_all_that_was_sent_is_one_transaction(tmp_path: Path) -> None:
+    """The commit frame of the dead may be in the file: what follows must not show a part of it."""
+    primary = Primary(tmp_path)
+    async with running(Node(tmp_path)) as node:
+        node.add(primary.change("CREATE TABLE t (n)"))
+        await node.wait_applied(1)
+        assert node.link.pid is not None
+        os.kill(node.link.pid, signal.SIGSTOP)
+        for _ in range(6):  # together too long for one commit, if it were not a redo
+            node.add(primary.change("INSERT INTO t VALUES (randomblob(400000))"))
+        os.kill(node.link.pid, signal.SIGKILL)
+        with client(tmp_path / "mount/app.db") as reader:
+            counts = set()
+            while node.applied < 7:
+                counts.add(reader.run("SELECT count(*) FROM t")[0][0])
+                await trio.sleep(0.001)
+            assert counts <= {0, 6}
+        node.add(primary.change("INSERT INTO t VALUES (6)"))
+        await node.wait_applied(8)
+    assert_equal_files(primary, tmp_path / "mount/app.db")
+
+
+async def test_a_failure_is_reported_and_a_resend_heals_it(tmp_path: Path) -> None:
+    primary = Primary(tmp_path)
+    async with running(Node(tmp_path)) as node:
+        node.add(primary.change("CREATE TABLE t (n)"))
+        await node.wait_applied(1)
+        away = primary.segment.rename(tmp_path / "away")
+        segment, primary.segment = primary.segment, away
+        span = primary.change("INSERT INTO t VALUES (1)")
+        node.add(span._replace(path=str(segment)))
+        with trio.fail_after(10):
+            while not node.failures:
+                await node.changed.wait()
+        assert node.failures[0][0] == 2
+        assert node.failures[0][2]
+        away.rename(segment)
+        node.resend()
+        await node.wait_applied(2)
+    assert_equal_files(primary, tmp_path / "mount/app.db")
+
+
+async def test_signals_to_the_group_do_not_end_the_child(tmp_path: Path) -> None:
+    primary = Primary(tmp_path)
+    async with running(Node(tmp_path)) as node:
+        assert node.link.pid is not None
+        os.kill(node.link.pid, signal.SIGINT)
+        os.kill(node.link.pid, signal.SIGTERM)
+        node.add(primary.change("CREATE TABLE t (n)"))
+        await node.wait_applied(1)
+        assert node.restarts == 0
+
+
+async def test_a_child_that_does_not_end_is_killed(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(node.link.run)
+        assert node.link.pid is not None
+        os.kill(node.link.pid, signal.SIGSTOP)
+        with trio.fail_after(10):
+            await node.link.stop(0.2)
+    assert node.link.pid is None
+
+
+async def test_cancelling_the_task_leaves_no_process(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(node.link.run)
+        pid = node.link.pid
+        assert pid is not None
+        nursery.cancel_scope.cancel()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+async def test_a_sender_is_never_blocked_by_a_child_that_does_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = Node(tmp_path)
+    async with running(node):
+        assert node.link.pid is not None
+        os.kill(node.link.pid, signal.SIGSTOP)
+        for _ in range(20_000):
+            node.link.warm("none.db", 1)
+        monkeypatch.setattr(link_module, "OUTBOX_LIMIT_BYTES", 100)
+        with pytest.raises(Unavailable):
+            node.link.warm("none.db", 1)
+        os.kill(node.link.pid, signal.SIGCONT)
+        primary = Primary(tmp_path)
+        monkeypatch.undo()
+        node.add(primary.change("CREATE TABLE t (n)"))
+        await node.wait_applied(1)
+
+
+async def test_a_first_child_that_cannot_start_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/nonexistent/python")
+    with pytest.raises(ExceptionGroup) as raised:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(Node(tmp_path).link.run)
+    assert raised.group_contains(Unavailable, match="cannot be started")
+
+
+def test_a_child_ends_with_its_daemon(tmp_path: Path) -> None:
+    """Killed outright, the daemon says nothing to anybody."""
+    program = """
+import sys, trio
+from pathlib import Path
+from tests.applier.support import Node
+async def main():
+    node = Node(Path(sys.argv[1]))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(node.link.run)
+        print(node.link.pid, flush=True)
+trio.run(main)
+"""
+    daemon = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE)
+    assert daemon.stdout
+    pid = int(daemon.stdout.readline())
+    pidfd = os.pidfd_open(pid)
+    assert memory_kib(pid) > 0
+    daemon.kill()
+    daemon.wait()
+    daemon.stdout.close()
+    trio.run(_readable, pidfd)
+    os.close(pidfd)
+
+
+async def _readable(descriptor: int) -> None:
+    with trio.fail_after(10):
+        await trio.lowlevel.wait_readable(descriptor)

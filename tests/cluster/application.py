@@ -1,0 +1,128 @@
+"""What an application does, in a process of its own: run as a script, it knows SQLite and nothing of litereplica.
+
+``serve PATH``: JSON lines on stdin ({"sql", "values"} or {"reopen"}), one JSON line with rows or an error each.
+``write PATH NAME COUNT SECONDS BYTES [FAULTS]``: rows of one writer, numbered; each acknowledged number on stdout.
+``watch PATH``: reads the counter again and again until stdin ends; then one JSON line about what it saw.
+"""
+
+import json
+import os
+import random
+import select
+import sqlite3
+import sys
+import time
+from typing import Any, Final
+
+BUSY_S: Final = 60.0
+RETRY_S: Final = 0.02
+
+SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS entry (writer TEXT, number INTEGER, payload BLOB, PRIMARY KEY (writer, number));
+CREATE TABLE IF NOT EXISTS counter (id INTEGER PRIMARY KEY, value INTEGER);
+INSERT OR IGNORE INTO counter VALUES (1, 0);
+"""
+
+
+def connect(path: str) -> sqlite3.Connection:
+    return sqlite3.connect(path, isolation_level=None, timeout=BUSY_S)
+
+
+def say(data: object) -> None:
+    sys.stdout.write(json.dumps(data) + "\n")
+    sys.stdout.flush()
+
+
+# ------------------------------------------------------------------------------------------------------------- serve
+def decoded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return random.Random(value["seed"]).randbytes(value["random_bytes"])
+    return value
+
+
+def encoded(value: Any) -> Any:
+    return {"bytes": len(value)} if isinstance(value, bytes) else value
+
+
+def serve(path: str) -> None:
+    connection: sqlite3.Connection | None = None
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            if request.get("reopen") and connection is not None:
+                connection.close()
+                connection = None
+            if connection is None:
+                connection = connect(path)
+            rows = []
+            for sql, values in request["statements"]:
+                rows = connection.execute(sql, [decoded(each) for each in values]).fetchall()
+            say({"rows": [[encoded(each) for each in row] for row in rows]})
+        except sqlite3.Error as error:
+            say({"error": f"{type(error).__name__}: {error}"})
+    if connection is not None:
+        connection.close()
+
+
+# ------------------------------------------------------------------------------------------------------------- write
+def write(path: str, name: str, count: str, seconds: str, size: str) -> None:
+    """Insert numbered rows; the counter goes up with each. Ends at the first error, which says so on stdout."""
+    connection = connect(path)
+    connection.execute("PRAGMA synchronous=NORMAL")
+    end = time.monotonic() + float(seconds)
+    numbers = random.Random(name)
+    most = int(size)
+    first = connection.execute("SELECT ifnull(max(number), 0) FROM entry WHERE writer = ?", (name,)).fetchone()[0] + 1
+    acknowledged = []
+    said = time.monotonic()
+    try:
+        for number in range(first, first + int(count)):
+            if time.monotonic() > end:
+                break
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("INSERT INTO entry VALUES (?, ?, ?)", (name, number, numbers.randbytes(most)))
+            connection.execute("UPDATE counter SET value = value + 1 WHERE id = 1")
+            connection.execute("COMMIT")
+            acknowledged.append(number)
+            if time.monotonic() - said > 0.01:
+                os.write(1, f"{number}\n".encode())
+                said = time.monotonic()
+    except sqlite3.Error as error:
+        os.write(1, f"{acknowledged[-1] if acknowledged else first - 1}\nstopped: {error}\n".encode())
+        return
+    os.write(1, f"{acknowledged[-1] if acknowledged else first - 1}\n".encode())
+    connection.close()
+
+
+# ------------------------------------------------------------------------------------------------------------- watch
+def watch(path: str) -> None:
+    """Never may a later read show an older counter, also over new connections and new mounts."""
+    seen, reads, errors, backwards = -1, 0, 0, []
+    connection: sqlite3.Connection | None = None
+    while not select.select((0,), (), (), 0)[0]:
+        try:
+            if connection is None:
+                connection = sqlite3.connect(path, isolation_level=None, timeout=5)
+            value = connection.execute("SELECT value FROM counter WHERE id = 1").fetchone()[0]
+            rows = connection.execute("SELECT value FROM counter WHERE id = 1").fetchone()[0]
+        except sqlite3.Error:
+            errors += 1
+            if connection is not None:
+                connection.close()
+                connection = None
+            time.sleep(RETRY_S)
+            continue
+        for each in (value, rows):
+            if each < seen:
+                backwards.append([seen, each])
+            seen = max(seen, each)
+        reads += 2
+        if reads % 2000 == 0:
+            connection.close()
+            connection = None
+        time.sleep(0.0005)
+    say({"seen": seen, "reads": reads, "errors": errors, "backwards": backwards[:10]})
+
+
+if __name__ == "__main__":
+    {"serve": serve, "write": write, "watch": watch}[sys.argv[1]](*sys.argv[2:])

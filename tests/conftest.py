@@ -1,0 +1,29 @@
+"""Fixtures for every test folder."""
+
+from collections.abc import Generator, Iterator
+
+import pytest
+
+from tests.support.nodes import Nodes
+
+_REPORTS: pytest.StashKey[dict[str, pytest.TestReport]] = pytest.StashKey()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let fixtures know how their test went."""
+    report = yield
+    item.stash.setdefault(_REPORTS, {})[report.when or ""] = report
+    return report
+
+
+@pytest.fixture
+def nodes(request: pytest.FixtureRequest) -> Iterator[Nodes]:
+    """Makes real nodes; whatever the test did, nothing of them is left afterwards."""
+    made = Nodes()
+    yield made
+    report = request.node.stash.get(_REPORTS, {}).get("call")
+    if report is None or report.failed:
+        made.print_logs()
+    problems = made.tear_down()
+    assert not problems, problems
