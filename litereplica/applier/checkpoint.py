@@ -124,7 +124,9 @@ class Checkpointer:
         try:
             folded = self._fold(worker, opened, due)
         except sqlite3.Error as error:
-            if not is_busy(error) and not opened.closed and not due.reported_problem:
+            if not is_busy(error) and not opened.closed:
+                opened.broken = True
+            if opened.broken and not due.reported_problem:
                 due.reported_problem = True
                 reason = f"checkpoint of {opened.path} failed: {error}"
                 self._send(CheckpointFailed(worker.name, reason[:REASON_LIMIT]))

@@ -61,7 +61,7 @@ class ApplierEvents(Protocol):
     """What the node is told. Each is called on the event loop and must not block."""
 
     def on_applied(self, database: str, txid: int) -> None:
-        """Every reader that begins now sees ``txid``."""
+        """Every reader that begins now sees ``txid``. Called once for each span up to there that was to be applied."""
 
     def on_checkpointed(self, database: str, txid: int, *, truncated: bool) -> None:
         """Everything up to ``txid`` is in the database file, fsynced; ``truncated``: the WAL was cut to 0 as well."""
@@ -87,8 +87,8 @@ class ApplierLink:
         self._channel: socket.socket | None = None
         self._outbox = bytearray()
         self._outbox_filled = trio.Event()
-        self._sent: dict[str, int] = {}
-        """Highest TXID handed to a child and not reported as applied since."""
+        self._under_way: dict[str, list[int]] = {}
+        """Last TXIDs of what was handed to a child and not reported as applied or failed since."""
         self._floor: dict[str, int] = {}
         """Highest TXID that a failed or dead child may have published without saying so."""
         self._stopping = trio.Event()
@@ -104,19 +104,19 @@ class ApplierLink:
 
         Raises Unavailable when far more is waiting than the node's window allows.
         """
-        self._sent[database] = max(last_txid, self._sent.get(database, 0))
+        self._under_way.setdefault(database, []).append(last_txid)
         floor = self._floor.get(database, 0)
         self._post(Apply(database, os.fspath(path), offset, length, first_txid, last_txid, floor))
 
     def install(self, database: str, path: Path, page_size: int, page_count: int, txid: int) -> None:
         """Have all content replaced by the pages in ``path`` (page i at ``(i - 1) * page_size``), giving ``txid``."""
         self._floor.pop(database, None)
-        self._sent[database] = txid
+        self._under_way[database] = [txid]
         self._post(Install(database, os.fspath(path), page_size, page_count, txid))
 
     def close_database(self, database: str) -> None:
         """Forget a dropped database and what is queued for it; what was on its way may still be reported."""
-        self._sent.pop(database, None)
+        self._under_way.pop(database, None)
         self._floor.pop(database, None)
         self._post(Close(database))
 
@@ -188,7 +188,8 @@ class ApplierLink:
         finally:
             self._process = self._channel = None
             self._outbox.clear()
-            self._floor.update(self._sent)
+            for database in list(self._under_way):
+                self._doubt(database)
             if not self._stopping.is_set():
                 # After Stop the end of the socket is the end of the process, and its exit code is worth having.
                 process.kill()
@@ -266,24 +267,29 @@ class ApplierLink:
 
     def _dispatch(self, message: Message) -> None:
         if isinstance(message, Applied):
-            name, txid = message
-            if txid >= self._floor.get(name, 0):
-                self._floor.pop(name, None)
-            if txid >= self._sent.get(name, 0):
-                self._sent.pop(name, None)
-            self._events.on_applied(name, txid)
+            self._applied(message.database, message.txid)
         elif isinstance(message, Checkpointed):
             self._events.on_checkpointed(message.database, message.txid, truncated=message.truncated)
         elif isinstance(message, Failed):
-            if message.database in self._sent:
-                self._floor[message.database] = self._sent[message.database]
-            _log.warning(
-                "applier.failed", database=message.database, txid=message.txid, reason=message.reason,
-                retry=message.retry,
-            )  # fmt: skip
+            self._doubt(message.database)
             self._events.on_failed(message.database, message.txid, message.reason, retry=message.retry)
         elif isinstance(message, CheckpointFailed):
             _log.warning("applier.checkpoint_failed", database=message.database, reason=message.reason)
+
+    def _applied(self, database: str, txid: int) -> None:
+        """One transaction may have been many spans; the node hears of each."""
+        if txid >= self._floor.get(database, 0):
+            self._floor.pop(database, None)
+        under_way = self._under_way.pop(database, [])
+        if later := [last_txid for last_txid in under_way if last_txid > txid]:
+            self._under_way[database] = later
+        for _ in range(max(1, len(under_way) - len(later))):
+            self._events.on_applied(database, txid)
+
+    def _doubt(self, database: str) -> None:
+        """Some of what is under way may have been published without a word."""
+        if under_way := self._under_way.pop(database, None):
+            self._floor[database] = max(*under_way, self._floor.get(database, 0))
 
 
 async def _receive(channel: socket.socket, reader: MessageReader) -> list[Message]:

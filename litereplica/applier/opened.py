@@ -29,11 +29,12 @@ class OpenDatabase:
 
     ``gate``: held by whoever wants or has SQLite's WRITE lock (an apply, a TRUNCATE), for as long as that takes.
     ``connection_lock``: held while the connection runs a statement; taken after ``gate`` by who needs both. Neither is
-    ever waited for by the apply thread, except in ``close``. Who reads ``memory`` holds ``gate``.
+    ever waited for by the apply thread, except in ``close``. Who reads ``memory`` holds ``gate``. ``broken``: SQLite
+    met an error on the connection; the next apply opens everything anew.
     """
 
     __slots__ = (
-        "closed", "connection", "connection_lock", "gate", "memory", "page_size", "path",
+        "broken", "closed", "connection", "connection_lock", "gate", "memory", "page_size", "path",
         "sequence", "shm", "wal",
     )  # fmt: skip
 
@@ -43,6 +44,7 @@ class OpenDatabase:
         self.connection = connection
         self.page_size = page_size
         self.sequence = 0
+        self.broken = False
         self.closed = False
         self.gate = threading.Lock()
         self.connection_lock = threading.Lock()
@@ -52,7 +54,7 @@ class OpenDatabase:
             self.shm = os.open(f"{path}-shm", os.O_RDWR | os.O_CLOEXEC)
             self.memory = SharedMemory(self.shm)
         except OSError:
-            connection.close()
+            _close_connection(path, connection)
             for descriptor in (self.wal, self.shm):
                 if descriptor >= 0:
                     os.close(descriptor)
@@ -81,17 +83,9 @@ class OpenDatabase:
         with self.gate, self.connection_lock:
             self.closed = True
             self.memory.close()
-            # The last closer checkpoints, then removes -wal and -shm by name, which may be another database's by now.
-            # A reader's lock on the database file keeps SQLite from believing that it is the last.
-            reader = -1
-            with contextlib.suppress(OSError):
-                reader = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-                locks.try_shared(reader, locks.SHARED_BYTES_OFFSET, locks.SHARED_BYTES)
-            with contextlib.suppress(sqlite3.Error):
-                self.connection.close()
-            for descriptor in (self.wal, self.shm, reader):
-                if descriptor >= 0:
-                    os.close(descriptor)
+            _close_connection(self.path, self.connection)
+            os.close(self.wal)
+            os.close(self.shm)
 
 
 def is_busy(error: sqlite3.Error) -> bool:
@@ -117,22 +111,40 @@ def open_database(path: str, page_size: int, first_page: bytes | None) -> OpenDa
         raise Refused(f"{path} is not in WAL mode: set it with PRAGMA journal_mode=WAL on the primary")
     connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=4)
     try:
-        # A few pages do: this connection reads the schema and nothing else.
-        connection.execute("PRAGMA cache_size=-64")
         connection.execute("PRAGMA wal_autocheckpoint=0")
         if header is None:
             _create(connection, page_size, first_page)
         connection.execute("PRAGMA synchronous=NORMAL")
+        # It reads the schema and nothing else. Two pages is the most for which SQLite allocates none ahead (pcache1.c);
+        # it did for the default size, and gives that back only when asked.
+        connection.execute("PRAGMA cache_size=2")
+        connection.execute("PRAGMA shrink_memory")
         _read(connection)
         return OpenDatabase(path, connection, page_size)
     except sqlite3.OperationalError as error:
-        connection.close()
+        _close_connection(path, connection)
         if is_busy(error):
             raise Unavailable(f"{path} is locked while it is being opened: {error}") from error
         raise
     except BaseException:
-        connection.close()
+        _close_connection(path, connection)
         raise
+
+
+def _close_connection(path: str, connection: sqlite3.Connection) -> None:
+    """Close, and leave the files alone.
+
+    The last closer checkpoints, then removes -wal and -shm by name, which may be another database's by now. A reader's
+    lock on the database file keeps SQLite from believing that it is the last.
+    """
+    reader = -1
+    with contextlib.suppress(OSError):
+        reader = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        locks.try_shared(reader, locks.SHARED_BYTES_OFFSET, locks.SHARED_BYTES)
+    with contextlib.suppress(sqlite3.Error):
+        connection.close()
+    if reader >= 0:
+        os.close(reader)
 
 
 def _read_header(path: str) -> DatabaseHeader | None:

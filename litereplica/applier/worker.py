@@ -61,7 +61,7 @@ class DatabaseWorker:
     """
 
     __slots__ = (
-        "_awaits_resend", "_expected", "_job", "_on_published", "_queue", "_send", "applied", "frames",
+        "_awaits_resend", "_expected", "_job", "_make_room", "_on_published", "_queue", "_send", "applied", "frames",
         "name", "opened", "path", "published_at",
     )  # fmt: skip
 
@@ -71,8 +71,12 @@ class DatabaseWorker:
         path: str,
         send: Callable[[ToDaemon], None],
         on_published: Callable[["DatabaseWorker"], None],
+        make_room: Callable[[], None],
     ) -> None:
-        """``path``: of the database file. ``send`` sends to the daemon; ``on_published`` is told of each commit."""
+        """``path``: of the database file. ``send`` sends to the daemon; ``on_published`` is told of each commit.
+
+        ``make_room`` is called before files are opened.
+        """
         self.name = name
         self.path = path
         self.opened: OpenDatabase | None = None
@@ -81,6 +85,7 @@ class DatabaseWorker:
         self.published_at = 0.0
         self._send = send
         self._on_published = on_published
+        self._make_room = make_room
         self._queue: deque[Apply | Install] = deque()
         self._expected = 0
         self._awaits_resend = False
@@ -196,8 +201,11 @@ class DatabaseWorker:
         first = next(pieces, None)
         if first is None:
             return
+        if self.opened is not None and self.opened.broken:
+            self.forget_files()
         opened = self.opened
         if opened is None:
+            self._make_room()
             opened = self.opened = yield from self._open(source.page_size, _page_one(first))
         if opened.page_size != source.page_size:
             raise Refused(

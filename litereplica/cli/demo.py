@@ -68,6 +68,11 @@ def _interrupt(_number: int, _frame: object) -> None:
 
 
 def _remove(folder: Path) -> None:
+    mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
+    if f" {folder}/" in mounts:
+        # Deleting through a live mount would delete in the data behind it.
+        click.echo(f"{folder} is left: something is still mounted in it (umount -l, then remove it)", err=True)
+        return
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -106,7 +106,8 @@ async def _wait(node: Node, request: Request) -> dict[str, str]:
         raise Problem(
             HTTPStatus.GATEWAY_TIMEOUT,
             "timeout",
-            f"{name} is at {_applied(database)} after {timeout_s:g} s, before {format_txid(txid)}: ask again, or look at the lag in /status",
+            f"{name} is at {_applied(database)} after {timeout_s:g} s, before {format_txid(txid)}: ask again, or "
+            "look at the lag in /status",
             _reached(database),
         )
     return _reached(database)
@@ -120,7 +121,8 @@ def _check_history(database: Database, txid: int, checksum: int | None) -> None:
         raise Problem(
             HTTPStatus.CONFLICT,
             "other_history",
-            f"{database.name} had checksum {ours:016x} at {format_txid(txid)}, not {checksum:016x}: the position is from another history; take the position of this answer instead",
+            f"{database.name} had checksum {ours:016x} at {format_txid(txid)}, not {checksum:016x}: the position "
+            "is from another history; take the position of this answer instead",
             _reached(database),
         )
 

@@ -82,7 +82,7 @@ class File:
         """``write`` for the kernel: every error is its own."""
         try:
             return await self.write(offset, data)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  the edge: everything becomes the kernel's
             raise self.failure(error) from None
 
     def failure(self, error: BaseException) -> BaseException:
@@ -208,7 +208,7 @@ class WalFile(File):
                     raise
             if not self._commit_now(examined, offset, data):
                 await self._commit(examined, offset, data)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  the edge: everything becomes the kernel's
             raise self.failure(error) from None
         return len(data)
 

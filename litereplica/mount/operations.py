@@ -47,7 +47,7 @@ class VirtualHandle:
     async def read(self, offset: int, size: int) -> bytes:
         return self._content[offset : offset + size]
 
-    async def write_request(self, offset: int, data: bytes) -> int:  # noqa: ARG002
+    async def write_request(self, offset: int, data: bytes) -> int:
         raise pyfuse3.FUSEError(errno.EROFS)
 
     async def sync(self) -> None:
@@ -63,7 +63,7 @@ def translated(
     async def call(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return await method(*args, **kwargs)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  the edge: everything becomes the kernel's
             raise translate(error, method.__name__) from None
 
     return call
@@ -93,11 +93,11 @@ class Operations(pyfuse3.Operations):
         return await self._handles[fh].read(off, size)
 
     @translated
-    async def fsync(self, fh: pyfuse3.FileHandleT, datasync: bool) -> None:  # noqa: ARG002, FBT001
+    async def fsync(self, fh: pyfuse3.FileHandleT, datasync: bool) -> None:  # noqa: FBT001
         await self._handles[fh].sync()
 
     @translated
-    async def fsyncdir(self, fh: pyfuse3.FileHandleT, datasync: bool) -> None:  # noqa: ARG002, FBT001
+    async def fsyncdir(self, fh: pyfuse3.FileHandleT, datasync: bool) -> None:  # noqa: FBT001
         path = self.store.file_path(self.tree.inode(fh).name)
         await self.store.calls.run(lambda: self.store.disk.fsync_directory(path))
 
@@ -106,7 +106,7 @@ class Operations(pyfuse3.Operations):
     @translated
     async def lookup(
         self, parent_inode: pyfuse3.InodeT, name: pyfuse3.FileNameT, ctx: pyfuse3.RequestContext
-    ) -> pyfuse3.EntryAttributes:  # noqa: ARG002
+    ) -> pyfuse3.EntryAttributes:
         return self._entry(self._find(self.tree.path(parent_inode, name)))
 
     def _find(self, path: str) -> Inode:
@@ -134,7 +134,7 @@ class Operations(pyfuse3.Operations):
             self.tree.forget(number, count)
 
     @translated
-    async def getattr(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:  # noqa: ARG002
+    async def getattr(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         return self._attributes(self.tree.inode(inode))
 
     def _attributes(self, inode: Inode) -> pyfuse3.EntryAttributes:
@@ -338,7 +338,7 @@ class Operations(pyfuse3.Operations):
         self.tree.remove(path)
 
     @translated
-    async def rename(  # noqa: PLR0917
+    async def rename(
         self,
         parent_inode_old: pyfuse3.InodeT,
         name_old: pyfuse3.FileNameT,
@@ -395,7 +395,7 @@ class Operations(pyfuse3.Operations):
         self.tree.remove(path)
 
     @translated
-    async def opendir(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> int:  # noqa: ARG002
+    async def opendir(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> int:
         return inode
 
     @translated
@@ -423,7 +423,7 @@ class Operations(pyfuse3.Operations):
         """A directory's handle is its inode: nothing to give back."""
 
     @translated
-    async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:  # noqa: ARG002
+    async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
         found = os.statvfs(self.store.root)
         answer = pyfuse3.StatvfsData()
         for field in ("f_bsize", "f_frsize", "f_blocks", "f_bfree", "f_bavail", "f_files", "f_ffree", "f_favail"):
@@ -438,7 +438,7 @@ class Operations(pyfuse3.Operations):
         name: pyfuse3.FileNameT,
         target: pyfuse3.FileNameT,
         ctx: pyfuse3.RequestContext,
-    ) -> pyfuse3.EntryAttributes:  # noqa: ARG002
+    ) -> pyfuse3.EntryAttributes:
         raise self._no_such_kind(parent_inode, name, "a symbolic link")
 
     @translated
@@ -448,7 +448,7 @@ class Operations(pyfuse3.Operations):
         new_parent_inode: pyfuse3.InodeT,
         new_name: pyfuse3.FileNameT,
         ctx: pyfuse3.RequestContext,
-    ) -> pyfuse3.EntryAttributes:  # noqa: ARG002
+    ) -> pyfuse3.EntryAttributes:
         raise self._no_such_kind(new_parent_inode, new_name, "a hard link")
 
     @translated
@@ -458,7 +458,7 @@ class Operations(pyfuse3.Operations):
         name: pyfuse3.FileNameT,
         mode: pyfuse3.ModeT,
         rdev: int,
-        ctx: pyfuse3.RequestContext,  # noqa: ARG002
+        ctx: pyfuse3.RequestContext,
     ) -> pyfuse3.EntryAttributes:
         raise self._no_such_kind(parent_inode, name, "a device or a pipe")
 

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace, TracebackType
-from typing import Final
+from typing import Final, cast
 
 import pyfuse3
 import trio
@@ -40,7 +40,7 @@ class _Done(tuple[()]):
     __await__ = tuple.__iter__
 
 
-_DONE: Final = _Done()
+_DONE: Final = cast("Awaitable[None]", _Done())
 
 
 class FastLock:
@@ -108,7 +108,7 @@ class AdaptiveWait:
                     return _DONE
         self._turns = 0
         self.hurry = False
-        return trio.lowlevel.wait_readable(descriptor)
+        return trio.lowlevel.wait_readable(descriptor)  # noqa: ASYNC105  the caller awaits it
 
 
 def install(wait: AdaptiveWait) -> None:

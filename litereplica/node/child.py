@@ -30,11 +30,15 @@ class Child:
         self._stopping = False
 
     async def run(self, ended: Callable[[int], None]) -> None:
-        """Start it and wait for its end; cancellation asks it to end first. Raises Misconfigured when it cannot start."""
+        """Start it and wait for its end; cancellation asks it to end first. Raises Misconfigured when it cannot "
+        "start."""
         try:
             self._process = await trio.lowlevel.open_process(self._command)
         except OSError as error:
-            message = f"the application {self._command[0]!r} cannot be started ({error.strerror}): check exec in the configuration or the command after --"
+            message = (
+                f"the application {self._command[0]!r} cannot be started ({error.strerror}): check exec in the "
+                "configuration or the command after --"
+            )
             raise Misconfigured(message) from None
         log.info("application_started", command=self._command[0], process=self._process.pid)
         try:

@@ -15,6 +15,7 @@ import structlog
 import trio
 
 from litereplica.applier.link import ApplierLink
+from litereplica.errors import LitereplicaError
 from litereplica.mount.operations import Operations
 from litereplica.store.apply import write_span
 from litereplica.store.database import Database
@@ -37,12 +38,13 @@ RETRY_S: Final = 0.5
 class _Progress:
     """Where one database stands between the log and the applier."""
 
-    __slots__ = ("failed", "outstanding", "sent", "stuck")
+    __slots__ = ("failed", "making", "outstanding", "sent", "stuck")
 
     def __init__(self, applied: int) -> None:
         self.sent = applied
         self.outstanding = 0
         self.failed = False
+        self.making = False
         self.stuck: str | None = None
 
 
@@ -55,6 +57,7 @@ class Follower:
         self._link = link
         self._progress: dict[str, _Progress] = {}
         self._dirty: dict[str, None] = {}
+        self._retries: list[str] = []
         self._wake = trio.Event()
 
     # -- what happens elsewhere ------------------------------------------------------------------------------------
@@ -89,12 +92,12 @@ class Follower:
         if progress is None:
             return
         progress.outstanding = 0
-        if retry:
-            progress.failed = True
-            self._dirty[name] = None
-            self._wake.set()
-        else:
+        if not retry:
             progress.stuck = reason
+        elif not progress.failed:
+            progress.failed = True
+            self._retries.append(name)
+            self._wake.set()
 
     def restarted(self) -> None:
         """A new applier knows nothing of what was under way: everything after the applied TXID goes out again."""
@@ -114,32 +117,46 @@ class Follower:
         for database in self._store.databases.values():
             ensure_wal(self._store, database)
             self.changed(database)
-        while True:
-            await self._wake.wait()
-            self._wake = trio.Event()
-            dirty, self._dirty = self._dirty, {}
-            for name in dirty:
-                found = self._store.get(name)
-                if found is not None:
-                    await self._feed(found)
+        async with trio.open_nursery() as nursery:
+            while True:
+                await self._wake.wait()
+                self._wake = trio.Event()
+                dirty, self._dirty = self._dirty, {}
+                retries, self._retries = self._retries, []
+                for name in retries:
+                    nursery.start_soon(self._retry, name)
+                for name in dirty:
+                    found = self._store.get(name)
+                    if found is not None:
+                        self._feed(found, nursery)
 
-    async def _feed(self, database: Database) -> None:
+    async def _retry(self, name: str) -> None:
+        """Send again what failed, after a while; the other databases go on meanwhile."""
+        await trio.sleep(RETRY_S)
+        progress, database = self._progress.get(name), self._store.get(name)
+        if progress is not None and database is not None and progress.failed:
+            progress.failed = False
+            progress.sent = database.applied
+            self.changed(database)
+
+    def _feed(self, database: Database, nursery: trio.Nursery) -> None:
         progress = self._progress.get(database.name)
         if progress is None:
             progress = self._progress[database.name] = _Progress(database.applied)
         if progress.stuck is not None:
             return
         if progress.failed:
-            progress.failed = False
-            progress.sent = database.applied
-            await trio.sleep(RETRY_S)
+            return
         if database.dropped_txid > max(database.applied, progress.sent):
             self._drop(database, progress)
         if database.pending_install is not None:
             self._install(database, progress)
             return
         if not database.file_path.exists():
-            await self._make_file(database, progress)
+            # After a drop there is nothing to make until the database comes back.
+            if database.applied < database.position.txid and not progress.making:
+                progress.making = True
+                nursery.start_soon(self._make_file, database, progress)
             return
         while progress.outstanding < WINDOW_SPANS:
             span = database.log.spans(progress.sent, SPAN_BYTES, SPAN_RECORDS)
@@ -163,27 +180,31 @@ class Follower:
     async def _make_file(self, database: Database, progress: _Progress) -> None:
         """Build a database that does not exist here yet under a name of its own, then show it whole."""
         disk = self._store.disk
-        disk.make_directories(database.file_path.parent)
         temporary = database.directory / "new"
-        if temporary.exists():
-            disk.unlink(temporary)
-        after, target = database.applied, database.position.txid
-        while after < target:
-            span = database.log.spans(after, NEW_FILE_SPAN_BYTES, min(NEW_FILE_RECORDS, target - after))
-            assert span is not None
-            if span.length <= SPAN_BYTES:
-                write_span(disk, temporary, span)
+        try:
+            if temporary.exists():
+                disk.unlink(temporary)
+            after, target = database.applied, database.position.txid
+            while after < target:
+                span = database.log.spans(after, NEW_FILE_SPAN_BYTES, min(NEW_FILE_RECORDS, target - after))
+                assert span is not None
+                if span.length <= SPAN_BYTES:
+                    write_span(disk, temporary, span)
+                else:
+                    await trio.to_thread.run_sync(write_span, disk, temporary, span)
+                after = span.last_txid
+            if database.dropped_txid > after or database.pending_install is not None:
+                disk.unlink(temporary)
             else:
-                await trio.to_thread.run_sync(write_span, disk, temporary, span)
-            after = span.last_txid
-        if database.dropped_txid > after:
-            disk.unlink(temporary)
-            self.changed(database)
-            return
-        disk.rename(temporary, database.file_path)
-        progress.sent = after
-        ensure_wal(self._store, database)
-        database.set_applied(after)
+                disk.make_directories(database.file_path.parent)
+                disk.rename(temporary, database.file_path)
+                progress.sent = after
+                ensure_wal(self._store, database)
+                database.set_applied(after)
+        except (OSError, LitereplicaError) as error:
+            self.failed(database.name, database.applied + 1, str(error), retry=isinstance(error, OSError))
+        finally:
+            progress.making = False
         self.changed(database)
 
     def _drop(self, database: Database, progress: _Progress) -> None:

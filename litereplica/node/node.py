@@ -94,11 +94,13 @@ class Node:
         """Live the role until cancelled."""
         async with trio.open_nursery() as nursery:
             link = self._link = ApplierLink(self.settings.mount.dir, self)
-            await nursery.start(link.run)
-            self.access.applier_pid = link.pid or 0
             if self.is_primary:
+                # Nothing waits for its hints: a primary is ready before its applier is.
+                nursery.start_soon(link.run)
                 await self._lead(nursery, link)
             else:
+                await nursery.start(link.run)
+                self.access.applier_pid = link.pid or 0
                 await self._follow(nursery, link)
             task_status.started()
 

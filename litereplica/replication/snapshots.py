@@ -72,7 +72,6 @@ class SnapshotQueue:
         while True:
             while self._queue:
                 feed = self._queue.popleft()
-                name = feed.database.name
                 try:
                     await self._send(feed)
                 except Trimmed as error:

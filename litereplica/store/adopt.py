@@ -54,7 +54,7 @@ async def adopt(store: Store, name: str) -> Database:
         database = store.databases.get(name) or store.create(name)
         database.set_page_size(page_size)
         await database.commit_stream(pgnos, page_count, read, lambda: None)
-        database.base = database.position
+        database.wal_restarted()
     finally:
         disk.close(descriptor)
     log.info("database_adopted", database=name, position=str(database.position), pages=page_count)

@@ -7,30 +7,33 @@ A stretch without ``await`` is atomic here: position, page count, page checksums
 together in ``_advance`` and nowhere else.
 """
 
-import time
+import contextlib
+import errno
+from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from time import time_ns
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from litereplica.errors import Corrupt
 from litereplica.ltx.checksum import page_checksum
-from litereplica.ltx.decode import PageBlock, RecordDecoder
 from litereplica.ltx.encode import RecordEncoder, block_capacity, encode_record
 from litereplica.ltx.format import RecordHeader, RecordTrailer
 from litereplica.ltx.position import Position
 from litereplica.sqlite.pages import lock_page
+from litereplica.store.dropped import keep_dropped
+from litereplica.store.folded import has_pages
 from litereplica.store.log import Log
-from litereplica.store.meta import Meta, save_meta
+from litereplica.store.meta import NOT_CLEAN, Meta, save_meta
 from litereplica.store.page_checksums import PageChecksums
 
 if TYPE_CHECKING:
     from litereplica.store.store import Store
 
 CHECKSUMS_NAME: Final = "checksums"
-_READ_BYTES: Final = 256 * 1024
 Pages = list[tuple[int, bytes]]
 
 
@@ -45,12 +48,21 @@ class Counted:
 
 
 class Database:
-    """State of one database on this node. All methods belong to the event loop's thread."""
+    """State of one database on this node. All methods belong to the event loop's thread.
+
+    ``position``: after the last logged record. ``applied``: TXID that readers here see. ``page_count``: pages at
+    ``position``. ``base``: all of it is in the database file (in the kernel's hands at least), ``base_pages`` pages;
+    ``saved_base``, ``saved_base_pages``: the same as the meta file has it durably: redo begins there.
+    ``dropped_txid``: the last record that left no pages, since this process started.
+    ``pending_install``: a whole new content that the applier has still to write over the old one.
+    ``settled``: nothing has changed since the clean stop that the meta file speaks of.
+    """
 
     __slots__ = (
-        "__weakref__", "applied", "base", "checksums", "directory", "dropped_txid", "epoch", "lock_page", "log", "name", "page_count",
-        "page_size", "pending_install", "position", "saved_base", "store", "timestamp_ms", "waiters",
-    )
+        "__weakref__", "_file_failure", "applied", "base", "base_pages", "checksums", "directory", "dropped_txid",
+        "epoch", "install_folded", "kept_install", "lock_page", "log", "name", "page_count", "page_size",
+        "pending_install", "position", "saved_base", "saved_base_pages", "settled", "store", "timestamp_ms", "waiters",
+    )  # fmt: skip
 
     def __init__(self, store: "Store", name: str, directory: Path) -> None:
         self.store = store
@@ -58,32 +70,39 @@ class Database:
         self.directory = directory
         self.page_size = 0
         self.lock_page = 0
-        self.position = Position.ZERO
+        self.position = self.base = self.saved_base = Position.ZERO
         self.applied = 0
-        self.page_count = 0
+        self.page_count = self.base_pages = self.saved_base_pages = 0
         self.epoch = 0
         self.timestamp_ms = 0
-        # The last record that left no pages, since this process started.
         self.dropped_txid = 0
-        # Everything up to here is in the database file (in the kernel's hands at least).
-        self.base = Position.ZERO
-        # The same, as last made durable in the meta file; redo begins after this one.
-        self.saved_base = Position.ZERO
-        # A whole new content that the applier has still to write over the old one.
         self.pending_install: Path | None = None
+        # The file of a pending install, kept after the applier has written it into its WAL until that is folded.
+        self.kept_install: Path | None = None
+        self.install_folded = False
+        self.settled = False
+        self._file_failure: OSError | None = None
         self.checksums = PageChecksums(store.disk, directory / CHECKSUMS_NAME)
-        self.log = Log(store.disk, store.calls, directory, 1)
+        self.log = self.new_log(Position.ZERO)
         self.waiters = trio.lowlevel.ParkingLot()
 
     def __repr__(self) -> str:
         return f"<Database {self.name} {self.position}>"
 
+    def new_log(self, start: Position) -> Log:
+        """Return an empty log after ``start``."""
+        store = self.store
+        mark = self.checksums.mark_durable
+        return Log(store.disk, store.calls, self.directory, start, mark, store.segment_bytes)
+
     @property
     def base_txid(self) -> int:
+        """TXID of ``base``."""
         return self.base.txid
 
     @property
     def file_path(self) -> Path:
+        """The backing file."""
         return self.store.file_path(self.name)
 
     @property
@@ -93,27 +112,40 @@ class Database:
 
     @property
     def journal_mode(self) -> str:
+        """Of the databases that are captured."""
         return "wal"
 
     def set_page_size(self, page_size: int) -> None:
+        """Set the page size; 0 while it is not known."""
         self.page_size = page_size
-        self.lock_page = lock_page(page_size)
+        self.lock_page = lock_page(page_size) if page_size else 0
+
+    def unsettle(self) -> None:
+        """Before the first change after a clean start: the next start must not trust the clean stop. Raises OSError."""
+        # A file that was restored from a backup may have holes: a store into one on a full disk would be a SIGBUS.
+        self.checksums.reserve(1)
+        save_meta(self.store.disk, self.directory, self.meta())
+        self.checksums.begin_boot(self.log.durable_txid)
+        self.settled = False
 
     # -- commit on the primary -------------------------------------------------------------------------------------
 
-    def commit(self, pages: Pages, commit: int, write: Callable[[], None]) -> None:
+    def commit(self, pages: Pages, commit: int, write: Callable[[], object]) -> None:
         """Log a transaction, let ``write`` put the application's bytes in their file, then count it.
 
         ``pages`` are (pgno, bytes) in ascending order, ``commit`` the page count after. Raises OSError when the log or
         the file refuses; then the transaction did not happen and nothing has changed.
         """
+        if self.settled:
+            self.unsettle()
         if commit >= self.lock_page or pages[-1][0] > commit:
             pages = [each for each in pages if each[0] <= commit and each[0] != self.lock_page]
         checksums = self.checksums
-        checksums.reserve(commit)
+        if commit > checksums.capacity:
+            checksums.reserve(commit)
         table = checksums.table
-        before = self.position
-        checksum = before.checksum
+        position = self.position
+        checksum = position.checksum
         entries = []
         for pgno, page in pages:
             entry = page_checksum(pgno, page)
@@ -123,33 +155,38 @@ class Database:
             # Entries that this transaction both changes and cuts off were filtered out above.
             checksum ^= checksums.xor_range(commit + 1, self.page_count)
         header = self._header(len(pages), commit)
-        txid = header.min_txid
-        record = encode_record(header, pages, checksum)
-        self.log.append(record, txid, header.timestamp_ms)
+        log = self.log
+        log.append(encode_record(header, pages, checksum), position.txid + 1, header.timestamp_ms)
         try:
             write()
-        except OSError:
-            self.log.cut_last()
+        except BaseException:
+            log.cut_last()
             raise
-        self._advance(header, checksum, entries)
-        self.applied = txid
-        self._changed()
+        self._advance(header, checksum)
+        for pgno, entry in entries:
+            table[pgno - 1] = entry
+        self.applied = header.max_txid
+        self.changed()
 
     async def commit_stream(
-        self, pgnos: list[int], commit: int, read: Callable[[int, int], Pages], write: Callable[[], None]
+        self, pgnos: list[int], commit: int, read: Callable[[int, int], Pages], write: Callable[[], object]
     ) -> None:
-        """The same for a transaction of any size, in bounded memory.
+        """Do the same for a transaction of any size, in bounded memory.
 
         ``read(i, j)`` answers (pgno, bytes) of ``pgnos[i:j]``; the pages must not change until this returns (their
         writer is held, or holds SQLite's locks). Other databases are served in between.
         """
+        if self.settled:
+            self.unsettle()
         checksums = self.checksums
         checksums.reserve(commit)
+        log = self.log
+        if log.uncounted:
+            raise OSError(errno.EBUSY, "another transaction of this database is being logged")
         checksum = self.position.checksum
         header = self._header(len(pgnos), commit)
         encoder = RecordEncoder(header)
-        log = self.log
-        entries: list[tuple[int, int]] = []
+        entries = array("Q")
         length = 0
         try:
             piece = encoder.begin()
@@ -161,7 +198,7 @@ class Database:
                 for pgno, page in pages:
                     entry = page_checksum(pgno, page)
                     checksum ^= entry ^ table[pgno - 1]
-                    entries.append((pgno, entry))
+                    entries.append(entry)
                 piece = encoder.block(pages)
                 await trio.lowlevel.checkpoint()
             if commit < self.page_count:
@@ -174,42 +211,51 @@ class Database:
             log.cut_uncounted()
             raise
         log.count(header.max_txid, length, header.timestamp_ms)
-        self._advance(header, checksum, entries)
+        self._advance(header, checksum)
+        self.checksums.set_entries(pgnos, entries)
         self.applied = header.max_txid
-        self._changed()
+        self.changed()
 
     def drop(self) -> None:
-        """Log that the database is gone: a record that leaves 0 pages."""
+        """Log that the database is gone: a record that leaves 0 pages. The caller unlinks the file next.
+
+        Raises OSError when the log refuses; nothing has changed then.
+        """
+        if self.settled:
+            self.unsettle()
+        keep_dropped(self.store.disk, self.file_path, self.directory)
         header = self._header(0, 0)
         self.log.append(encode_record(header, [], 0), header.min_txid, header.timestamp_ms)
-        self._advance(header, 0, [])
+        self._advance(header, 0)
         self.applied = header.max_txid
-        self.base = self.position
-        self._changed()
+        self.changed()
 
     def _header(self, page_count: int, commit: int) -> RecordHeader:
         store = self.store
-        txid = self.position.txid + 1
+        position = self.position
+        txid = position.txid + 1
         return RecordHeader(
-            database=self.name, page_size=self.page_size, commit=commit, page_count=page_count, min_txid=txid,
-            max_txid=txid, epoch=store.epoch, node=store.node, timestamp_ms=time.time_ns() // 1_000_000,
-            pre_checksum=self.position.checksum, compression=store.compression,
-        )
+            self.name, self.page_size, commit, page_count, txid, txid, store.epoch, store.node,
+            time_ns() // 1_000_000, position.checksum, store.compression,
+        )  # fmt: skip
 
-    def _advance(self, header: RecordHeader, checksum: int, entries: list[tuple[int, int]]) -> None:
-        table = self.checksums.table
-        for pgno, entry in entries:
-            table[pgno - 1] = entry
-        if header.commit < self.page_count:
-            self.checksums.clear_from(header.commit + 1, self.page_count)
-        self.page_count = header.commit
-        if not header.commit:
-            self.dropped_txid = header.max_txid
+    def _advance(self, header: RecordHeader, checksum: int) -> None:
+        commit, txid = header.commit, header.max_txid
+        if commit < self.page_count:
+            self.checksums.clear_from(commit + 1, self.page_count)
+        self.page_count = commit
         self.epoch = header.epoch
         self.timestamp_ms = header.timestamp_ms
-        self.position = Position(header.max_txid, checksum)
+        self.position = Position(txid, checksum)
+        if not commit:
+            self.dropped_txid = txid
+            self.base, self.base_pages = self.position, 0
+            # A content that was still to be written over the old one has nowhere to go.
+            self.pending_install = None
+            self.install_folded = self.kept_install is not None
 
-    def _changed(self) -> None:
+    def changed(self) -> None:
+        """Tell every listener."""
         for listener in self.store.listeners:
             listener(self)
         if self.waiters:
@@ -218,7 +264,9 @@ class Database:
     # -- received on a replica -------------------------------------------------------------------------------------
 
     def append_bytes(self, data: bytes | memoryview) -> None:
-        """Received log bytes, verbatim; not counted until ``count_records`` says what they are."""
+        """Received log bytes, verbatim; not counted until ``count_records`` says what they are. Raises OSError."""
+        if self.settled:
+            self.unsettle()
         self.log.append_uncounted(data)
 
     def cut_uncounted(self) -> None:
@@ -229,13 +277,14 @@ class Database:
     def count_records(self, records: list[Counted]) -> None:
         """Make received records, in order, part of the log; their TXIDs and pre-apply checksums have been checked.
 
-        Raises Corrupt at a record whose pages do not lead to the checksum that it promises; those before it count.
+        Raises Corrupt at a record whose pages do not lead to the checksum that it promises, OSError when the disk
+        refuses; those before it count.
         """
         try:
             for record in records:
                 self._count(record)
         finally:
-            self._changed()
+            self.changed()
 
     def _count(self, record: Counted) -> None:
         header = record.header
@@ -251,74 +300,104 @@ class Database:
         if header.commit < self.page_count:
             checksum ^= checksums.xor_range(header.commit + 1, self.page_count)
         if checksum != record.trailer.post_checksum:
-            message = f"record {header.max_txid:016x} of {self.name} leads to checksum {checksum:016x}, not to {record.trailer.post_checksum:016x} as its writer had it: one of the two nodes has damaged pages"
-            raise Corrupt(message)
+            raise Corrupt(
+                f"record {header.max_txid:016x} of {self.name} leads to checksum {checksum:016x}, not to "
+                f"{record.trailer.post_checksum:016x} as its writer had it: one of the two nodes has damaged pages"
+            )
+        if not header.commit and self.exists:
+            keep_dropped(self.store.disk, self.file_path, self.directory)
         self.log.count(header.max_txid, record.length, header.timestamp_ms)
-        self._advance(header, checksum, record.pages)
+        self._advance(header, checksum)
+        for pgno, entry in record.pages:
+            table[pgno - 1] = entry
 
     def set_applied(self, txid: int) -> None:
         """Readers on this node see the database as of ``txid``."""
         if txid > self.applied:
             self.applied = txid
-            self._changed()
+            self.changed()
 
     # -- what is in the file ---------------------------------------------------------------------------------------
 
     def installed(self) -> None:
-        """The applier has written the whole new content."""
-        if self.pending_install is not None:
-            self.store.disk.unlink(self.pending_install)
-            self.pending_install = None
+        """The applier has written the whole new content (into its WAL: the file is kept until that is folded)."""
+        self.pending_install = None
 
     def wal_restarted(self) -> None:
         """SQLite begins its WAL again: everything committed is in the database file (SQLite file format, 4.4)."""
-        self.base = self.position
+        self._set_base(self.position, self.page_count)
 
     def checkpointed(self, txid: int) -> None:
         """The applier has folded everything up to ``txid`` into the database file."""
-        if txid <= self.base.txid:
-            return
         if txid == self.position.txid:
-            self.base = self.position
-            return
-        checksum = self.log.checksum_at(txid)
-        if checksum is not None:
-            self.base = Position(txid, checksum)
+            self._set_base(self.position, self.page_count)
+        elif txid > self.base.txid:
+            summary = self.log.summary(txid)
+            self._set_base(Position(txid, summary.trailer.post_checksum), summary.header.commit)
+        elif txid == self.base.txid:
+            self._set_base(self.base, self.base_pages)
+
+    def _set_base(self, base: Position, pages: int) -> None:
+        if self.pending_install is None:
+            self.base, self.base_pages = base, pages
+            self.install_folded = self.kept_install is not None
 
     def is_folded(self, read: Callable[[int, int], bytes]) -> bool:
         """Whether the database file (read by ``read(offset, size)``) has every page changed since ``base``."""
-        page_size, table = self.page_size, self.checksums.table
-        for pgno in changed_pages(self.log, self.base.txid):
-            if pgno <= self.page_count:
-                page = read((pgno - 1) * page_size, page_size)
-                if len(page) != page_size or page_checksum(pgno, page) != table[pgno - 1]:
-                    return False
-        return True
+        return has_pages(self.log, self.base.txid, self.page_count, self.page_size, self.checksums.table, read)
 
-    def meta(self, *, clean: bool = False) -> Meta:
-        path = self.file_path
-        size = path.stat().st_size if clean and path.exists() else 0
-        return Meta(self.name, self.page_size, self.saved_base, self.page_count, self.epoch,
-                    self.position if clean else None, size)
+    async def advance_base(self) -> None:
+        """Make it durable that the database file holds everything up to ``base``.
 
-    def save_meta(self, *, clean: bool = False) -> None:
-        save_meta(self.store.disk, self.directory, self.meta(clean=clean))
+        OSError: it is unknown what the file holds on the disk; redo goes on beginning where it did.
+        """
+        base, pages, folded = self.base, self.base_pages, self.install_folded
+        if base == self.saved_base and not folded:
+            return
+        if self._file_failure is not None:
+            # The kernel reports a lost write only once (fsync(2)): a later success would mean nothing.
+            raise OSError(self._file_failure.errno, self._file_failure.strerror)
+        generation = self.log.generation
+        await self.log.sync()
+        try:
+            await self.store.calls.run(self._sync_files)
+        except OSError as error:
+            self._file_failure = error
+            raise
+        if self.log.generation != generation:
+            return
+        self.saved_base, self.saved_base_pages = base, pages
+        self.save_meta()
+        if folded and self.kept_install is not None:
+            self.store.disk.unlink(self.kept_install)
+            self.kept_install = None
+            self.install_folded = False
+
+    def _sync_files(self) -> None:
+        disk, path = self.store.disk, self.file_path
+        # A database that was dropped need not have a file.
+        with contextlib.suppress(FileNotFoundError):
+            disk.sync_file(path)
+            disk.fsync_directory(path.parent)
+        self.checksums.sync()
+
+    # -- what is certain -------------------------------------------------------------------------------------------
+
+    def meta(self, stamp: tuple[int, int] = (NOT_CLEAN, 0), *, installing: bool = False) -> Meta:
+        """What the meta file should say; ``stamp``: the file's size and time of change at a clean stop."""
+        return Meta(
+            self.name, self.page_size, self.saved_base, self.saved_base_pages, self.epoch, self.timestamp_ms,
+            *stamp, installing,
+        )  # fmt: skip
+
+    def save_meta(self, stamp: tuple[int, int] = (NOT_CLEAN, 0), *, installing: bool = False) -> None:
+        """Make the state of ``saved_base`` durable. Raises OSError."""
+        save_meta(self.store.disk, self.directory, self.meta(stamp, installing=installing))
 
     def close(self) -> None:
+        """Give descriptors and mappings back."""
         self.checksums.close()
         self.log.close()
-
-
-def changed_pages(log: Log, after_txid: int) -> set[int]:
-    """Page numbers in the records after ``after_txid``."""
-    changed: set[int] = set()
-    cursor = log.cursor(after_txid)
-    decoder = RecordDecoder()
-    while data := cursor.read(_READ_BYTES):
-        for event in decoder.feed(data):
-            if isinstance(event, PageBlock):
-                changed.update(pgno for pgno, _ in event.pages)
-    return changed
 
 
 def _steps(count: int, step: int) -> Iterator[tuple[int, int]]:

@@ -65,7 +65,7 @@ class Disk:
 
     def fdatasync(self, descriptor: int) -> None:
         """Make a file's bytes (and length) durable, also those that were stored through a mapping."""
-        os.fdatasync(descriptor)  # noqa: TID251  this is the place
+        os.fdatasync(descriptor)
 
     def rename(self, source: Path, target: Path) -> None:
         """Move a file, over what has its new name."""
@@ -91,7 +91,7 @@ class Disk:
         """Make the names in a directory durable (open(2), NOTES: fsync of the directory is needed)."""
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            os.fsync(descriptor)  # noqa: TID251  this is the place
+            os.fsync(descriptor)
         finally:
             os.close(descriptor)
 

@@ -45,13 +45,20 @@ class Log(LogSegments):
     """
 
     __slots__ = (
-        "_calls", "_covering", "_limit", "_mark", "_waiters", "_wants_durable", "durable_txid", "failure", "uncounted",
+        "_calls", "_covering", "_limit", "_mark", "_segment_bytes", "_waiters", "_wants_durable", "durable_txid", "failure", "uncounted",
     )  # fmt: skip
 
     def __init__(
-        self, disk: Disk, calls: BlockingCalls, directory: Path, start: Position, mark: Callable[[int], None]
+        self,
+        disk: Disk,
+        calls: BlockingCalls,
+        directory: Path,
+        start: Position,
+        mark: Callable[[int], None],
+        segment_bytes: int = SEGMENT_BYTES,
     ) -> None:
         """Begin an empty log after ``start``. ``mark`` is told each new durable TXID."""
+        self._segment_bytes = segment_bytes
         self._calls = calls
         self._mark = mark
         self.failure: OSError | None = None
@@ -131,7 +138,7 @@ class Log(LogSegments):
         segment.newest_timestamp_ms = timestamp_ms
         self.uncounted -= length
         self.size_bytes += length
-        if segment.length >= SEGMENT_BYTES and 0 < self.uncounted <= MOVE_LIMIT_BYTES:
+        if segment.length >= self._segment_bytes and 0 < self.uncounted <= MOVE_LIMIT_BYTES:
             self._move_uncounted(segment)
 
     def cut_uncounted(self) -> None:
@@ -163,10 +170,11 @@ class Log(LogSegments):
             self._disk.truncate(segment.descriptor, segment.length)
         except OSError as error:
             # Bytes that are not ours to keep lie behind the end: what a restart would make of them is unknown.
-            self._fail(error)
+            self.fail(error)
             raise
 
-    def _fail(self, error: OSError) -> None:
+    def fail(self, error: OSError) -> None:
+        """Accept nothing any more: what a restart would find is unknown."""
         self.failure = error
         self._limit = -1
 
@@ -179,7 +187,7 @@ class Log(LogSegments):
         """Make ready the segment that the next record of ``size`` bytes goes to. On OSError nothing has changed."""
         self.check()
         segment = self._newest
-        if segment is not None and segment.length >= SEGMENT_BYTES:
+        if segment is not None and segment.length >= self._segment_bytes:
             self._seal(segment)
             segment = None
         if segment is None:
@@ -188,11 +196,11 @@ class Log(LogSegments):
             self._open(segment)
             if segment.starts is None:
                 segment.bounds(self._disk, segment.first_txid)
-        self._limit = SEGMENT_BYTES
+        self._limit = self._segment_bytes
         if self._wants_durable:
             if segment.length + size > segment.allocated:
                 self._write_ahead(segment, segment.length + size)
-            self._limit = min(segment.allocated, SEGMENT_BYTES)
+            self._limit = min(segment.allocated, self._segment_bytes)
         return segment
 
     def _begin(self) -> Segment:
@@ -259,7 +267,8 @@ class Log(LogSegments):
         """Return when every record counted before the call is durable. Several callers share one fdatasync.
 
         OSError: the outcome is unknown, for every caller whose records that fdatasync was to cover, and for each one
-        after it: the kernel reports a lost write only once (fsync(2)). Callers must not go on as if nothing had happened.
+        after it: the kernel reports a lost write only once (fsync(2)). Callers must not go on as if nothing had
+        happened.
         """
         if not self._wants_durable:
             self._wants_durable = True
@@ -280,7 +289,7 @@ class Log(LogSegments):
             await self._calls.run(lambda: self._sync_files(segments))
         except OSError as error:
             if generation == self.generation:
-                self._fail(error)
+                self.fail(error)
                 raise
         else:
             if generation == self.generation:
@@ -302,7 +311,7 @@ class Log(LogSegments):
         try:
             self._sync_files(segments)
         except OSError as error:
-            self._fail(error)
+            self.fail(error)
             raise
         self._covered(segments)
 
@@ -341,5 +350,3 @@ class Log(LogSegments):
         self._begin_empty(start)
         self._mark(start.txid)
         self._waiters.unpark_all()
-
-

@@ -1,6 +1,6 @@
 """The small file that says what is certain about one database's files.
 
-Knows its bytes (docs/formats.md, "Data directory"): a msgpack array of ten, then xxh3_64 of that (8 bytes, LE).
+Knows its bytes (docs/formats.md, "Data directory"): a msgpack array of eleven, then xxh3_64 of that (8 bytes, LE).
 Does not know when it is written.
 """
 
@@ -19,16 +19,16 @@ from litereplica.store.disk import Disk
 META_NAME: Final = "meta"
 META_VERSION: Final = 1
 NOT_CLEAN: Final = -1
-_KINDS: Final = (int, str, int, int, int, int, int, int, int, int)
+_KINDS: Final = (int, str, *(int,) * 9)
 
 
 @dataclass(frozen=True, slots=True)
 class Meta:
     """``base`` is a position whose pages are all in the database file, durably; redo begins after it.
 
-    ``base_pages``: page count at ``base``. ``file_bytes``: the node stopped cleanly and the database is at ``base``,
-    its file has this size and nothing needs to be read; NOT_CLEAN otherwise. ``installing``: segments in the folder
-    belong to the history that a snapshot has replaced (Store.install was under way).
+    ``base_pages``: page count at ``base``. ``file_bytes``: the node stopped cleanly, the database is at ``base`` and its
+    file has this size and was last changed at ``file_changed_ns``; nothing needs to be read. NOT_CLEAN otherwise.
+    ``installing``: segments in the folder belong to the history that a snapshot has replaced (store.install).
     """
 
     database: str
@@ -38,6 +38,7 @@ class Meta:
     epoch: int
     timestamp_ms: int = 0
     file_bytes: int = NOT_CLEAN
+    file_changed_ns: int = 0
     installing: bool = False
 
     @property
@@ -50,7 +51,7 @@ class Meta:
         body: bytes = msgpack.packb(
             (
                 META_VERSION, self.database, self.page_size, self.base.txid, self.base.checksum, self.base_pages,
-                self.epoch, self.timestamp_ms, self.file_bytes, int(self.installing),
+                self.epoch, self.timestamp_ms, self.file_bytes, self.file_changed_ns, int(self.installing),
             )
         )  # fmt: skip
         return body + xxhash.xxh3_64_intdigest(body).to_bytes(8, "little")
@@ -74,15 +75,17 @@ def decode_meta(data: bytes, path: Path) -> Meta:
         )
     if tuple(map(type, fields)) != _KINDS:
         raise _damaged(path, "not the fields that it should have")
-    _, name, page_size, txid, checksum, pages, epoch, timestamp_ms, file_bytes, installing = fields
+    _, name, page_size, txid, checksum, pages, epoch, timestamp_ms, file_bytes, changed_ns, installing = fields
     if (page_size and not is_page_size(page_size)) or min(txid, checksum, pages, epoch) < 0:
         raise _damaged(path, "a number in it cannot be")
-    return Meta(name, page_size, Position(txid, checksum), pages, epoch, timestamp_ms, file_bytes, bool(installing))
+    base = Position(txid, checksum)
+    return Meta(name, page_size, base, pages, epoch, timestamp_ms, file_bytes, changed_ns, bool(installing))
 
 
 def _damaged(path: Path, why: str) -> Corrupt:
     return Corrupt(
-        f"{path} is damaged ({why}): restore it from a backup, or move its folder aside and let this node take a snapshot"
+        f"{path} is damaged ({why}): restore it from a backup, or move its folder aside and let this node take a "
+        f"snapshot"
     )
 
 

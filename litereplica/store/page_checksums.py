@@ -11,6 +11,7 @@ written after the fdatasync that made it true and is itself not made durable: wh
 import contextlib
 import mmap
 import os
+from array import array
 from pathlib import Path
 from typing import Final
 
@@ -110,6 +111,11 @@ class PageChecksums:
     def is_clear_from(self, pgno: int) -> bool:
         """Whether no entry of ``pgno`` or after is set."""
         return pgno > self.capacity or not np.frombuffer(self.table[pgno - 1 :], dtype=np.uint64).any()
+
+    def set_entries(self, pgnos: list[int], entries: "array[int]") -> None:
+        """Set the entries of many pages, for which there is room."""
+        values = np.frombuffer(self.table, dtype=np.uint64)
+        values[np.array(pgnos, dtype=np.int64) - 1] = np.frombuffer(entries, dtype=np.uint64)
 
     def replace(self, checksums: "memoryview | bytes") -> None:
         """Set all entries anew: unsigned 64-bit values, native order, from page 1 on. Raises OSError (ENOSPC)."""

@@ -58,9 +58,8 @@ class LogSegments:
     def segment_of(self, txid: int) -> Segment:
         """Return the segment with record ``txid``, which must not be after the last; Trimmed when it is gone."""
         if txid < self.first_txid:
-            raise Trimmed(
-                f"the log of {self.directory.name} begins at {self.first_txid:016x}, record {txid:016x} is no longer kept"
-            )
+            where = f"the log of {self.directory.name}"
+            raise Trimmed(f"{where} begins at {self.first_txid:016x}, record {txid:016x} is no longer kept")
         return self._segments[bisect_right(self._segments, txid, key=_first_txid) - 1]
 
     def bounds(self, segment: Segment, txid: int) -> tuple[int, int]:

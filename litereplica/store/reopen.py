@@ -7,6 +7,7 @@ changed. Does not know the database file.
 
 import contextlib
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -44,13 +45,13 @@ def segment_files(directory: Path) -> list[tuple[int, Path]]:
     return sorted((first, path) for first, path in found if first is not None)
 
 
-def reopen_clean(disk: Disk, records: Log, base: Position) -> bool:
+def reopen_clean(records: Log, base: Position) -> bool:
     """Find the segments as a clean stop at ``base`` left them, reading one sidecar; False when they are not so."""
     files = segment_files(records.directory)
     if not files:
         return True
     segments = []
-    for (first, path), (following, _) in zip(files, files[1:], strict=False):
+    for (first, path), (following, _) in pairwise(files):
         status = path.stat()
         segments.append(Segment(path, first, following - 1, status.st_size, status.st_mtime_ns // 1_000_000, None))
     first, path = files[-1]

@@ -6,6 +6,7 @@ Knows the layout (docs/formats.md, "Data directory"). Does not know roles, mount
 import contextlib
 import fcntl
 import os
+import resource
 from array import array
 from collections.abc import Callable
 from pathlib import Path
@@ -15,24 +16,26 @@ from urllib.parse import quote
 import structlog
 import xxhash
 
-from litereplica.errors import Corrupt, Refused
+from litereplica.errors import Corrupt, LitereplicaError, Refused
 from litereplica.ltx.format import database_name_problem
 from litereplica.ltx.position import Position
-from litereplica.sqlite.pages import is_database
-from litereplica.store.database import Database
+from litereplica.store.database import CHECKSUMS_NAME, Database
 from litereplica.store.disk import Disk
-from litereplica.store.log import SUFFIX
-from litereplica.store.meta import META_NAME, Meta, load_meta, save_meta
-from litereplica.store.recover import install_path, move_install, recover, settle_foreign, wal_path
-from litereplica.store.segment import INDEX_SUFFIX
+from litereplica.store.dropped import forget_unlinked
+from litereplica.store.foreign import settle_unknown
+from litereplica.store.install import begin_install, end_install, install_path, place_install
+from litereplica.store.log import SEGMENT_BYTES
+from litereplica.store.meta import META_NAME, load_meta
+from litereplica.store.recover import recover, stop
 from litereplica.store.sync import BlockingCalls
 
 log = structlog.get_logger()
 
 FORMAT_VERSION: Final = 1
 FORMAT_LINE: Final = "litereplica data directory, format "
-# A folder name on Linux has at most 255 bytes; longer database names are cut and made unique by a hash.
-FOLDER_LIMIT_BYTES: Final = 200
+# A folder name on Linux has at most 255 bytes; longer database names are cut and made unique by a hash. The rest is
+# for what is kept in diverged/: a position and a number behind the name.
+FOLDER_LIMIT_BYTES: Final = 180
 SIDE_SUFFIXES: Final = ("-wal", "-shm", "-journal")
 Listener = Callable[[Database], None]
 
@@ -40,32 +43,48 @@ Listener = Callable[[Database], None]
 class Store:
     """All databases of this node. ``Store.open`` takes the directory's lock; ``close`` gives it back."""
 
-    def __init__(self, root: Path, disk: Disk, node: str, compression: str) -> None:
+    def __init__(self, root: Path, disk: Disk, node: str, compression: str, segment_bytes: int) -> None:
         self.root = root
         self.disk = disk
         self.node = node
         self.compression = compression
+        self.segment_bytes = segment_bytes
         self.epoch = 1
         self.calls = BlockingCalls()
         self.databases: dict[str, Database] = {}
         self.listeners: list[Listener] = []
         self._lock = -1
 
+    @property
+    def incoming(self) -> Path:
+        """Where snapshots arrive."""
+        return self.root / "incoming"
+
+    @property
+    def diverged(self) -> Path:
+        """Where histories are kept that a snapshot has replaced."""
+        return self.root / "diverged"
+
     # -- start and stop --------------------------------------------------------------------------------------------
 
     @classmethod
-    def open(cls, root: Path, disk: Disk, node: str, compression: str = "none") -> "Store":
+    def open(
+        cls, root: Path, disk: Disk, node: str, compression: str = "none", segment_bytes: int = SEGMENT_BYTES
+    ) -> "Store":
         """Lock the directory, check its version, recover every database. Blocking; before the mount.
 
         Raises Refused (in use, newer version), Corrupt (damaged log or file, named), OSError.
         """
-        store = cls(root, disk, node, compression)
+        store = cls(root, disk, node, compression, segment_bytes)
         try:
             disk.make_directories(root)
         except OSError as error:
-            message = f"the data directory {root} cannot be made ({error.strerror}): set data.dir to a folder that this user may write"
-            raise Refused(message) from None
+            raise Refused(
+                f"the data directory {root} cannot be made ({error.strerror}): set data.dir to a folder that "
+                f"this user may write"
+            ) from None
         store._take_lock()
+        raise_open_files_limit()
         try:
             store._check_format()
             for name in ("files", "db", "incoming", "diverged"):
@@ -81,16 +100,20 @@ class Store:
         try:
             self._lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            message = f"the data directory {self.root} cannot be used ({error.strerror}): set data.dir to a folder that this user may write"
-            raise Refused(message) from None
+            raise Refused(
+                f"the data directory {self.root} cannot be used ({error.strerror}): set data.dir to a folder "
+                f"that this user may write"
+            ) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             owner = os.pread(self._lock, 64, 0).decode("ascii", "replace").strip() or "another process"
             os.close(self._lock)
             self._lock = -1
-            message = f"the data directory {self.root} is in use by {owner}: stop that node, or give this one its own data.dir"
-            raise Refused(message) from None
+            raise Refused(
+                f"the data directory {self.root} is in use by {owner}: stop that node, or give this one its "
+                f"own data.dir"
+            ) from None
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"process {os.getpid()}\n".encode(), 0)
 
@@ -98,34 +121,49 @@ class Store:
         path = self.root / "format"
         if not path.exists():
             if (self.root / "db").exists() or (self.root / "files").exists():
-                message = f"{path} is missing, so {self.root} is no data directory of ours or it is damaged: set data.dir to an empty folder, or restore the file"
-                raise Corrupt(message)
+                raise Corrupt(
+                    f"{path} is missing, so {self.root} is no data directory of ours or it is damaged: set "
+                    f"data.dir to an empty folder, or restore the file"
+                )
             self.disk.write_file(path, f"{FORMAT_LINE}{FORMAT_VERSION}\n".encode())
             return
         text = path.read_text(encoding="utf-8", errors="replace").strip()
         number = text.removeprefix(FORMAT_LINE)
         if not text.startswith(FORMAT_LINE) or not number.isdigit():
-            message = f"{path} is damaged ({text[:60]!r}): restore it, or set data.dir to an empty folder"
-            raise Corrupt(message)
+            raise Corrupt(f"{path} is damaged ({text[:60]!r}): restore it, or set data.dir to an empty folder")
         if int(number) > FORMAT_VERSION:
-            message = f"the data directory {self.root} was written by a newer version (format {number}, this one knows {FORMAT_VERSION}): run the newer litereplica"
-            raise Refused(message)
+            raise Refused(
+                f"the data directory {self.root} was written by a newer version (format {number}, this one "
+                f"knows {FORMAT_VERSION}): run the newer litereplica"
+            )
 
     def _recover_all(self) -> None:
-        folders = self.root / "db"
-        for directory in sorted(folders.iterdir()):
+        for directory in sorted((self.root / "db").iterdir()):
+            if not directory.is_dir():
+                log.warning("unknown_file_left_alone", path=str(directory))
+                continue
             if not (directory / META_NAME).exists():
                 self._leave_unfinished(directory)
                 continue
             name = load_meta(directory).database
+            if directory.name != folder_name(name):
+                raise Corrupt(
+                    f"{directory} belongs to the database {name!r}, whose folder is {folder_name(name)}: give "
+                    f"it that "
+                    f"name, or move it out of {directory.parent} if it is a copy"
+                )
             database = Database(self, name, directory)
             self.databases[name] = database
             recover(database)
-        self._adopt_foreign()
+        settle_unknown(self.disk, self.root / "files", SIDE_SUFFIXES, self._has_log)
+
+    def _has_log(self, name: str) -> bool:
+        database = self.databases.get(name)
+        return database is not None and database.exists
 
     def _leave_unfinished(self, directory: Path) -> None:
-        """A folder whose database never got its first meta file: empty, or something that is not ours."""
-        known = {"checksums", META_NAME + ".new"}
+        """Clear a folder whose database never got its first meta file; one that is not ours stays."""
+        known = {CHECKSUMS_NAME, META_NAME + ".new"}
         if {entry.name for entry in directory.iterdir()} <= known:
             for entry in directory.iterdir():
                 self.disk.unlink(entry)
@@ -133,43 +171,20 @@ class Store:
         else:
             log.warning("unknown_folder_left_alone", path=str(directory))
 
-    def _adopt_foreign(self) -> None:
-        """Settle database files without a log (a crash before their first transaction was logged)."""
-        for path in sorted((self.root / "files").rglob("*")):
-            name = str(path.relative_to(self.root / "files"))
-            if not path.is_file() or name.endswith(SIDE_SUFFIXES):
-                continue
-            database = self.databases.get(name)
-            if database is not None and database.exists:
-                continue
-            with path.open("rb") as file:
-                first = file.read(100)
-            if not first:
-                self.disk.unlink(path)
-            elif is_database(first):
-                settle_foreign(path)
-
     def stop(self) -> None:
-        """Make everything durable and remember that the stop was clean. Blocking; after the unmount."""
-        for database in self.databases.values():
-            database.log.sync_blocking()
-            self._stop_database(database)
+        """Make everything durable and leave the next start nothing to do. Blocking; after the unmount.
 
-    def _stop_database(self, database: Database) -> None:
-        path = database.file_path
-        if database.base != database.position or (wal_path(path).exists() and wal_path(path).stat().st_size):
-            # The WAL still holds transactions: the next start redoes them from the log.
-            database.save_meta()
-            return
-        if path.exists():
-            descriptor = self.disk.open(path)
+        Raises the first OSError or Corrupt after all databases had their turn; the next start then redoes the rest.
+        """
+        failure: OSError | LitereplicaError | None = None
+        for database in self.databases.values():
             try:
-                self.disk.fdatasync(descriptor)
-            finally:
-                self.disk.close(descriptor)
-        database.checksums.flush()
-        database.saved_base = database.base
-        database.save_meta(clean=True)
+                stop(database)
+            except (OSError, LitereplicaError) as error:
+                log.exception("stop_not_clean", database=database.name)
+                failure = failure or error
+        if failure is not None:
+            raise failure
 
     def close(self) -> None:
         """Give the directory back."""
@@ -182,6 +197,7 @@ class Store:
     # -- databases -------------------------------------------------------------------------------------------------
 
     def get(self, name: str) -> Database | None:
+        """Return a database by its path below the mount; also one that was dropped."""
         return self.databases.get(name)
 
     def file_path(self, name: str) -> Path:
@@ -201,114 +217,103 @@ class Store:
         """A database at position zero, without a file. Raises Refused for a name that cannot be one, OSError."""
         problem = self.name_problem(name)
         if problem is not None:
-            message = f"{name!r} cannot be a database's name: {problem}"
-            raise Refused(message)
+            raise Refused(f"{name!r} cannot be a database's name: {problem}")
         assert name not in self.databases
         directory = self.root / "db" / folder_name(name)
         self.disk.make_directories(directory)
         database = Database(self, name, directory)
-        if page_size:
-            database.set_page_size(page_size)
-        save_meta(self.disk, directory, Meta(name, page_size, Position.ZERO, 0, self.epoch))
+        try:
+            if page_size:
+                database.set_page_size(page_size)
+            database.checksums.begin_boot(0)
+            database.epoch = self.epoch
+            database.save_meta()
+        except BaseException:
+            database.close()
+            raise
         self.databases[name] = database
         return database
 
     async def advance_base(self, database: Database) -> None:
-        """Make it durable that the database file holds everything up to ``database.base``."""
-        base = database.base
-        if base == database.saved_base:
-            return
-        path = database.file_path
-        await database.log.sync()
-        if path.exists():
-            descriptor = self.disk.open(path)
-            try:
-                await self.calls.run(lambda: self.disk.fdatasync(descriptor))
-            finally:
-                self.disk.close(descriptor)
-        database.saved_base = base
-        database.save_meta()
+        """Make it durable that the database file holds everything up to ``database.base``. Raises OSError."""
+        await database.advance_base()
 
     async def maintain(self, age_s: float, size_bytes: int) -> None:
-        """Retention, once over all databases."""
+        """Retention, once over all databases. What the disk refuses is logged and tried again the next time."""
         for database in list(self.databases.values()):
-            if database.log.last_txid > database.saved_base.txid:
-                await self.advance_base(database)
-            removed = database.log.trim(database.saved_base.txid, age_s, size_bytes)
+            try:
+                await database.advance_base()
+                forget_unlinked(self.disk, database.file_path, database.directory)
+                removed = database.log.trim(database.saved_base.txid, age_s, size_bytes)
+            except OSError as error:
+                log.error("maintenance_failed", database=database.name, reason=error.strerror)  # noqa: TRY400
+                continue
             if removed:
-                log.info("log_trimmed", database=database.name, removed_bytes=removed,
-                         first_txid=f"{database.log.first_txid:016x}")
+                log.info(
+                    "log_trimmed",
+                    database=database.name,
+                    removed_bytes=removed,
+                    first_txid=f"{database.log.first_txid:016x}",
+                )
 
     # -- a whole new content ---------------------------------------------------------------------------------------
 
-    def install(  # noqa: PLR0913  the parts of one snapshot
-        self, name: str, pages_file: Path, page_size: int, page_count: int, position: Position,
-        checksums: "array[int]", epoch: int, timestamp_ms: int,
+    def install(
+        self,
+        name: str,
+        pages_file: Path,
+        page_size: int,
+        page_count: int,
+        position: Position,
+        checksums: "array[int] | memoryview",
+        epoch: int,
+        timestamp_ms: int,
     ) -> Database:
-        """A finished snapshot becomes the database ``name``; ``pages_file`` has its pages, already durable.
+        """Make a finished snapshot the database ``name``; ``pages_file`` has its pages, already durable.
+
+        ``checksums``: page checksums, unsigned 64-bit, index pgno - 1. When this returns, the position is the
+        snapshot's and the next record can be appended.
 
         Where readers may have the old content open, ``pending_install`` says that the applier has to write the new one
-        over it; else the file is in place when this returns. After a crash in between, ``recover`` puts it in place.
+        over it (or ``dropped_txid``, that the file has to go); else the file is in place. After a crash in between,
+        ``recover`` puts it in place. The old log is kept in ``diverged/``. Raises OSError.
         """
         assert len(checksums) == page_count
         database = self.databases.get(name)
         if database is None:
             database = self.create(name, page_size)
-        target = install_path(database.directory, position)
-        self.disk.rename(pages_file, target)
-        self.disk.fsync_directory(target.parent)
-        in_use = database.exists and page_count > 0 and database.page_size == page_size
-        self._take_content(database, page_size, page_count, position, checksums, epoch, timestamp_ms)
-        database.pending_install = target
-        if not in_use:
-            move_install(self.disk, database, target)
-            database.applied = position.txid
+        had_file, old_size = database.exists, database.page_size
+        begin_install(database, pages_file, page_size, page_count, position)
+        database.log.restart(position)
+        try:
+            end_install(database, self.diverged)
+            database.checksums.replace(memoryview(checksums).cast("B") if page_count else b"")
+        except OSError as error:
+            # The snapshot counts and its place is not ready: the next start makes it so.
+            database.log.fail(error)
+            raise
+        database.base, database.base_pages = position, page_count
+        database.checksums.begin_boot(position.txid)
+        if had_file and database.applied >= position.txid:
+            # What readers see is of another history, whatever its number.
+            database.applied = 0
+        database.dropped_txid = 0
+        database.page_count, database.position = page_count, position
+        database.epoch, database.timestamp_ms = epoch, timestamp_ms
+        if had_file and not page_count:
+            database.dropped_txid = position.txid
+        if had_file and page_count and old_size == page_size:
+            database.pending_install = database.kept_install = install_path(database.directory, position)
+        else:
+            place_install(database)
+            if page_count or not had_file:
+                database.applied = position.txid
         self.changed(database)
         return database
 
-    def _take_content(  # noqa: PLR0913
-        self, database: Database, page_size: int, page_count: int, position: Position, checksums: "array[int]",
-        epoch: int, timestamp_ms: int,
-    ) -> None:
-        self.set_log_aside(database, position.txid + 1)
-        database.set_page_size(page_size)
-        database.checksums.reserve(page_count)
-        database.checksums.clear_from(1, 1 << 40)
-        database.checksums.table[:page_count] = memoryview(checksums)
-        database.page_count = page_count
-        database.epoch, database.timestamp_ms = epoch, timestamp_ms
-        database.position = database.base = database.saved_base = position
-        database.checksums.flush()
-        database.save_meta()
-
-    def set_log_aside(self, database: Database, next_txid: int) -> None:
-        """Begin the log anew; what it held is kept in ``diverged/``."""
-        segments = [each.path for each in database.log.segments()]
-        if segments:
-            target = self._diverged_folder(database)
-            for path in segments:
-                self.disk.rename(path, target / path.name)
-                index = path.with_suffix(INDEX_SUFFIX)
-                if index.exists():
-                    self.disk.unlink(index)
-            self.disk.fsync_directory(target)
-            log.warning("log_set_aside", database=database.name, position=str(database.position), path=str(target))
-        database.log.restart(next_txid)
-        assert not any(entry.name.endswith(SUFFIX) for entry in database.directory.iterdir())
-
-    def _diverged_folder(self, database: Database) -> Path:
-        stem = f"{folder_name(database.name)}@{database.position.txid:016x}-{database.position.checksum:016x}"
-        for number in range(1, 10_000):
-            target = self.root / "diverged" / f"{stem}.{number}"
-            if not target.exists():
-                self.disk.make_directories(target)
-                return target
-        message = f"{self.root / 'diverged'} holds 10,000 copies of one position: remove those that nobody needs"
-        raise Refused(message)
-
     def changed(self, database: Database) -> None:
         """Tell every listener."""
-        database._changed()  # noqa: SLF001  the same state, one door
+        database.changed()
 
 
 def folder_name(name: str) -> str:
@@ -316,7 +321,15 @@ def folder_name(name: str) -> str:
     quoted = quote(name, safe="")
     if len(quoted) <= FOLDER_LIMIT_BYTES:
         return quoted
-    return f"{quoted[:FOLDER_LIMIT_BYTES]}%{xxhash.xxh3_64_hexdigest(name)}"
+    return f"{quoted[:FOLDER_LIMIT_BYTES]}%{xxhash.xxh3_64_hexdigest(name.encode())}"
+
+
+def raise_open_files_limit() -> None:
+    """A database takes three descriptors, and a node may have thousands: use what the system allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def remove_empty_parents(store: Store, path: Path) -> None:

@@ -5,6 +5,7 @@ Knows how to turn the commits of a real database into records in a segment file.
 
 import contextlib
 import os
+import resource
 import signal
 import socket
 import sqlite3
@@ -134,7 +135,7 @@ def together(spans: list[Apply], *, redo_until: int = 0) -> Apply:
 class Child:
     """The applier's process, spoken to over its socket."""
 
-    def __init__(self, mount: Path) -> None:
+    def __init__(self, mount: Path, *, descriptors: int | None = None) -> None:
         mount.mkdir(exist_ok=True)
         self.mount = mount
         self._reader = MessageReader()
@@ -147,6 +148,8 @@ class Child:
                 pass_fds=(theirs.fileno(),),
                 env={**os.environ, "MALLOC_ARENA_MAX": "1"},
             )
+            if descriptors is not None:
+                resource.prlimit(self.process.pid, resource.RLIMIT_NOFILE, (descriptors, descriptors))
         self.expect(Ready)
 
     def send(self, *messages: ToChild) -> None:
@@ -217,6 +220,7 @@ class Node:
         (folder / "mount").mkdir(exist_ok=True)
         self.spans: list[Apply] = []
         self.applied = 0
+        self.reports = 0
         self.checkpointed: list[tuple[int, bool]] = []
         self.failures: list[tuple[int, str, bool]] = []
         self.restarts = 0
@@ -247,6 +251,7 @@ class Node:
 
     def on_applied(self, database: str, txid: int) -> None:
         assert database == self.spans[0].database
+        self.reports += 1
         self.applied = max(self.applied, txid)
         self.pump()
         self._notify()

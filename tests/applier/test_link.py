@@ -37,6 +37,15 @@ while True:
 _TRANSFER = "UPDATE account SET number = ?, balance = balance + CASE id WHEN ? THEN ? ELSE ? END WHERE id IN (?, ?)"
 
 
+def watching(replica: Path) -> "subprocess.Popen[bytes]":
+    """A reader that goes on until it sees what it must not."""
+    watcher = subprocess.Popen([sys.executable, "-c", _WATCHER, str(replica)], stdout=subprocess.PIPE)
+    assert watcher.stdout
+    with watcher.stdout as output:
+        assert output.readline() == b"up\n"
+    return watcher
+
+
 @asynccontextmanager
 async def running(node: Node) -> AsyncIterator[Node]:
     async with trio.open_nursery() as nursery:
@@ -56,6 +65,7 @@ async def test_records_are_applied_and_folded_at_the_stop(tmp_path: Path) -> Non
         for number in range(100):
             node.add(primary.change("INSERT INTO t VALUES (?)", number))
         await node.wait_applied(101)
+        assert node.reports == 101  # one for each span, however many made one transaction
         assert rows(tmp_path / "mount/app.db", "SELECT count(*) FROM t") == [(100,)]
     assert node.checkpointed[-1] == (101, True)
     assert node.failures == []
@@ -77,9 +87,7 @@ async def test_a_child_killed_at_any_moment_shows_no_reader_a_mixed_state(tmp_pa
         for span in primary.spans():
             node.add(span)
         await node.wait_applied(2)
-        watcher = subprocess.Popen([sys.executable, "-c", _WATCHER, str(replica)], stdout=subprocess.PIPE)
-        assert watcher.stdout
-        assert watcher.stdout.readline() == b"up\n"
+        watcher = watching(replica)
         number = 0
         for _ in range(5):
             for _ in range(chance.randrange(20, 200)):
@@ -100,7 +108,6 @@ async def test_a_child_killed_at_any_moment_shows_no_reader_a_mixed_state(tmp_pa
         assert watcher.poll() is None, "the watcher saw what it must not"
         watcher.kill()
         watcher.wait()
-        watcher.stdout.close()
         assert node.restarts >= 4
     assert node.failures == []
     assert_equal_files(primary, replica)

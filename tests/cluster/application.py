@@ -1,7 +1,7 @@
 """What an application does, in a process of its own: run as a script, it knows SQLite and nothing of litereplica.
 
-``serve PATH``: JSON lines on stdin ({"sql", "values"} or {"reopen"}), one JSON line with rows or an error each.
-``write PATH NAME COUNT SECONDS BYTES [FAULTS]``: rows of one writer, numbered; each acknowledged number on stdout.
+``prepare PATH PAGE_SIZE``: makes a WAL database with the tables that the others use.
+``write PATH NAME COUNT SECONDS BYTES``: rows of one writer, numbered; each acknowledged number on stdout.
 ``watch PATH``: reads the counter again and again until stdin ends; then one JSON line about what it saw.
 """
 
@@ -12,7 +12,8 @@ import select
 import sqlite3
 import sys
 import time
-from typing import Any, Final
+from pathlib import Path
+from typing import Final
 
 BUSY_S: Final = 60.0
 RETRY_S: Final = 0.02
@@ -28,40 +29,13 @@ def connect(path: str) -> sqlite3.Connection:
     return sqlite3.connect(path, isolation_level=None, timeout=BUSY_S)
 
 
-def say(data: object) -> None:
-    sys.stdout.write(json.dumps(data) + "\n")
-    sys.stdout.flush()
-
-
-# ------------------------------------------------------------------------------------------------------------- serve
-def decoded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return random.Random(value["seed"]).randbytes(value["random_bytes"])
-    return value
-
-
-def encoded(value: Any) -> Any:
-    return {"bytes": len(value)} if isinstance(value, bytes) else value
-
-
-def serve(path: str) -> None:
-    connection: sqlite3.Connection | None = None
-    for line in sys.stdin:
-        request = json.loads(line)
-        try:
-            if request.get("reopen") and connection is not None:
-                connection.close()
-                connection = None
-            if connection is None:
-                connection = connect(path)
-            rows = []
-            for sql, values in request["statements"]:
-                rows = connection.execute(sql, [decoded(each) for each in values]).fetchall()
-            say({"rows": [[encoded(each) for each in row] for row in rows]})
-        except sqlite3.Error as error:
-            say({"error": f"{type(error).__name__}: {error}"})
-    if connection is not None:
-        connection.close()
+def prepare(path: str, page_size: str) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    connection = connect(path)
+    connection.execute(f"PRAGMA page_size={page_size}")
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.executescript(SCHEMA)
+    connection.close()
 
 
 # ------------------------------------------------------------------------------------------------------------- write
@@ -121,8 +95,8 @@ def watch(path: str) -> None:
             connection.close()
             connection = None
         time.sleep(0.0005)
-    say({"seen": seen, "reads": reads, "errors": errors, "backwards": backwards[:10]})
+    sys.stdout.write(json.dumps({"seen": seen, "reads": reads, "errors": errors, "backwards": backwards[:10]}))
 
 
 if __name__ == "__main__":
-    {"serve": serve, "write": write, "watch": watch}[sys.argv[1]](*sys.argv[2:])
+    {"prepare": prepare, "write": write, "watch": watch}[sys.argv[1]](*sys.argv[2:])

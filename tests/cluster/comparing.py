@@ -1,42 +1,18 @@
 """Whether nodes hold the same databases, byte for byte, and whether that is what SQLite and the log say too."""
 
-import json
-import sqlite3
 import subprocess
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import xxhash
 
-CAUGHT_UP_S: Final = 60.0
-"""Generous: this machine has two cores, and they are shared."""
+from tests.cluster.group import CAUGHT_UP_S, visible
+from tests.support.nodes import Node
+from tests.support.sql import fold, integrity
+from tests.support.waiting import wait_until
+
 READ_S: Final = 60.0
-
-
-class Status(Protocol):
-    """What is compared of a node: tests.support.nodes has it."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def mount(self) -> Path: ...
-    @property
-    def data(self) -> Path: ...
-    def positions(self) -> dict[str, str]: ...
-
-
-def until(condition: Callable[[], bool], message: str | Callable[[], str], limit_s: float = CAUGHT_UP_S) -> float:
-    """Ask until it holds; how long that took. Fails with the message."""
-    began = time.monotonic()
-    while not condition():
-        taken = time.monotonic() - began
-        if taken > limit_s:
-            text = message if isinstance(message, str) else message()
-            raise AssertionError(f"after {limit_s:g} s: {text}")
-        time.sleep(0.005 if taken < 0.5 else 0.05)
-    return time.monotonic() - began
 
 
 def content(path: Path) -> bytes:
@@ -60,74 +36,44 @@ def rolling_checksum(database: bytes) -> int:
     return checksum
 
 
-def fold(path: Path) -> None:
-    """Checkpoint and truncate the WAL as an application on the primary would."""
-    connection = sqlite3.connect(path, isolation_level=None, timeout=30)
-    try:
-        connection.execute("PRAGMA busy_timeout=30000")
-        until(
-            lambda: connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0,
-            f"{path} could not be checkpointed",
-        )
-    finally:
-        connection.close()
-
-
-def integrity(path: Path) -> list[str]:
-    """What ``PRAGMA integrity_check`` says, asked by another process with SQLite's own defaults."""
-    script = (
-        "import sqlite3,sys,json; c=sqlite3.connect(sys.argv[1],timeout=30);"
-        "print(json.dumps([r[0] for r in c.execute('PRAGMA integrity_check')]))"
-    )
-    command = ["python3", "-c", script, str(path)]
-    found = subprocess.run(command, capture_output=True, timeout=READ_S, check=False)
-    if found.returncode:
-        return [found.stderr.decode()]
-    return list(json.loads(found.stdout))
-
-
-def caught_up(primary: Status, replicas: Iterable[Status], limit_s: float = CAUGHT_UP_S) -> None:
+def caught_up(primary: Node, replicas: Iterable[Node], limit_s: float = CAUGHT_UP_S) -> None:
     """Every replica has logged and applied everything that the primary has now."""
-    target = primary.positions()
+    target = visible(primary)
     for replica in replicas:
-        until(
-            lambda replica=replica: replica.positions() == target,  # type: ignore[misc]
-            lambda replica=replica: f"{replica.name} is at {replica.positions()}, the primary at {target}",  # type: ignore[misc]
-            limit_s,
-        )
+        wait_until(lambda replica=replica: visible(replica) == target, f"{replica.name} reaches {target}", limit_s)  # type: ignore[misc]
 
 
-def assert_same(primary: Status, *replicas: Status, limit_s: float = CAUGHT_UP_S) -> None:
-    """Nobody writes any more: every node holds the same bytes, positions, and sound databases.
+def assert_same(nodes: Sequence[Node], *databases: str, limit_s: float = CAUGHT_UP_S) -> None:
+    """Nobody writes any more: every node holds the same bytes, positions, and sound databases (all, or those named).
 
-    The primary's WALs are folded in by a client here; those of the replicas by their appliers.
+    The primary is the first node. Its WALs are folded in by a client here; those of the replicas by their appliers.
     """
-    names = sorted(primary.positions())
+    primary, *replicas = nodes
+    names = databases or sorted(visible(primary))
     assert names
     for name in names:
-        fold(primary.mount / name)
+        fold(primary.path(name))
     caught_up(primary, replicas, limit_s)
-    positions = primary.positions()
-    assert sorted(positions) == names
+    positions = visible(primary)
     for name in names:
-        expected = content(primary.mount / name)
-        assert content(primary.data / "files" / name) == expected, f"{name}: the kernel shows other bytes than the disk"
+        expected = content(primary.path(name))
         _, _, checksum = positions[name].partition("/")
         assert f"{rolling_checksum(expected):016x}" == checksum, f"{name} is not what its position says"
-        assert integrity(primary.mount / name) == ["ok"], name
-        assert content(primary.mount / f"{name}-pos").decode() == f"{positions[name]}\n"
+        _assert_sound(primary, name, expected, positions[name])
         for replica in replicas:
-            copy = replica.mount / name
-            until(
-                lambda: (wal := replica.data / "files" / f"{name}-wal").exists() and wal.stat().st_size == 0,  # noqa: B023
-                f"{replica.name} does not fold the WAL of {name}",
-                limit_s,
-            )
-            found = content(copy)
-            assert found == expected, difference(replica.name, name, expected, found)
-            assert content(replica.data / "files" / name) == expected, f"{replica.name}: {name}: stale pages"
-            assert integrity(copy) == ["ok"], (replica.name, name)
-            assert content(replica.mount / f"{name}-pos").decode() == f"{positions[name]}\n"
+            wal = replica.data / "files" / f"{name}-wal"
+            wait_until(lambda: wal.stat().st_size == 0, f"{replica.name} folds the WAL of {name}", limit_s)  # noqa: B023
+            _assert_sound(replica, name, expected, positions[name])
+
+
+def _assert_sound(node: Node, name: str, expected: bytes, position: str) -> None:
+    found = content(node.path(name))
+    assert found == expected, difference(node.name, name, expected, found)
+    on_disk = content(node.data / "files" / name)
+    assert on_disk == expected, f"the disk has other bytes than the mount: {difference(node.name, name, expected, on_disk)}"
+    assert integrity(node.path(name)) == "ok", (node.name, name)
+    assert content(node.path(f"{name}-pos")).decode() == f"{position}\n"
+    assert node.position(name) == position
 
 
 def difference(node: str, name: str, expected: bytes, found: bytes) -> str:

@@ -1,8 +1,8 @@
-"""Groups of nodes for the tests: one for a whole module where tests leave it whole, a new one where they do not."""
+"""Groups of nodes: one for a whole module where its tests leave it whole, new ones where they do not."""
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Final
 
 import pytest
@@ -15,53 +15,67 @@ HANG_S: Final = 110.0
 MakeGroup = Callable[..., Group]
 
 
-def closing(group: Group, request: pytest.FixtureRequest) -> None:
-    try:
-        group.assert_no_surprise()
-    finally:
-        if request.session.testsfailed:
-            for node in group.nodes:
-                print(node.last_words())  # noqa: T201  pytest shows it beside the failure
-        group.close()
+def take_down(group: Group, request: pytest.FixtureRequest) -> list[str]:
+    """What should not have been there, if anything."""
+    found = group.surprises()
+    if found or request.session.testsfailed:
+        group.print_logs()
+    return found + group.tear_down()
+
+
+class Shared:
+    """The group that the tests of a module share; a new one after a test that failed."""
+
+    def __init__(self) -> None:
+        self.group: Group | None = None
+        self.failed = 0
 
 
 @pytest.fixture(scope="module")
-def group(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Group]:
-    """A primary and two replicas that the tests of a module share; each test leaves them running and equal."""
-    made = Group(tmp_path_factory.mktemp("group"))
-    try:
-        made.start()
-        yield made
-    finally:
-        closing(made, request)
+def shared(request: pytest.FixtureRequest) -> Iterator[Shared]:
+    """Where the module's group is kept."""
+    kept = Shared()
+    yield kept
+    problems = take_down(kept.group, request) if kept.group is not None else []
+    assert not problems, problems
 
 
 @pytest.fixture
-def make_group(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[MakeGroup]:
-    """Groups of the test's own."""
-    groups: list[Group] = []
+def group(shared: Shared, request: pytest.FixtureRequest) -> Iterator[Group]:
+    """A primary and two replicas, started; each test leaves them running and equal."""
+    if shared.group is not None and shared.failed != request.session.testsfailed:
+        take_down(shared.group, request)
+        shared.group = None
+    shared.failed = request.session.testsfailed
+    if shared.group is None:
+        shared.group = Group()
+        shared.group.start()
+    with limited([shared.group]):
+        yield shared.group
 
-    def make(replicas: int = 1, **options: str) -> Group:
-        groups.append(Group(tmp_path / str(len(groups)), replicas, **options))
-        return groups[-1]
 
+@contextlib.contextmanager
+def limited(groups: list[Group]) -> Iterator[None]:
+    """After HANG_S all mounts answer with errors."""
     timer = threading.Timer(HANG_S, lambda: [each.abort() for each in groups])
     timer.daemon = True
     timer.start()
-    yield make
-    timer.cancel()
-    for each in groups:
-        closing(each, request)
-
-
-@pytest.fixture(autouse=True)
-def _never_hangs(request: pytest.FixtureRequest) -> Iterator[None]:
-    if "group" not in request.fixturenames:
+    try:
         yield
-        return
-    group: Group = request.getfixturevalue("group")
-    timer = threading.Timer(HANG_S, group.abort)
-    timer.daemon = True
-    timer.start()
-    yield
-    timer.cancel()
+    finally:
+        timer.cancel()
+
+
+@pytest.fixture
+def make_group(request: pytest.FixtureRequest) -> Iterator[MakeGroup]:
+    """Groups of the test's own; not started."""
+    groups: list[Group] = []
+
+    def make(replicas: int = 1, **retention: str) -> Group:
+        groups.append(Group(replicas, **retention))
+        return groups[-1]
+
+    with limited(groups):
+        yield make
+    problems = [problem for each in groups for problem in take_down(each, request)]
+    assert not problems, problems

@@ -110,29 +110,31 @@ class Node:
         database.file_path.write_bytes(pages)
         database.wal_restarted()
 
+    async def begin_segment(self, name: str = "app.db") -> None:
+        """The next record begins a new segment, as if the newest were full."""
+        database = self.database(name)
+        await database.log.sync()
+        newest = database.log._newest
+        assert newest is not None
+        database.log._seal(newest)
+        database.log._begin()
+        database.log._limit = -1
+
     async def trim(self) -> None:
         """Forget what retention may forget, at once."""
         for database in self.store.databases.values():
-            await self.store.advance_base(database)
-            database.log._seal(database.log._segments[-1])
-            database.log._begin()
-        await self.store.maintain(0.0, 1 << 40)
+            await database.log.sync()
+        await self.store.maintain(-60.0, 1 << 40)
 
     async def install(self, finished: FinishedSnapshot) -> None:
         database = self.store.install(
-            finished.database,
-            finished.pages_file,
-            finished.page_size,
-            finished.page_count,
-            finished.position,
-            finished.checksums,
-            finished.epoch,
-            finished.timestamp_ms,
-        )
+            finished.database, finished.pages_file, finished.page_size, finished.page_count, finished.position,
+            finished.checksums, finished.epoch, finished.timestamp_ms,
+        )  # fmt: skip
         if database.pending_install is not None:
             database.file_path.write_bytes(database.pending_install.read_bytes())
-            database.pending_install.unlink()
-            database.pending_install = None
+            database.installed()
+        database.set_applied(finished.position.txid)
 
     # -- roles
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import trio
 
-from litereplica.cluster.messages import PAGES_LIMIT_BYTES
+from litereplica.cluster.messages import PAGES_LIMIT_BYTES, Acknowledged
 from litereplica.store.snapshot import resume_snapshots
 from tests.replication.nodes import PAGE, Line, Node, content, same, until
 
@@ -13,6 +13,8 @@ async def old(primary: Node, pages: int) -> None:
     """A database whose log no longer begins at its beginning."""
     primary.grow(pages, step=512)
     primary.checkpoint()
+    await primary.begin_segment()
+    primary.touch(1)
     await primary.trim()
     assert primary.database().log.first_txid > 1
 
@@ -75,9 +77,10 @@ async def test_the_database_is_dropped_and_made_again_under_the_snapshot(primary
 
 async def test_a_dropped_database_whose_log_is_gone(primary: Node, replica: Node) -> None:
     await old(primary, 10)
+    await primary.begin_segment()
     primary.database().drop()
-    primary.database().file_path.unlink()
     await primary.trim()
+    assert primary.database().log.first_txid == primary.position().txid
     async with primary.serving(), replica.following(primary.port):
         await until(lambda: same(primary, replica))
         assert not replica.database().exists
@@ -160,6 +163,8 @@ async def test_several_snapshots_for_several_replicas(make_node: Callable[..., N
     for name in names:
         primary.grow(300, name)
         primary.checkpoint(name)
+        await primary.begin_segment(name)
+        primary.touch(1, name)
     await primary.trim()
     b, c = make_node("b"), make_node("c")
     async with primary.serving(), b.following(primary.port), c.following(primary.port):
@@ -199,7 +204,8 @@ async def test_a_replica_of_another_history_gets_a_snapshot(primary: Node, repli
         await until(lambda: same(primary, replica))
         primary.touch(1)
         last = primary.position().txid
-        await until(lambda: server.replicas["b"].databases["app.db"].applied == last)
+        await until(lambda: same(primary, replica))
+        await until(lambda: server.replicas["b"].databases.get("app.db") == Acknowledged(last, last))
         assert content(primary.database()) == content(replica.database())
 
 

@@ -1,0 +1,123 @@
+"""A snapshot becomes the content of a database.
+
+Knows the steps, each of which may be the last one before a crash. Does not know how the snapshot came here.
+
+1. The pages go into the database's folder under a name that states the position.
+2. The meta file says: base is that position, ``installing``. From here on the snapshot is what counts.
+3. The old history's segments are moved to ``diverged/``, and the page checksums are set.
+4. The meta file says: no longer ``installing``. Segments in the folder are the new history's.
+5. Nobody has the database open: the pages become the database file. Else they stay until the applier has written them
+   over the old content and that has reached the file; a crash before puts them in place.
+"""
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from litereplica.ltx.position import Position
+from litereplica.store.disk import Disk
+from litereplica.store.dropped import keep_dropped
+from litereplica.store.meta import Meta
+from litereplica.store.reopen import segment_files
+from litereplica.store.segment import INDEX_SUFFIX
+
+if TYPE_CHECKING:
+    from litereplica.store.database import Database
+
+log = structlog.get_logger()
+
+_PREFIX = "install-"
+
+
+def install_path(directory: Path, position: Position) -> Path:
+    """Where the pages of a snapshot wait until they are the database file."""
+    return directory / f"{_PREFIX}{position.txid:016x}-{position.checksum:016x}"
+
+
+def begin_install(database: "Database", pages_file: Path, page_size: int, page_count: int, position: Position) -> None:
+    """Steps 1 and 2. Raises OSError; then the database is as it was, and the snapshot is lost."""
+    disk = database.store.disk
+    target = install_path(database.directory, position)
+    disk.rename(pages_file, target)
+    disk.fsync_directory(target.parent)
+    if page_count == 0 and database.exists:
+        keep_dropped(disk, database.file_path, database.directory)
+    before = (database.saved_base, database.saved_base_pages, database.page_size)
+    database.set_page_size(page_size)
+    database.saved_base, database.saved_base_pages = position, page_count
+    try:
+        database.save_meta(installing=True)
+    except OSError:
+        database.saved_base, database.saved_base_pages, known_size = before
+        database.set_page_size(known_size)
+        raise
+    database.settled = False
+
+
+def end_install(database: "Database", folder: Path) -> None:
+    """Steps 3 (the segments) and 4."""
+    set_log_aside(database, folder)
+    database.save_meta()
+
+
+def set_log_aside(database: "Database", folder: Path) -> None:
+    """Move all segments to a new folder in ``folder`` (``diverged/``); they are the old history."""
+    disk = database.store.disk
+    segments = segment_files(database.directory)
+    if segments:
+        target = _new_folder(disk, folder, f"{database.directory.name}@{database.position.txid:016x}")
+        # Newest first: what is left after a crash is a shorter log without gaps.
+        for _, path in reversed(segments):
+            with contextlib.suppress(FileNotFoundError):
+                disk.unlink(path.with_suffix(INDEX_SUFFIX))
+            disk.rename(path, target / path.name)
+        disk.fsync_directory(target)
+        disk.fsync_directory(database.directory)
+        log.warning("log_set_aside", database=database.name, position=str(database.position), path=str(target))
+
+
+def _new_folder(disk: Disk, folder: Path, stem: str) -> Path:
+    number = 1
+    while (target := folder / f"{stem}.{number}").exists():
+        number += 1
+    disk.make_directories(target)
+    return target
+
+
+def place_install(database: "Database") -> None:
+    """Step 5, if there is something to put in place; nobody has the file open."""
+    path = install_path(database.directory, database.saved_base)
+    disk = database.store.disk
+    if path.exists():
+        target = database.file_path
+        if database.saved_base_pages:
+            disk.make_directories(target.parent)
+            disk.rename(path, target)
+            for suffix in ("-wal", "-journal"):
+                with contextlib.suppress(FileNotFoundError):
+                    disk.unlink(target.with_name(target.name + suffix))
+            disk.fsync_directory(target.parent)
+        else:
+            disk.unlink(path)
+        # What a checkpoint has put into the file that was replaced is not in this one.
+        database.base, database.base_pages = database.saved_base, database.saved_base_pages
+    database.pending_install = database.kept_install = None
+    database.install_folded = False
+
+
+def finish_install(database: "Database", meta: Meta) -> None:
+    """After a crash: go on after step 2, 3 or 4; before it, forget the snapshot."""
+    disk = database.store.disk
+    for entry in sorted(database.directory.iterdir()):
+        if entry.name.startswith(_PREFIX) and entry != install_path(database.directory, meta.base):
+            disk.unlink(entry)
+    if meta.installing:
+        set_log_aside(database, database.store.diverged)
+        # The mark is the old history's.
+        database.checksums.reserve(1)
+        database.checksums.begin_boot(meta.base.txid)
+        database.save_meta()
+    if meta.installing or install_path(database.directory, meta.base).exists():
+        place_install(database)
