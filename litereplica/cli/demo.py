@@ -38,7 +38,11 @@ http: {{listen: "127.0.0.1:{http}"}}
 replication: {{listen: "127.0.0.1:{replication}"}}
 lease:
   type: static
-  static: {{primary: {{name: primary, http: "http://127.0.0.1:{primary_http}", replication: "127.0.0.1:{primary_replication}"}}}}
+  static:
+    primary:
+      name: primary
+      http: "http://127.0.0.1:{primary_http}"
+      replication: "127.0.0.1:{primary_replication}"
 log: {{level: warning}}
 """
 
@@ -205,7 +209,7 @@ Try, in another terminal, while this one writes a row every second:
   sqlite3 {database} "INSERT INTO message (text) VALUES ('mine')"
   sqlite3 {copy} "SELECT * FROM message ORDER BY id DESC LIMIT 3"
   sqlite3 {copy} "DELETE FROM message"           # refused: a replica is read-only
-  {sys.executable} -m litereplica --url http://127.0.0.1:{ports[0]} status
+  {Path(sys.executable).parent}/litereplica --url http://127.0.0.1:{ports[0]} status
   cat {copy}-pos {copy.parent}/.primary {copy.parent}/.lag
 The configurations are {folder}/primary.yml and {folder}/replica.yml. Ctrl-C ends the demo and removes everything.
 """

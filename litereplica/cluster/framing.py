@@ -29,24 +29,28 @@ class HttpSpoken(Corrupt):
 class MessageReader:
     """Put bytes into ``room()``, say how many with ``received()``, take messages with ``next()`` until it has none.
 
-    Memory: ``buffer_bytes``, and for a longer message as much again as that message has.
+    Memory: ``buffer_bytes``, and for longer messages as much again as the longest of them, until a shorter one comes.
     """
 
-    __slots__ = ("_buffer", "_end", "_normal", "_start", "_view", "started")
+    __slots__ = ("_buffer", "_end", "_normal", "_spare", "_start", "_stop", "_view", "started")
 
     def __init__(self, buffer_bytes: int = BUFFER_BYTES) -> None:
         assert buffer_bytes >= 64
         self._normal = bytearray(buffer_bytes)
         self._buffer = self._normal
+        # For long messages: fresh memory for each one would cost as much as receiving it.
+        self._spare = bytearray()
         self._view = memoryview(self._buffer)
         self._start = 0
         self._end = 0
+        # Nothing may be received beyond: the end of a long message.
+        self._stop = buffer_bytes
         self.started = False
         """One message was understood: whatever is wrong later, the other end is no stranger."""
 
     def room(self) -> memoryview:
         """Where the next bytes belong; never empty once ``next()`` has answered None."""
-        return self._view[self._end :]
+        return self._view[self._end : self._stop]
 
     def received(self, count: int) -> None:
         """``count`` bytes were put into ``room()``."""
@@ -70,10 +74,13 @@ class MessageReader:
         self.started = True
         self._start = stop
         if self._buffer is not self._normal:
-            # A long message has a buffer of its own, of exactly its length.
+            # A long message has a buffer to itself.
             assert stop == self._end
             self._use(self._normal, 0)
-        elif stop == self._end:
+            return message
+        if self._spare:
+            self._spare = bytearray()
+        if stop == self._end:
             self._start = self._end = 0
         return message
 
@@ -84,17 +91,23 @@ class MessageReader:
 
     def _make_room(self, total: int) -> None:
         """The message that begins at ``_start`` needs ``total`` bytes from there."""
-        if self._start + total <= len(self._buffer):
+        if self._start + total <= self._stop:
             return
         have = self._end - self._start
-        target = self._normal if total <= len(self._normal) else bytearray(total)
+        target = self._normal
+        if total > len(target):
+            if total > len(self._spare):
+                self._spare = bytearray(total)
+            target = self._spare
         target[:have] = self._buffer[self._start : self._end]
         self._use(target, have)
+        if target is self._spare:
+            self._stop = total
 
     def _use(self, buffer: bytearray, have: int) -> None:
         self._buffer = buffer
         self._view = memoryview(buffer)
-        self._start, self._end = 0, have
+        self._start, self._end, self._stop = 0, have, len(buffer)
 
     def _no_message(self, start: bytes, size: int) -> Corrupt:
         if not self.started:

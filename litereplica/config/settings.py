@@ -73,8 +73,8 @@ class ReplicationSettings:
 
     listen: Address = DEFAULT_REPLICATION
     advertise: Address | None = None
-    heartbeat_s: Seconds = field(default=Seconds(1.0), metadata={KEY: "heartbeat"})
-    timeout_s: Seconds = field(default=Seconds(5.0), metadata={KEY: "timeout"})
+    heartbeat_s: Seconds = field(default=Seconds(2.0), metadata={KEY: "heartbeat"})
+    timeout_s: Seconds = field(default=Seconds(6.0), metadata={KEY: "timeout"})
 
 
 @dataclass(frozen=True, slots=True)

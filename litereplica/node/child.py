@@ -30,8 +30,10 @@ class Child:
         self._stopping = False
 
     async def run(self, ended: Callable[[int], None]) -> None:
-        """Start it and wait for its end; cancellation asks it to end first. Raises Misconfigured when it cannot "
-        "start."""
+        """Start it and wait for its end; cancellation asks it to end first.
+
+        Raises Misconfigured when it cannot start.
+        """
         try:
             self._process = await trio.lowlevel.open_process(self._command)
         except OSError as error:

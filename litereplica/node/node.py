@@ -31,7 +31,6 @@ log = structlog.get_logger()
 
 # Replicas get this long to take what they have not yet when the primary stops.
 DRAIN_LIMIT_S = 2.0
-DRAIN_STEP_S = 0.02
 CATCH_UP_STEP_S = 0.05
 # The applier gets this long to finish what it was given; what it does not finish is redone from the log.
 APPLIER_STOP_LIMIT_S = 5.0
@@ -176,22 +175,10 @@ class Node:
     async def stop(self) -> None:
         """The parts that have to be told; the rest is cancelled."""
         if self._server is not None:
-            with trio.move_on_after(DRAIN_LIMIT_S):
-                while not self._all_sent(self._server):  # noqa: ASYNC110  only while stopping
-                    await trio.sleep(DRAIN_STEP_S)
+            await self._server.drain(DRAIN_LIMIT_S)
             await self._server.dismiss_all("stopping", f"{self.settings.node.name} stops")
         if self._link is not None:
             await self._link.stop(APPLIER_STOP_LIMIT_S)
-
-    def _all_sent(self, server: ReplicationServer) -> bool:
-        """Every connected replica has logged every transaction."""
-        for replica in server.replicas.values():
-            if replica.connected:
-                for database in self.store.databases.values():
-                    at = replica.databases.get(database.name)
-                    if database.position.txid and (at is None or at.logged < database.position.txid):
-                        return False
-        return True
 
     def kill_applier(self) -> None:
         """At once."""

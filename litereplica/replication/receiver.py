@@ -303,6 +303,10 @@ class Receiver:
         async def save() -> None:
             try:
                 await trio.to_thread.run_sync(write)
+            except OSError:
+                # What the disk has of the pages is unknown now (fsync(2)): begin anew.
+                self._drop_sink(sink.database)
+                raise
             finally:
                 self._saving = False
                 self._saved.unpark_all()
@@ -321,12 +325,12 @@ class Receiver:
             await self._saved.park()
         try:
             finished = await trio.to_thread.run_sync(sink.finish, message)
+            await self._install(finished)
         except Corrupt as error:
-            self._drop_sink(name)
             self._ask_snapshot(name, error.message, pause_s=RESYNC_PAUSE_S)
-            return
-        await self._install(finished)
-        self._drop_sink(name)
+        finally:
+            # Its files are gone or closed, whatever came of it.
+            self._drop_sink(name)
 
     async def _install(self, finished: FinishedSnapshot) -> None:
         name = finished.database

@@ -286,7 +286,7 @@ class Log(LogSegments):
         segments = list(self._unsynced)
         self._in_use = True
         try:
-            await self._calls.run(lambda: self._sync_files(segments))
+            await self._calls.run(self._sync_call(segments))
         except OSError as error:
             if generation == self.generation:
                 self.fail(error)
@@ -309,18 +309,25 @@ class Log(LogSegments):
         self._covering = self.last_txid
         segments = list(self._unsynced)
         try:
-            self._sync_files(segments)
+            self._sync_call(segments)()
         except OSError as error:
             self.fail(error)
             raise
         self._covered(segments)
 
-    def _sync_files(self, segments: list[Segment]) -> None:
-        """Runs in a worker thread; the descriptors stay open until it is done."""
-        for segment in segments:
-            self._disk.fdatasync(segment.descriptor)
-        if not all(segment.named for segment in segments):
-            self._disk.fsync_directory(self.directory)
+    def _sync_call(self, segments: list[Segment]) -> Callable[[], None]:
+        """What has to be called, in any thread; its descriptors stay open until it is done."""
+        disk, directory = self._disk, self.directory
+        descriptors = [segment.descriptor for segment in segments]
+        named = all(segment.named for segment in segments)
+
+        def call() -> None:
+            for descriptor in descriptors:
+                disk.fdatasync(descriptor)
+            if not named:
+                disk.fsync_directory(directory)
+
+        return call
 
     def _covered(self, segments: list[Segment]) -> None:
         for segment in segments:
@@ -339,7 +346,8 @@ class Log(LogSegments):
         """At a clean stop: drop the zeroes written ahead, and spare the next start the scan."""
         segment = self._newest
         if segment is not None and segment.length and segment.starts is not None:
-            self._cut(segment)
+            if segment.descriptor >= 0:
+                self._cut(segment)
             save_index(self._disk, segment)
 
     def restart(self, start: Position) -> None:

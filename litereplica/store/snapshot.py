@@ -86,7 +86,10 @@ def _resumable(database: Database, progress: SnapshotProgress) -> bool:
         return False
     if base == database.base:
         return True
-    return base.txid + 1 >= database.log.first_txid and database.log.checksum_at(base.txid) == base.checksum
+    # A log that cannot be read leads nowhere.
+    with contextlib.suppress(Corrupt, OSError):
+        return database.log.checksum_at(base.txid) == base.checksum
+    return False
 
 
 # ------------------------------------------------------------------------------------------------------ on the replica

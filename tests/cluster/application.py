@@ -76,7 +76,8 @@ def watch(path: str) -> None:
     while not select.select((0,), (), (), 0)[0]:
         try:
             if connection is None:
-                connection = sqlite3.connect(path, isolation_level=None, timeout=5)
+                # Not created: while the node is down there may be an empty directory instead of the mount.
+                connection = sqlite3.connect(f"file:{path}?mode=rw", uri=True, isolation_level=None, timeout=5)
             value = connection.execute("SELECT value FROM counter WHERE id = 1").fetchone()[0]
             rows = connection.execute("SELECT value FROM counter WHERE id = 1").fetchone()[0]
         except sqlite3.Error:

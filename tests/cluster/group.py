@@ -49,8 +49,9 @@ class Group(Nodes):
             self.join()
 
     def _retain(self, node: Node) -> None:
-        if self._retention:
-            node.configure(**self._sections, data={"dir": str(node.data), "retention": self._retention})
+        document = json.loads(node.config.read_text())
+        document["data"]["retention"] = self._retention
+        node.config.write_text(json.dumps(document))
 
     def join(self) -> Node:
         """One more replica; not started."""

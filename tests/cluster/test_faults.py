@@ -68,9 +68,12 @@ def test_the_applier_killed_again_and_again_in_mid_burst(group: Group) -> None:
     prepared(group)
     victim, numbers = group.replicas[1], random.Random(2)
     with writers(group.path(BUSY), 2, seconds=60, size=2000) as made, Watcher(victim.path(BUSY)) as watcher:
-        for _ in range(8):
+        for _ in range(5):
             made[0].await_number(made[0].acknowledged + numbers.randint(20, 200))
+            deaths = len(victim.log_lines("applier.died"))
             kill_applier(victim)
+            wait_until(lambda: len(victim.log_lines("applier.died")) > deaths, "its death is noticed")  # noqa: B023
+            victim.wait_for(BUSY, group.primary_node.position(BUSY))
         for each in made:
             each.end()
         caught_up(group.primary_node, group.replicas)
@@ -78,7 +81,6 @@ def test_the_applier_killed_again_and_again_in_mid_burst(group: Group) -> None:
         assert seen["reads"] > 100
         assert seen["errors"] == 0
     assert_same(group.all, BUSY)
-    assert len(victim.log_lines("applier.died")) >= 4
 
 
 def test_the_connection_cut_in_the_middle_of_records(group: Group) -> None:
@@ -86,11 +88,11 @@ def test_the_connection_cut_in_the_middle_of_records(group: Group) -> None:
     line, numbers = group.lines[0], random.Random(3)
     before = line.connections
     with writers(group.path(BUSY), 1, seconds=60, size=20_000) as made:
-        for _ in range(12):
+        for _ in range(8):
             line.cut_after(numbers.randint(1, 400_000))
             wait_until(lambda: not line.is_cut_pending, "the line is cut")
         made[0].end()
-    assert line.connections >= before + 10
+    assert line.connections >= before + 8
     assert_same(group.all, BUSY)
 
 
@@ -144,7 +146,8 @@ def test_a_replica_joins_under_load(make_group: MakeGroup) -> None:
         "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)"
         " INSERT INTO entry SELECT 'x', i, randomblob(1500) FROM n;",
     )
-    make_database(group.path("sub/quiet.db") if group.path("sub").mkdir() else group.path("sub/quiet.db"), rows=1000)  # type: ignore[func-returns-value]
+    group.path("sub").mkdir()
+    make_database(group.path("sub/quiet.db"), rows=1000)
     with writers(group.path(BUSY), 2, seconds=60) as made:
         made[0].await_number(50)
         late = group.join()
@@ -171,7 +174,7 @@ def test_a_clean_restart_of_the_primary_loses_nothing(group: Group) -> None:
     group.primary_node.start()
     found = rows(group.primary_node)
     for name, number in last.items():
-        assert number <= found[name] <= number + 1
+        assert number <= found.get(name, 0) <= number + 1
     with writers(group.path(BUSY), 2, count=100) as made:
         for each in made:
             each.finish()
@@ -213,7 +216,7 @@ def test_a_stopped_replica_does_not_slow_commits(make_group: MakeGroup) -> None:
     prepared(group)
 
     def commits() -> int:
-        with Writer(group.path(BUSY), seconds=4) as writer:
+        with Writer(group.path(BUSY), seconds=3) as writer:
             before = rows(group.primary_node).get("w", 0)
             return writer.finish() - before
 
@@ -238,8 +241,6 @@ def test_a_replica_that_was_away_too_long_gets_a_snapshot(make_group: MakeGroup)
         with Session(group.path(BUSY)) as writer:
             for number in range(50):
                 writer.run("INSERT INTO entry VALUES ('x', ?, randomblob(1000000))", number + 1)
-            first = replica.position(BUSY) if False else None
-            assert first is None
             wait_until(lambda: group.primary_node.log_lines("log_trimmed"), "the log is trimmed", 90)
         replica.signal(signal.SIGCONT)
         replica.wait_for(BUSY, group.primary_node.position(BUSY))
@@ -268,7 +269,7 @@ def test_a_replica_ahead_of_a_primary_that_lost_its_data_converges_and_says_so(
         prepare(group.path(BUSY), page_size)
         run_sql(group.path(BUSY), "INSERT INTO entry VALUES ('new', 1, 'x');")
         position = group.primary_node.position(BUSY)
-        replica.wait_for(BUSY, position)
+        caught_up(group.primary_node, group.replicas)
         code, body = replica.get(f"/wait?db={BUSY}&txid={position[:16]}&timeout=5s")
         assert (code, body["txid"]) == (200, position[:16])
         assert rows(replica) == {"new": 1}

@@ -50,6 +50,15 @@ def test_the_longest_message_has_a_buffer_only_while_it_comes() -> None:
     data = encode(message)
     assert read(reader, data + encode(Heartbeat(1, 1)), 65536) == [message, Heartbeat(1, 1)]
     assert len(reader._buffer) == 4096
+    assert len(reader._spare) == 0
+
+
+def test_long_messages_in_a_row_share_one_buffer() -> None:
+    reader = MessageReader(4096)
+    sent: list[Message] = [
+        Pages(1, "app.db", 1, bytes([number]) * size) for number, size in enumerate([9000, 8000, 9500])
+    ]
+    assert read(reader, b"".join(map(encode, sent)), 1000) == sent
 
 
 def test_what_was_received_may_be_overwritten_once_a_message_is_taken() -> None:

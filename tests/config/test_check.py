@@ -35,7 +35,7 @@ def complaints(tmp_path: Path, text: str) -> list[str]:
         ("http: {listen: '*:1'}", "1: 'http.listen': write 0.0.0.0:1 to listen on every address"),
         ("replication: {advertise: '0.0.0.0:1'}", "1: 'replication.advertise' must be an address that others"),
         ("replication: {advertise: 'h:0'}", "1: 'replication.advertise' must be an address that others"),
-        ("replication:\n  heartbeat: 2s", "1: 'replication.timeout' must be at least 3 times 'replication.heartbeat'"),
+        ("replication:\n  heartbeat: 3s", "1: 'replication.timeout' must be at least 3 times 'replication.heartbeat'"),
         ("replication:\n  timeout: 2s", "2: 'replication.timeout' must be at least 3 times 'replication.heartbeat'"),
         ("replication: {heartbeat: 0}", "1: 'replication.heartbeat' must be more than 0"),
         ("data: {retention: {size: 0}}", "1: 'data.retention.size' must be more than 0"),

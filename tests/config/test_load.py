@@ -52,7 +52,7 @@ def test_without_a_file_the_defaults_hold(file: Path) -> None:
     assert settings.http.advertise is None
     assert settings.replication.listen == Address("127.0.0.1", 20203)
     assert settings.replication.advertise is None
-    assert (settings.replication.heartbeat_s, settings.replication.timeout_s) == (1.0, 5.0)
+    assert (settings.replication.heartbeat_s, settings.replication.timeout_s) == (2.0, 6.0)
     assert settings.lease.type == "standalone"
     assert settings.lease.static.primary is None
     assert settings.exec == ()

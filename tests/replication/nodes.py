@@ -1,5 +1,6 @@
 """A primary, replicas and a line between them, in one process: real stores, real TCP, the applier played by hand."""
 
+import errno
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -56,11 +57,29 @@ def content(database: Database) -> bytes:
     return bytes(pages[: database.page_count * size])
 
 
+class FailingDisk(Disk):
+    """A disk that is full, or loses what it was asked to make durable, while it is told to."""
+
+    full = False
+    loses = False
+
+    def pwrite(self, descriptor: int, data: bytes | memoryview, offset: int) -> int:
+        if self.full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().pwrite(descriptor, data, offset)
+
+    def fdatasync(self, descriptor: int) -> None:
+        if self.loses:
+            raise OSError(errno.EIO, "Input/output error")
+        super().fdatasync(descriptor)
+
+
 class Node:
     def __init__(self, root: Path, name: str, epoch: int = 1) -> None:
         self.root = root
         self.name = name
-        self.store = Store.open(root, Disk(), name)
+        self.disk = FailingDisk()
+        self.store = Store.open(root, self.disk, name)
         self.store.epoch = epoch
         self.random = random.Random(7)
         self.applies = True

@@ -130,9 +130,7 @@ async def test_streamed_commits_equal_small_ones(app: Application, tmp_path: Pat
         app.commit()
         await twin.commit_stream()
         assert app.database.position == twin.database.position
-    small, streamed = (
-        [decode_record(log_bytes(each), start)[1:2] for start in starts(each)] for each in (app, twin)
-    )
+    small, streamed = ([decode_record(log_bytes(each), start)[1:2] for start in starts(each)] for each in (app, twin))
     assert small == streamed
     other.close()
 

@@ -1,0 +1,45 @@
+"""A replica whose disk refuses goes on by itself when it no longer does."""
+
+import structlog
+
+from tests.replication.nodes import Line, Node, content, same, until
+from tests.replication.test_snapshots import old
+
+
+async def test_records_meet_a_full_disk(primary: Node, replica: Node) -> None:
+    primary.grow(10)
+    with structlog.testing.capture_logs() as lines:
+        async with primary.serving(), replica.following(primary.port):
+            await until(lambda: same(primary, replica))
+            replica.disk.full = True
+            primary.touch(3)
+            await until(lambda: any("free some room" in str(line.get("reason")) for line in lines))
+            assert not same(primary, replica)
+            replica.disk.full = False
+            await until(lambda: same(primary, replica))
+    assert content(primary.database()) == content(replica.database())
+
+
+async def test_a_snapshot_meets_a_full_disk(primary: Node, replica: Node) -> None:
+    await old(primary, 6000)
+    line = Line()
+    with structlog.testing.capture_logs() as lines:
+        async with primary.serving(), line.to(primary.port), replica.following(line.port):
+            await until(lambda: line.sent_bytes > 4_000_000)
+            replica.disk.full = True
+            await until(lambda: any("free some room" in str(line.get("reason")) for line in lines))
+            replica.disk.full = False
+            await until(lambda: same(primary, replica))
+    assert content(primary.database()) == content(replica.database())
+    assert not any((replica.root / "incoming").iterdir())
+
+
+async def test_a_snapshot_that_cannot_be_made_durable_begins_anew(primary: Node, replica: Node) -> None:
+    await old(primary, 3000)
+    with structlog.testing.capture_logs() as lines:
+        async with primary.serving(), replica.following(primary.port):
+            replica.disk.loses = True
+            await until(lambda: any("Input/output" in str(line.get("reason")) for line in lines))
+            replica.disk.loses = False
+            await until(lambda: same(primary, replica))
+    assert content(primary.database()) == content(replica.database())
