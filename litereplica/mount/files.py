@@ -21,8 +21,10 @@ from litereplica.sqlite.detector import CommitDetector, Rewind
 from litereplica.sqlite.frames import Transaction
 from litereplica.sqlite.outcome import Examined
 from litereplica.sqlite.pages import DATABASE_MAGIC, is_database
+from litereplica.sqlite.wal import FRAME_HEADER_BYTES
 from litereplica.store.adopt import adopt, is_wal_database
 from litereplica.store.database import Database, Pages
+from litereplica.store.folded import changed_pages
 from litereplica.store.store import Store
 
 log = structlog.get_logger()
@@ -164,13 +166,23 @@ class DatabaseFile(File):
     async def truncate(self, size: int) -> None:
         database = self.database
         if database is not None:
-            wanted = database.page_count * database.page_size
-            folding = self.access.primary and self.wal is not None and self.wal.detector.committed_frames
-            if self.access.primary and (size < wanted or not folding):
+            folding = self.wal is not None and self.wal.detector.committed_frames
+            if self.access.primary and not (folding and self._is_in_wal_beyond(database, size)):
                 raise self.refuse("truncate_refused", "a replicated database is only shortened by SQLite's checkpoint")
             if not database.log.durable:
                 await self._sync_log(database)
         await super().truncate(size)
+
+    @staticmethod
+    def _is_in_wal_beyond(database: Database, size: int) -> bool:
+        """Whether a checkpoint may leave ``size`` bytes: pages beyond them have to be in the WAL.
+
+        It cuts the file to the size at the commit that it has read, and commits go on meanwhile (walCheckpoint).
+        """
+        beyond = range(size // database.page_size + 1, database.page_count + 1)
+        return not beyond or changed_pages(database.log, database.base.txid).issuperset(
+            pgno for pgno in beyond if pgno != database.lock_page
+        )
 
     async def adopt_if_wal(self) -> None:
         """Take a database that has become a WAL database into the log; nothing when it is there or is none."""
@@ -181,7 +193,7 @@ class DatabaseFile(File):
 class WalFile(File):
     """A -wal file: where commits are seen (primary), or where the applier appends (replica)."""
 
-    __slots__ = ("_held", "_owner", "_pwrite", "_read", "_waiting", "detector")
+    __slots__ = ("_head", "_head_at", "_held", "_owner", "_pwrite", "_read", "_waiting", "detector")
 
     def __init__(self, store: Store, access: Access, owner: DatabaseFile, name: str) -> None:
         super().__init__(store, access, name)
@@ -190,6 +202,10 @@ class WalFile(File):
         # A commit is being logged in pieces: SQLite's locks keep other writers away, this keeps away all others.
         self._held = False
         self._waiting = trio.lowlevel.ParkingLot()
+        # A frame's 24-byte header, answered but not yet written: it goes to the file together with its page, in one
+        # call. Until then it is no more than SQLite's own buffer was; every other look at the file flushes it first.
+        self._head: bytes | None = None
+        self._head_at = 0
         # Bound once: they are called for every frame.
         self._read = self.read_now
         self._pwrite = store.disk.pwrite
@@ -201,11 +217,10 @@ class WalFile(File):
                 return await self.write(offset, data)
             examined = self.detector.examine(offset, data, self._read)
             if examined is None:
-                try:
-                    return self._pwrite(self.descriptor, data, offset)
-                except OSError:
-                    self.detector.forget(offset)
-                    raise
+                if len(data) == FRAME_HEADER_BYTES and self._head is None:
+                    self._head, self._head_at = data, offset
+                    return FRAME_HEADER_BYTES
+                return self._write_through(offset, data)
             if not self._commit_now(examined, offset, data):
                 await self._commit(examined, offset, data)
         except BaseException as error:  # noqa: BLE001  the edge: everything becomes the kernel's
@@ -217,16 +232,50 @@ class WalFile(File):
             return self._pwrite(self.descriptor, data, offset)
         while self._held:
             await self._waiting.park()
-        detector = self.detector
-        examined = detector.examine(offset, data, self._read)
+        examined = self.detector.examine(offset, data, self._read)
         if examined is not None:
             await self._commit(examined, offset, data)
             return len(data)
+        return self._write_through(offset, data)
+
+    def _write_through(self, offset: int, data: bytes) -> int:
+        """Let bytes that complete nothing go to the file, with the frame header that was held back before them."""
+        head = self._head
         try:
-            return self._pwrite(self.descriptor, data, offset)
+            if head is None:
+                self._pwrite(self.descriptor, data, offset)
+            elif self._head_at + len(head) == offset:
+                self._pwrite(self.descriptor, head + data, self._head_at)
+                self._head = None
+            else:
+                self.flush()
+                self._pwrite(self.descriptor, data, offset)
         except OSError:
-            detector.forget(offset)
+            self.detector.forget(offset if head is None else min(offset, self._head_at))
             raise
+        return len(data)
+
+    def flush(self) -> None:
+        """Write the frame header that was held back; before anything but the next write looks at the file."""
+        if self._head is not None:
+            self._pwrite(self.descriptor, self._head, self._head_at)
+            self._head = None
+
+    def read_now(self, offset: int, size: int) -> bytes:
+        self.flush()
+        return super().read_now(offset, size)
+
+    async def read(self, offset: int, size: int) -> bytes:
+        return self.read_now(offset, size)
+
+    def status(self) -> os.stat_result:
+        self.flush()
+        return super().status()
+
+    def close(self) -> None:
+        if self.descriptor >= 0:
+            self.flush()
+        super().close()
 
     def failure(self, error: BaseException) -> BaseException:
         if isinstance(error, Rewind):
@@ -251,12 +300,18 @@ class WalFile(File):
         if pages is None:
             return False
         detector = self.detector
+        head = self._head
+        if head is not None:
+            if self._head_at + len(head) != offset:
+                return False
+            data, offset = head + data, self._head_at
         try:
             database.commit(pages, transaction.commit, partial(self._pwrite, self.descriptor, data, offset))
         except BaseException as error:
             detector.refuse()
             self._say_refused(error)
             raise
+        self._head = None
         detector.accept()
         return True
 
@@ -277,6 +332,7 @@ class WalFile(File):
         write = partial(self._pwrite, self.descriptor, data, offset)
         self._held = True
         try:
+            self.flush()
             if examined.restart:
                 await self._restart()
             if examined.transactions:
@@ -322,6 +378,8 @@ class WalFile(File):
         await database.commit_stream([pgno for pgno, _ in frames], commit, read, write)
 
     async def truncate(self, size: int) -> None:
+        self.ensure_open()
+        self.flush()
         if self.access.primary:
             try:
                 self.detector.truncate(size)

@@ -38,8 +38,11 @@ def mounted_type(path: Path) -> str | None:
     return found
 
 
-def prepare_mount_point(path: Path) -> Path:
-    """Check the mount point, and take away the mount of a dead daemon. Raises Refused with what to do."""
+def prepare_mount_point(path: Path, *, early: bool = False) -> Path:
+    """Check the mount point, and take away the mount of a dead daemon. Raises Refused with what to do.
+
+    ``early``: leave that mount for now: as long as it is there, no application makes files in the bare directory.
+    """
     path = Path(os.path.abspath(path))  # noqa: PTH100  a resolve() would touch a dead mount
     kind = mounted_type(path)
     if kind is not None:
@@ -49,6 +52,8 @@ def prepare_mount_point(path: Path) -> Path:
                 "mount.dir to another directory"
             )
             raise Refused(message)
+        if early:
+            return path
         log.warning("stale_mount_removed", path=str(path))
         unmount(path)
         return prepare_mount_point(path)

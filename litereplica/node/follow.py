@@ -8,6 +8,7 @@ The queue is the log: per database only a few spans are under way, so memory doe
 """
 
 import os
+from collections import deque
 from pathlib import Path
 from typing import Final
 
@@ -38,13 +39,19 @@ RETRY_S: Final = 0.5
 class _Progress:
     """Where one database stands between the log and the applier."""
 
-    __slots__ = ("failed", "making", "outstanding", "sent", "stuck")
+    __slots__ = ("failed", "installing", "making", "sent", "stuck", "under_way")
 
     def __init__(self, applied: int) -> None:
-        self.sent = applied
-        self.outstanding = 0
-        self.failed = False
         self.making = False
+        self.reset(applied)
+
+    def reset(self, applied: int) -> None:
+        """Nothing is under way any more; what is to be sent begins after ``applied``."""
+        self.sent = applied
+        # The last TXIDs of what the applier was given and has not reported. It may report several as one.
+        self.under_way: deque[int] = deque()
+        self.installing = False
+        self.failed = False
         self.stuck: str | None = None
 
 
@@ -73,9 +80,18 @@ class Follower:
         database, progress = self._store.get(name), self._progress.get(name)
         if database is None or progress is None:
             return
-        progress.outstanding = max(0, progress.outstanding - 1)
-        if database.pending_install is not None and txid >= database.base.txid:
+        under_way = progress.under_way
+        while under_way and under_way[0] <= txid:
+            under_way.popleft()
+        if database.pending_install is not None:
+            if under_way or not progress.installing:
+                # This was the history that a snapshot is about to replace.
+                self.changed(database)
+                return
+            progress.installing = False
             database.installed()
+        elif txid > progress.sent:
+            return  # of a history that was replaced meanwhile
         database.set_applied(min(txid, database.position.txid))
         self.changed(database)
 
@@ -91,7 +107,8 @@ class Follower:
         progress = self._progress.get(name)
         if progress is None:
             return
-        progress.outstanding = 0
+        progress.under_way.clear()
+        progress.installing = False
         if not retry:
             progress.stuck = reason
         elif not progress.failed:
@@ -101,9 +118,26 @@ class Follower:
 
     def restarted(self) -> None:
         """A new applier knows nothing of what was under way: everything after the applied TXID goes out again."""
-        self._progress.clear()
         for database in self._store.databases.values():
+            progress = self._progress.get(database.name)
+            if progress is not None:
+                progress.reset(database.applied)
             self.changed(database)
+
+    def replaced(self, database: Database) -> None:
+        """A snapshot has taken the place of the history that the applier was given."""
+        progress = self._progress.get(database.name)
+        if database.pending_install is None:
+            # Its file is another one: whoever had it open goes on with the old one, as after a drop.
+            self._link.close_database(database.name)
+            self._operations.removed_here(database.name)
+            if progress is not None:
+                progress.reset(database.applied)
+        elif progress is not None:
+            # What is under way for the old content is still reported, and waited for.
+            progress.installing = False
+            progress.stuck = None
+        self.changed(database)
 
     @property
     def stuck(self) -> dict[str, str]:
@@ -150,7 +184,8 @@ class Follower:
         if database.dropped_txid > max(database.applied, progress.sent):
             self._drop(database, progress)
         if database.pending_install is not None:
-            self._install(database, progress)
+            if not progress.under_way:
+                self._install(database, progress)
             return
         if not database.file_path.exists():
             # After a drop there is nothing to make until the database comes back.
@@ -158,21 +193,20 @@ class Follower:
                 progress.making = True
                 nursery.start_soon(self._make_file, database, progress)
             return
-        while progress.outstanding < WINDOW_SPANS:
+        while len(progress.under_way) < WINDOW_SPANS:
             span = database.log.spans(progress.sent, SPAN_BYTES, SPAN_RECORDS)
             if span is None:
                 return
             progress.sent = span.last_txid
-            progress.outstanding += 1
+            progress.under_way.append(span.last_txid)
             self._link.apply(database.name, span.path, span.offset, span.length, span.first_txid, span.last_txid)
 
     def _install(self, database: Database, progress: _Progress) -> None:
-        if progress.outstanding and progress.sent == database.base.txid:
-            return
         path = database.pending_install
         assert path is not None
         progress.sent = database.base.txid
-        progress.outstanding = 1
+        progress.under_way.append(database.base.txid)
+        progress.installing = True
         log.info("snapshot_replaces_database", database=database.name, position=str(database.base))
         page_count = path.stat().st_size // database.page_size
         self._link.install(database.name, path, database.page_size, page_count, database.base.txid)
@@ -193,7 +227,7 @@ class Follower:
                 else:
                     await trio.to_thread.run_sync(write_span, disk, temporary, span)
                 after = span.last_txid
-            if database.dropped_txid > after or database.pending_install is not None:
+            if database.dropped_txid > after or database.pending_install is not None or database.file_path.exists():
                 disk.unlink(temporary)
             else:
                 disk.make_directories(database.file_path.parent)
@@ -214,8 +248,7 @@ class Follower:
         for path in (database.file_path, wal_of(self._store, database)):
             if path.exists():
                 self._store.disk.unlink(path)
-        progress.sent = dropped
-        progress.outstanding = 0
+        progress.reset(dropped)
         log.info("database_dropped", database=database.name, position=f"{dropped:016x}")
         database.set_applied(dropped)
 

@@ -150,7 +150,7 @@ class Node:
 
     async def _install(self, finished: FinishedSnapshot) -> None:
         """A snapshot has arrived: it becomes the database, at once or through the applier."""
-        self.store.install(
+        database = self.store.install(
             finished.database,
             finished.pages_file,
             finished.page_size,
@@ -160,7 +160,9 @@ class Node:
             finished.epoch,
             finished.timestamp_ms,
         )
-        ensure_wal(self.store, self.store.databases[finished.database])
+        assert self._follower is not None
+        self._follower.replaced(database)
+        ensure_wal(self.store, database)
         await trio.lowlevel.checkpoint()
 
     def _set_ready(self) -> None:

@@ -7,10 +7,9 @@ A stretch without ``await`` is atomic here: position, page count, page checksums
 together in ``_advance`` and nowhere else.
 """
 
-import contextlib
 import errno
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from time import time_ns
@@ -23,6 +22,7 @@ from litereplica.ltx.checksum import page_checksum
 from litereplica.ltx.encode import RecordEncoder, block_capacity, encode_record
 from litereplica.ltx.format import RecordHeader, RecordTrailer
 from litereplica.ltx.position import Position
+from litereplica.ltx.small import RecordWriter
 from litereplica.sqlite.pages import lock_page
 from litereplica.store.dropped import keep_dropped
 from litereplica.store.folded import has_pages
@@ -59,8 +59,8 @@ class Database:
     """
 
     __slots__ = (
-        "__weakref__", "_file_failure", "applied", "base", "base_pages", "checksums", "directory", "dropped_txid",
-        "epoch", "install_folded", "kept_install", "lock_page", "log", "name", "page_count", "page_size",
+        "__weakref__", "_writer", "applied", "base", "base_pages", "checksums", "directory", "dropped_txid", "epoch",
+        "file_failure", "install_folded", "kept_install", "lock_page", "log", "name", "page_count", "page_size",
         "pending_install", "position", "saved_base", "saved_base_pages", "settled", "store", "timestamp_ms", "waiters",
     )  # fmt: skip
 
@@ -81,7 +81,9 @@ class Database:
         self.kept_install: Path | None = None
         self.install_folded = False
         self.settled = False
-        self._file_failure: OSError | None = None
+        # The fdatasync of the database file failed: what of it is on the disk is unknown until the next start.
+        self.file_failure: OSError | None = None
+        self._writer: RecordWriter | None = None
         self.checksums = PageChecksums(store.disk, directory / CHECKSUMS_NAME)
         self.log = self.new_log(Position.ZERO)
         self.waiters = trio.lowlevel.ParkingLot()
@@ -154,18 +156,21 @@ class Database:
         if commit < self.page_count:
             # Entries that this transaction both changes and cuts off were filtered out above.
             checksum ^= checksums.xor_range(commit + 1, self.page_count)
-        header = self._header(len(pages), commit)
+        txid = position.txid + 1
+        timestamp_ms = time_ns() // 1_000_000
+        writer = self._record_writer()
+        record = writer.encode(pages, commit, txid, timestamp_ms, position.checksum, checksum)
         log = self.log
-        log.append(encode_record(header, pages, checksum), position.txid + 1, header.timestamp_ms)
+        log.append(record, txid, timestamp_ms)
         try:
             write()
         except BaseException:
             log.cut_last()
             raise
-        self._advance(header, checksum)
+        self._advance(Position(txid, checksum), commit, self.store.epoch, timestamp_ms)
         for pgno, entry in entries:
             table[pgno - 1] = entry
-        self.applied = header.max_txid
+        self.applied = txid
         self.changed()
 
     async def commit_stream(
@@ -184,16 +189,16 @@ class Database:
         if log.uncounted:
             raise OSError(errno.EBUSY, "another transaction of this database is being logged")
         checksum = self.position.checksum
-        header = self._header(len(pgnos), commit)
+        header = self._next_header(len(pgnos), commit)
         encoder = RecordEncoder(header)
         entries = array("Q")
-        length = 0
+        length, step = 0, block_capacity(self.page_size)
         try:
             piece = encoder.begin()
-            for start, end in _steps(len(pgnos), block_capacity(self.page_size)):
+            for start in range(0, len(pgnos), step):
                 log.append_uncounted(piece)
                 length += len(piece)
-                pages = read(start, end)
+                pages = read(start, min(start + step, len(pgnos)))
                 table = checksums.table
                 for pgno, page in pages:
                     entry = page_checksum(pgno, page)
@@ -211,7 +216,7 @@ class Database:
             log.cut_uncounted()
             raise
         log.count(header.max_txid, length, header.timestamp_ms)
-        self._advance(header, checksum)
+        self._advance(Position(header.max_txid, checksum), commit, header.epoch, header.timestamp_ms)
         self.checksums.set_entries(pgnos, entries)
         self.applied = header.max_txid
         self.changed()
@@ -224,32 +229,34 @@ class Database:
         if self.settled:
             self.unsettle()
         keep_dropped(self.store.disk, self.file_path, self.directory)
-        header = self._header(0, 0)
+        header = self._next_header(0, 0)
         self.log.append(encode_record(header, [], 0), header.min_txid, header.timestamp_ms)
-        self._advance(header, 0)
+        self._advance(Position(header.max_txid, 0), 0, header.epoch, header.timestamp_ms)
         self.applied = header.max_txid
         self.changed()
 
-    def _header(self, page_count: int, commit: int) -> RecordHeader:
-        store = self.store
-        position = self.position
-        txid = position.txid + 1
-        return RecordHeader(
-            self.name, self.page_size, commit, page_count, txid, txid, store.epoch, store.node,
-            time_ns() // 1_000_000, position.checksum, store.compression,
-        )  # fmt: skip
+    def _record_writer(self) -> RecordWriter:
+        writer, store = self._writer, self.store
+        if writer is None or not writer.fits(self.page_size, store.epoch):
+            writer = RecordWriter(self.name, self.page_size, store.epoch, store.node, store.compression)
+            self._writer = writer
+        return writer
 
-    def _advance(self, header: RecordHeader, checksum: int) -> None:
-        commit, txid = header.commit, header.max_txid
+    def _next_header(self, page_count: int, commit: int) -> RecordHeader:
+        position = self.position
+        timestamp_ms = time_ns() // 1_000_000
+        return self._record_writer().header(page_count, commit, position.txid + 1, timestamp_ms, position.checksum)
+
+    def _advance(self, position: Position, commit: int, epoch: int, timestamp_ms: int) -> None:
         if commit < self.page_count:
             self.checksums.clear_from(commit + 1, self.page_count)
         self.page_count = commit
-        self.epoch = header.epoch
-        self.timestamp_ms = header.timestamp_ms
-        self.position = Position(txid, checksum)
+        self.epoch = epoch
+        self.timestamp_ms = timestamp_ms
+        self.position = position
         if not commit:
-            self.dropped_txid = txid
-            self.base, self.base_pages = self.position, 0
+            self.dropped_txid = position.txid
+            self.base, self.base_pages = position, 0
             # A content that was still to be written over the old one has nowhere to go.
             self.pending_install = None
             self.install_folded = self.kept_install is not None
@@ -307,7 +314,8 @@ class Database:
         if not header.commit and self.exists:
             keep_dropped(self.store.disk, self.file_path, self.directory)
         self.log.count(header.max_txid, record.length, header.timestamp_ms)
-        self._advance(header, checksum)
+        position = Position(header.max_txid, checksum)
+        self._advance(position, header.commit, header.epoch, header.timestamp_ms)
         for pgno, entry in record.pages:
             table[pgno - 1] = entry
 
@@ -346,41 +354,6 @@ class Database:
         """Whether the database file (read by ``read(offset, size)``) has every page changed since ``base``."""
         return has_pages(self.log, self.base.txid, self.page_count, self.page_size, self.checksums.table, read)
 
-    async def advance_base(self) -> None:
-        """Make it durable that the database file holds everything up to ``base``.
-
-        OSError: it is unknown what the file holds on the disk; redo goes on beginning where it did.
-        """
-        base, pages, folded = self.base, self.base_pages, self.install_folded
-        if base == self.saved_base and not folded:
-            return
-        if self._file_failure is not None:
-            # The kernel reports a lost write only once (fsync(2)): a later success would mean nothing.
-            raise OSError(self._file_failure.errno, self._file_failure.strerror)
-        generation = self.log.generation
-        await self.log.sync()
-        try:
-            await self.store.calls.run(self._sync_files)
-        except OSError as error:
-            self._file_failure = error
-            raise
-        if self.log.generation != generation:
-            return
-        self.saved_base, self.saved_base_pages = base, pages
-        self.save_meta()
-        if folded and self.kept_install is not None:
-            self.store.disk.unlink(self.kept_install)
-            self.kept_install = None
-            self.install_folded = False
-
-    def _sync_files(self) -> None:
-        disk, path = self.store.disk, self.file_path
-        # A database that was dropped need not have a file.
-        with contextlib.suppress(FileNotFoundError):
-            disk.sync_file(path)
-            disk.fsync_directory(path.parent)
-        self.checksums.sync()
-
     # -- what is certain -------------------------------------------------------------------------------------------
 
     def meta(self, stamp: tuple[int, int] = (NOT_CLEAN, 0), *, installing: bool = False) -> Meta:
@@ -398,8 +371,3 @@ class Database:
         """Give descriptors and mappings back."""
         self.checksums.close()
         self.log.close()
-
-
-def _steps(count: int, step: int) -> Iterator[tuple[int, int]]:
-    for start in range(0, count, step):
-        yield start, min(start + step, count)

@@ -45,7 +45,8 @@ class Log(LogSegments):
     """
 
     __slots__ = (
-        "_calls", "_covering", "_limit", "_mark", "_segment_bytes", "_waiters", "_wants_durable", "durable_txid", "failure", "uncounted",
+        "_calls", "_covering", "_limit", "_mark", "_segment_bytes", "_waiters", "_wants_durable", "durable_txid",
+        "failure", "uncounted",
     )  # fmt: skip
 
     def __init__(

@@ -26,8 +26,8 @@ _KINDS: Final = (int, str, *(int,) * 9)
 class Meta:
     """``base`` is a position whose pages are all in the database file, durably; redo begins after it.
 
-    ``base_pages``: page count at ``base``. ``file_bytes``: the node stopped cleanly, the database is at ``base`` and its
-    file has this size and was last changed at ``file_changed_ns``; nothing needs to be read. NOT_CLEAN otherwise.
+    ``base_pages``: page count at ``base``. ``file_bytes``: the node stopped cleanly, the database is at ``base`` and
+    its file has this size and was last changed at ``file_changed_ns``; nothing needs to be read. NOT_CLEAN otherwise.
     ``installing``: segments in the folder belong to the history that a snapshot has replaced (store.install).
     """
 

@@ -86,7 +86,7 @@ def reopen(disk: Disk, records: Log, known: Known) -> None:
     for segment in unsynced:
         segment.named = False
         _write_again(disk, segment, durable)
-    records.take(found.segments, min(durable, records.last_txid if not found.segments else found.last_txid), unsynced)
+    records.take(found.segments, min(durable, found.last_txid), unsynced)
 
 
 class _Reopening:

@@ -19,6 +19,7 @@ import xxhash
 from litereplica.errors import Corrupt, LitereplicaError, Refused
 from litereplica.ltx.format import database_name_problem
 from litereplica.ltx.position import Position
+from litereplica.store.base import advance_base
 from litereplica.store.database import CHECKSUMS_NAME, Database
 from litereplica.store.disk import Disk
 from litereplica.store.dropped import forget_unlinked
@@ -236,13 +237,13 @@ class Store:
 
     async def advance_base(self, database: Database) -> None:
         """Make it durable that the database file holds everything up to ``database.base``. Raises OSError."""
-        await database.advance_base()
+        await advance_base(database)
 
     async def maintain(self, age_s: float, size_bytes: int) -> None:
         """Retention, once over all databases. What the disk refuses is logged and tried again the next time."""
         for database in list(self.databases.values()):
             try:
-                await database.advance_base()
+                await advance_base(database)
                 forget_unlinked(self.disk, database.file_path, database.directory)
                 removed = database.log.trim(database.saved_base.txid, age_s, size_bytes)
             except OSError as error:

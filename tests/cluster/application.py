@@ -1,7 +1,7 @@
 """What an application does, in a process of its own: run as a script, it knows SQLite and nothing of litereplica.
 
 ``prepare PATH PAGE_SIZE``: makes a WAL database with the tables that the others use.
-``write PATH NAME COUNT SECONDS BYTES``: rows of one writer, numbered; each acknowledged number on stdout.
+``write PATH NAME COUNT SECONDS BYTES PAUSE_S``: rows of one writer, numbered; each acknowledged number on stdout.
 ``watch PATH``: reads the counter again and again until stdin ends; then one JSON line about what it saw.
 """
 
@@ -9,6 +9,7 @@ import json
 import os
 import random
 import select
+import signal
 import sqlite3
 import sys
 import time
@@ -39,7 +40,7 @@ def prepare(path: str, page_size: str) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- write
-def write(path: str, name: str, count: str, seconds: str, size: str) -> None:
+def write(path: str, name: str, count: str, seconds: str, size: str, pause_s: str) -> None:
     """Insert numbered rows; the counter goes up with each. Ends at the first error, which says so on stdout."""
     connection = connect(path)
     connection.execute("PRAGMA synchronous=NORMAL")
@@ -48,16 +49,20 @@ def write(path: str, name: str, count: str, seconds: str, size: str) -> None:
     most = int(size)
     first = connection.execute("SELECT ifnull(max(number), 0) FROM entry WHERE writer = ?", (name,)).fetchone()[0] + 1
     acknowledged = []
+    stop = []
+    signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
     said = time.monotonic()
     try:
         for number in range(first, first + int(count)):
-            if time.monotonic() > end:
+            if stop or time.monotonic() > end:
                 break
             connection.execute("BEGIN IMMEDIATE")
             connection.execute("INSERT INTO entry VALUES (?, ?, ?)", (name, number, numbers.randbytes(most)))
             connection.execute("UPDATE counter SET value = value + 1 WHERE id = 1")
             connection.execute("COMMIT")
             acknowledged.append(number)
+            if float(pause_s):
+                time.sleep(float(pause_s))
             if time.monotonic() - said > 0.01:
                 os.write(1, f"{number}\n".encode())
                 said = time.monotonic()

@@ -144,12 +144,22 @@ def visible(node: Node) -> dict[str, str]:
 class Writer:
     """A writer in a process of its own; ``acknowledged`` is the last number whose COMMIT has succeeded (and was said)."""
 
-    def __init__(self, path: Path, name: str = "w", *, count: int = 1 << 40, seconds: float = 90, size: int = 100) -> None:
+    def __init__(
+        self,
+        path: Path,
+        name: str = "w",
+        *,
+        count: int = 1 << 40,
+        seconds: float = 90,
+        size: int = 100,
+        pause_s: float = 0.0,
+    ) -> None:
+        """``count`` transactions of one row with ``size`` random bytes, for ``seconds`` at most."""
         self.name = name
         self.acknowledged = 0
         self.stopped_by = ""
         self._process = subprocess.Popen(
-            [sys.executable, APPLICATION, "write", path, name, str(count), str(seconds), str(size)],
+            [sys.executable, APPLICATION, "write", path, name, str(count), str(seconds), str(size), str(pause_s)],
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -188,9 +198,13 @@ class Writer:
         return self.acknowledged
 
     def end(self) -> int:
-        """End it now, in the middle of whatever it does."""
-        self._process.kill()
-        self._process.wait(END_S)
+        """End it after the transaction at hand; its last number."""
+        self._process.terminate()
+        try:
+            self._process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait(END_S)
         self._reader.join(END_S)
         assert self._process.stdout is not None
         self._process.stdout.close()

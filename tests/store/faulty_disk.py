@@ -1,8 +1,8 @@
-"""The disk's twin with faults: it counts steps, stops after one (kill -9), refuses, and loses what was not made durable.
+"""The disk's twin with faults: it counts steps, stops after one (kill -9), refuses, and loses what was not durable.
 
 A power loss keeps every directory change up to some point not before the last directory fsync, in order, as a
-journalling file system does; of each file it keeps what the last fdatasync covered, and of the rest nothing, all, or any
-4 KiB blocks.
+journalling file system does; of each file it keeps what the last fdatasync covered, and of the rest nothing, all, or
+any 4 KiB blocks.
 """
 
 import errno

@@ -1,8 +1,8 @@
-"""Reading, retention and durability of one database's log."""
+"""Reading and retention of one database's log."""
 
 import errno
-import threading
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -11,42 +11,15 @@ import trio.testing
 
 from litereplica.ltx.decode import RecordDecoder, decode_record
 from litereplica.ltx.format import RecordTrailer
-from litereplica.store.disk import Disk
 from litereplica.store.log import Log, Trimmed
 from litereplica.store.store import Store
 from tests.store.application import Application, open_store
 from tests.store.faulty_disk import FaultyDisk
 
 
-class GatedDisk(Disk):
-    """An fdatasync that takes as long as the test wants, and then fails if it wants."""
-
-    __slots__ = ("code", "entered", "gate", "syncs")
-
-    def __init__(self) -> None:
-        self.gate = threading.Event()
-        self.gate.set()
-        self.entered = threading.Event()
-        self.syncs = 0
-        self.code = 0
-
-    def fdatasync(self, descriptor: int) -> None:
-        self.syncs += 1
-        self.entered.set()
-        assert self.gate.wait(10)
-        if self.code:
-            raise OSError(self.code, "broken")
-        super().fdatasync(descriptor)
-
-
 @pytest.fixture
-def gated() -> GatedDisk:
-    return GatedDisk()
-
-
-@pytest.fixture
-def store(tmp_path: Path, gated: GatedDisk) -> Iterator[Store]:
-    store = open_store(tmp_path / "data", gated)
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = open_store(tmp_path / "data")
     yield store
     store.close()
 
@@ -61,18 +34,6 @@ def app(store: Store) -> Application:
 @pytest.fixture
 def log(app: Application) -> Log:
     return app.database.log
-
-
-def use_threads(store: Store, gated: GatedDisk) -> None:
-    """As on a disk whose fdatasync is slow; the next one waits for the gate."""
-    store.calls._mean_s = 1.0
-    gated.gate.clear()
-    gated.entered.clear()
-    gated.syncs = 0
-
-
-async def entered(gated: GatedDisk) -> None:
-    assert await trio.to_thread.run_sync(gated.entered.wait, 10)
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
@@ -194,7 +155,7 @@ def test_received_bytes_that_never_pause_at_a_records_end_do_not_make_one_endles
     other = open_store(tmp_path / "other")
     copy = other.create("copy.db").log
     appended = counted = 0
-    for number, (start, end) in enumerate(zip(ends, ends[1:], strict=False), 1):
+    for number, (start, end) in enumerate(pairwise(ends), 1):
         upto = min(len(data), end + 100)
         copy.append_uncounted(data[appended:upto])
         appended = upto
@@ -294,139 +255,3 @@ async def test_maintenance_goes_on_with_the_other_databases_when_one_is_refused(
         app.go_on(store)
         app.check()
     store.close()
-
-
-async def test_a_checkpoint_during_the_sync_of_the_file_does_not_move_the_saved_base(
-    app: Application, store: Store, gated: GatedDisk
-) -> None:
-    app.commit()
-    await app.checkpoint()
-    app.commit()
-    await app.sync()
-    use_threads(store, gated)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(store.advance_base, app.database)
-        await entered(gated)
-        app.database.wal_restarted()
-        gated.gate.set()
-    assert app.database.saved_base.txid == 1
-    assert app.database.base.txid == 2
-    await store.advance_base(app.database)
-    assert app.database.saved_base.txid == 2
-
-
-# -- durability --------------------------------------------------------------------------------------------------------
-
-
-async def test_several_callers_share_a_sync(app: Application, store: Store, gated: GatedDisk, log: Log) -> None:
-    app.commit()
-    use_threads(store, gated)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(log.sync)
-        await entered(gated)
-        app.commit()
-        for _ in range(20):
-            nursery.start_soon(log.sync)
-        await trio.testing.wait_all_tasks_blocked()
-        gated.gate.set()
-    assert log.durable
-    # One for the first caller, one for all that came while it ran.
-    assert gated.syncs == 2
-
-
-async def test_a_failed_sync_is_told_to_everybody_and_never_taken_back(
-    app: Application, store: Store, gated: GatedDisk, log: Log
-) -> None:
-    app.commit()
-    use_threads(store, gated)
-    gated.code = errno.EIO
-    failures = 0
-
-    async def caller() -> None:
-        nonlocal failures
-        with pytest.raises(OSError, match="broken"):
-            await log.sync()
-        failures += 1
-
-    async with trio.open_nursery() as nursery:
-        for _ in range(5):
-            nursery.start_soon(caller)
-        await entered(gated)
-        app.commit()
-        nursery.start_soon(caller)
-        await trio.testing.wait_all_tasks_blocked()
-        gated.gate.set()
-    assert failures == 6
-    gated.code = 0
-    assert not log.durable
-    with pytest.raises(OSError, match="broken"):
-        await log.sync()
-    with pytest.raises(OSError, match="broken"):
-        app.commit()
-    with pytest.raises(OSError, match="broken"):
-        log.sync_blocking()
-
-
-async def test_a_sync_does_not_cover_what_replaced_a_record_that_was_cut(
-    app: Application, store: Store, gated: GatedDisk, log: Log
-) -> None:
-    app.commit()
-    await app.sync()
-    app.commit()
-    use_threads(store, gated)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(log.sync)
-        await entered(gated)
-        log.cut_last()
-        record = b"another record of the same txid"
-        log.append(record, 2, 0)
-        # The caller's record is gone and another stands for it: only a second round can cover that.
-        gated.gate.set()
-    assert gated.syncs == 2
-    assert log.durable
-
-
-async def test_bytes_cut_while_a_sync_runs_do_no_harm(
-    app: Application, store: Store, gated: GatedDisk, log: Log
-) -> None:
-    app.commit()
-    use_threads(store, gated)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(log.sync)
-        await entered(gated)
-        app.database.append_bytes(b"LRX1 ...")
-        app.database.cut_uncounted()
-        gated.gate.set()
-    assert log.durable
-    app.commit()
-    app.check(file=False)
-
-
-async def test_descriptors_stay_open_under_a_sync(app: Application, store: Store, gated: GatedDisk, log: Log) -> None:
-    for _ in range(20):
-        app.commit()
-    use_threads(store, gated)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(log.sync)
-        await entered(gated)
-        for _ in range(20):
-            app.commit()
-        log.close()
-        gated.gate.set()
-    assert log.durable_txid >= 20
-
-
-async def test_a_cancelled_caller_does_not_stop_the_others(
-    app: Application, store: Store, gated: GatedDisk, log: Log
-) -> None:
-    app.commit()
-    use_threads(store, gated)
-    with trio.CancelScope() as scope:
-        scope.cancel()
-        await log.sync()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(log.sync)
-        await entered(gated)
-        nursery.start_soon(log.sync)
-        gated.gate.set()
-    assert log.durable

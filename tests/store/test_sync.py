@@ -1,0 +1,192 @@
+"""What is durable, and who is told so, while an fdatasync takes its time or fails."""
+
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from litereplica.ltx.position import Position
+from litereplica.store.log import Log
+from litereplica.store.store import Store
+from tests.store.application import Application, open_store
+from tests.store.gated_disk import GatedDisk, entered, use_threads
+
+
+@pytest.fixture
+def gated() -> GatedDisk:
+    return GatedDisk()
+
+
+@pytest.fixture
+def store(tmp_path: Path, gated: GatedDisk) -> Iterator[Store]:
+    store = open_store(tmp_path / "data", gated)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def app(store: Store) -> Application:
+    app = Application(store)
+    app.start()
+    return app
+
+
+@pytest.fixture
+def log(app: Application) -> Log:
+    return app.database.log
+
+
+async def test_a_checkpoint_during_the_sync_of_the_file_does_not_move_the_saved_base(
+    app: Application, store: Store, gated: GatedDisk
+) -> None:
+    app.commit()
+    await app.checkpoint()
+    app.commit()
+    await app.sync()
+    use_threads(store, gated)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(store.advance_base, app.database)
+        await entered(gated)
+        app.database.wal_restarted()
+        gated.gate.set()
+    assert app.database.saved_base.txid == 1
+    assert app.database.base.txid == 2
+    await store.advance_base(app.database)
+    assert app.database.saved_base.txid == 2
+
+
+async def test_a_base_whose_file_was_replaced_by_a_snapshot_meanwhile_is_not_saved(
+    app: Application, store: Store, gated: GatedDisk
+) -> None:
+    app.commit()
+    await app.checkpoint()
+    database = app.database
+    use_threads(store, gated)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(store.advance_base, database)
+        await entered(gated)
+        # What the installation of a snapshot does to the log.
+        database.log.restart(Position(70, 7))
+        database.saved_base = database.base = Position(70, 7)
+        gated.gate.set()
+    assert database.saved_base == Position(70, 7)
+
+
+# -- durability --------------------------------------------------------------------------------------------------------
+
+
+async def test_several_callers_share_a_sync(app: Application, store: Store, gated: GatedDisk, log: Log) -> None:
+    app.commit()
+    use_threads(store, gated)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(log.sync)
+        await entered(gated)
+        app.commit()
+        for _ in range(20):
+            nursery.start_soon(log.sync)
+        await trio.testing.wait_all_tasks_blocked()
+        gated.gate.set()
+    assert log.durable
+    # One for the first caller, one for all that came while it ran.
+    assert gated.syncs == 2
+
+
+async def test_a_failed_sync_is_told_to_everybody_and_never_taken_back(
+    app: Application, store: Store, gated: GatedDisk, log: Log
+) -> None:
+    app.commit()
+    use_threads(store, gated)
+    gated.code = errno.EIO
+    failures = 0
+
+    async def caller() -> None:
+        nonlocal failures
+        with pytest.raises(OSError, match="broken"):
+            await log.sync()
+        failures += 1
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(caller)
+        await entered(gated)
+        app.commit()
+        nursery.start_soon(caller)
+        await trio.testing.wait_all_tasks_blocked()
+        gated.gate.set()
+    assert failures == 6
+    gated.code = 0
+    assert not log.durable
+    with pytest.raises(OSError, match="broken"):
+        await log.sync()
+    with pytest.raises(OSError, match="broken"):
+        app.commit()
+    with pytest.raises(OSError, match="broken"):
+        log.sync_blocking()
+
+
+async def test_a_sync_does_not_cover_what_replaced_a_record_that_was_cut(
+    app: Application, store: Store, gated: GatedDisk, log: Log
+) -> None:
+    app.commit()
+    await app.sync()
+    app.commit()
+    use_threads(store, gated)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(log.sync)
+        await entered(gated)
+        log.cut_last()
+        record = b"another record of the same txid"
+        log.append(record, 2, 0)
+        # The caller's record is gone and another stands for it: only a second round can cover that.
+        gated.gate.set()
+    assert gated.syncs == 2
+    assert log.durable
+
+
+async def test_bytes_cut_while_a_sync_runs_do_no_harm(
+    app: Application, store: Store, gated: GatedDisk, log: Log
+) -> None:
+    app.commit()
+    use_threads(store, gated)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(log.sync)
+        await entered(gated)
+        app.database.append_bytes(b"LRX1 ...")
+        app.database.cut_uncounted()
+        gated.gate.set()
+    assert log.durable
+    app.commit()
+    app.check(file=False)
+
+
+async def test_descriptors_stay_open_under_a_sync(app: Application, store: Store, gated: GatedDisk, log: Log) -> None:
+    for _ in range(20):
+        app.commit()
+    use_threads(store, gated)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(log.sync)
+        await entered(gated)
+        for _ in range(20):
+            app.commit()
+        log.close()
+        gated.gate.set()
+    assert log.durable_txid >= 20
+
+
+async def test_a_cancelled_caller_does_not_stop_the_others(
+    app: Application, store: Store, gated: GatedDisk, log: Log
+) -> None:
+    app.commit()
+    use_threads(store, gated)
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await log.sync()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(log.sync)
+        await entered(gated)
+        nursery.start_soon(log.sync)
+        gated.gate.set()
+    assert log.durable
