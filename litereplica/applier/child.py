@@ -20,7 +20,20 @@ import time
 from typing import Final
 
 from litereplica.applier.checkpoint import Checkpointer
-from litereplica.applier.protocol import Apply, Close, Install, MessageReader, Ready, Stop, ToDaemon, Warm, encode
+from litereplica.applier.protocol import (
+    Apply,
+    Close,
+    Install,
+    Invalidated,
+    MessageReader,
+    Ready,
+    Republish,
+    Stop,
+    ToDaemon,
+    Warm,
+    encode,
+)
+from litereplica.applier.republish import republish
 from litereplica.applier.worker import DatabaseWorker
 
 _RECEIVE_BYTES: Final = 64 << 10
@@ -52,6 +65,8 @@ class Child:
         """Databases whose next turn can get further, in the order of their turns."""
         self._waiting: dict[DatabaseWorker, float] = {}
         """Databases that found a lock held, and the monotonic time of their next turn."""
+        self._republishing: set[str] = set()
+        """Databases whose wal-index a thread looks after."""
         self._stopping = False
         self._checkpointer = Checkpointer(self._send)
 
@@ -89,6 +104,10 @@ class Child:
                 self._close(message.database)
             elif isinstance(message, Warm):
                 _warm(f"{self._mount}/{message.database}-wal", message.length)
+            elif isinstance(message, Republish):
+                if message.database not in self._republishing:
+                    self._republishing.add(message.database)
+                    threading.Thread(target=self._republish, args=(message,), daemon=True).start()
             elif isinstance(message, Stop):
                 self._stopping = True
 
@@ -130,6 +149,16 @@ class Child:
             self._waiting.pop(worker, None)
             self._checkpointer.forget(worker)
             worker.close()
+
+    def _republish(self, message: Republish) -> None:
+        """In a thread: it waits for a lock. The mount may go away meanwhile, and then nothing is lost."""
+        try:
+            if republish(f"{self._mount}/{message.database}", message):
+                self._send(Invalidated(message.database))
+        except OSError:
+            pass
+        finally:
+            self._republishing.discard(message.database)
 
     def _send(self, message: ToDaemon) -> None:
         """From either thread. The daemon reads always: what the socket holds is the bound."""

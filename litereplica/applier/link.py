@@ -30,9 +30,11 @@ from litereplica.applier.protocol import (
     Close,
     Failed,
     Install,
+    Invalidated,
     Message,
     MessageReader,
     Ready,
+    Republish,
     Stop,
     ToChild,
     Warm,
@@ -123,6 +125,10 @@ class ApplierLink:
     def warm(self, database: str, length: int) -> None:
         """Have the kernel read the first ``length`` bytes of the -wal; a hint, dropped when nobody can take it."""
         self._post(Warm(database, length))
+
+    def republish(self, database: str, salt1: int, salt2: int, frames: int) -> None:
+        """Have the wal-index looked after when a writer is gone; lost when nobody can take it (see mount.files)."""
+        self._post(Republish(database, salt1, salt2, frames))
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep a child running until ``stop``; started when the first one is up.
@@ -275,6 +281,12 @@ class ApplierLink:
             self._events.on_failed(message.database, message.txid, message.reason, retry=message.retry)
         elif isinstance(message, CheckpointFailed):
             _log.warning("applier.checkpoint_failed", database=message.database, reason=message.reason)
+        elif isinstance(message, Invalidated):
+            _log.warning(
+                "wal_index_reset",
+                database=message.database,
+                reason="an application died before it published its commit: the next one to use the database does",
+            )
 
     def _applied(self, database: str, txid: int) -> None:
         """One transaction may have been many spans; the node hears of each."""

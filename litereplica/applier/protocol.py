@@ -66,6 +66,15 @@ class Warm(NamedTuple):
     length: int
 
 
+class Republish(NamedTuple):
+    """A writer is gone: see to it that the wal-index shows ``frames`` frames of the WAL with these salts (or newer)."""
+
+    database: str
+    salt1: int
+    salt2: int
+    frames: int
+
+
 class Stop(NamedTuple):
     """Finish what is queued, fold what can be folded into the database files, and end."""
 
@@ -113,12 +122,18 @@ class CheckpointFailed(NamedTuple):
     reason: str
 
 
-ToChild = Apply | Install | Close | Warm | Stop
-ToDaemon = Ready | Applied | Checkpointed | Failed | CheckpointFailed
+class Invalidated(NamedTuple):
+    """The wal-index did not show all that was committed; the next user of the database rebuilds it."""
+
+    database: str
+
+
+ToChild = Apply | Install | Close | Warm | Republish | Stop
+ToDaemon = Ready | Applied | Checkpointed | Failed | CheckpointFailed | Invalidated
 Message = ToChild | ToDaemon
 
 _KINDS: tuple[type[Message], ...] = (
-    Apply, Install, Close, Warm, Stop, Ready, Applied, Checkpointed, Failed, CheckpointFailed,
+    Apply, Install, Close, Warm, Republish, Stop, Ready, Applied, Checkpointed, Failed, CheckpointFailed, Invalidated,
 )  # fmt: skip
 _NUMBERS = {kind: number for number, kind in enumerate(_KINDS)}
 _FIELD_TYPES: tuple[tuple[type, ...], ...] = tuple(tuple(kind.__annotations__.values()) for kind in _KINDS)

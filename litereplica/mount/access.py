@@ -13,7 +13,16 @@ UNKNOWN_LAG_MS = 2_147_483_647
 class Access:
     """Changed by the node only; read at each open and each commit."""
 
-    __slots__ = ("applier_pid", "fenced", "lag_ms", "primary", "primary_name", "wal_removed", "wal_restarted")
+    __slots__ = (
+        "applier_pid",
+        "fenced",
+        "lag_ms",
+        "primary",
+        "primary_name",
+        "wal_removed",
+        "wal_restarted",
+        "writer_gone",
+    )
 
     def __init__(self) -> None:
         self.primary = False
@@ -24,6 +33,8 @@ class Access:
         # Told when a WAL begins again from its start: (database, bytes of the file).
         self.wal_restarted: Callable[[str, int], None] = lambda _name, _size: None
         self.wal_removed: Callable[[str], None] = lambda _name: None
+        # Told when a process that had a WAL open is dead, or must be: (database, salts of the WAL, committed frames).
+        self.writer_gone: Callable[[str, int, int, int], None] = lambda _name, _salt1, _salt2, _frames: None
         self.lag_ms: Callable[[], int] = lambda: UNKNOWN_LAG_MS
 
     def is_applier(self, task_id: int) -> bool:

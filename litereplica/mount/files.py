@@ -4,6 +4,7 @@ Knows what a write, a truncate, an fsync means for a database file, its WAL, its
 know inodes or handles (mount.tree, mount.operations), nor how a transaction is logged (store.database).
 """
 
+import contextlib
 import errno
 import os
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from litereplica.sqlite.detector import CommitDetector, Rewind
 from litereplica.sqlite.frames import Transaction
 from litereplica.sqlite.outcome import Examined
 from litereplica.sqlite.pages import DATABASE_MAGIC, is_database
-from litereplica.sqlite.wal import FRAME_HEADER_BYTES
+from litereplica.sqlite.wal import FRAME_HEADER_BYTES, WAL_HEADER_BYTES
 from litereplica.store.adopt import adopt, is_wal_database
 from litereplica.store.database import Database, Pages
 from litereplica.store.folded import changed_pages
@@ -30,6 +31,8 @@ from litereplica.store.store import Store
 log = structlog.get_logger()
 
 FIRST_BYTES: Final = 100
+# Uncommitted frames that are kept back at most: fewer, longer writes, and little to lose sight of.
+PENDING_LIMIT_BYTES: Final = 64 * 1024
 
 
 class File:
@@ -108,7 +111,7 @@ class File:
 class DatabaseFile(File):
     """A database, or an empty file that may become one."""
 
-    __slots__ = ("_known", "journal", "wal")
+    __slots__ = ("_known", "journal", "rejected", "wal")
 
     def __init__(self, store: Store, access: Access, name: str) -> None:
         super().__init__(store, access, name)
@@ -116,6 +119,8 @@ class DatabaseFile(File):
         self.journal: JournalFile | None = None
         # The first bytes have been seen to be a database's.
         self._known = False
+        # Somebody tried to make another kind of file of it; when it is closed, nothing of it stays.
+        self.rejected = False
 
     @property
     def database(self) -> Database | None:
@@ -130,6 +135,9 @@ class DatabaseFile(File):
         if database is None:
             self._check_first_write(offset, data)
         else:
+            if self.wal is not None and self.wal.detector.unsettled and self.access.primary:
+                # A checkpoint copies what it found committed, whether a write completed that or not.
+                await self.wal.settle()
             if self.access.primary and (self.wal is None or not self.wal.detector.committed_frames):
                 raise self.refuse(
                     "write_refused",
@@ -154,14 +162,21 @@ class DatabaseFile(File):
         if self.size() == 0:
             journalled = self.journal is not None and self.journal.size() > 0
             if not (journalled and offset) and not (offset == 0 and data.startswith(DATABASE_MAGIC)):
-                raise self.refuse(
-                    "not_a_database",
-                    "only SQLite databases are kept in the mount; put other files beside it",
-                )
+                raise self._reject()
         elif not is_database(self.read_now(0, FIRST_BYTES)) and offset:
             raise self.refuse("not_a_database", "the first page of this file is not SQLite's; it is left as it is")
         if offset == 0 and is_database(data):
             self._known = True
+
+    def _reject(self) -> pyfuse3.FUSEError:
+        """Once in the log for each file, however often its writer tries."""
+        if self.rejected:
+            return pyfuse3.FUSEError(errno.EACCES)
+        self.rejected = True
+        return self.refuse(
+            "not_a_database",
+            "only SQLite databases can be replicated, so only they are kept in the mount: put this file elsewhere",
+        )
 
     async def truncate(self, size: int) -> None:
         database = self.database
@@ -193,7 +208,18 @@ class DatabaseFile(File):
 class WalFile(File):
     """A -wal file: where commits are seen (primary), or where the applier appends (replica)."""
 
-    __slots__ = ("_head", "_head_at", "_held", "_owner", "_pwrite", "_read", "_waiting", "detector")
+    __slots__ = (
+        "_held",
+        "_owner",
+        "_pending",
+        "_pending_at",
+        "_pending_end",
+        "_pwrite",
+        "_read",
+        "_refusing",
+        "_waiting",
+        "detector",
+    )
 
     def __init__(self, store: Store, access: Access, owner: DatabaseFile, name: str) -> None:
         super().__init__(store, access, name)
@@ -202,10 +228,13 @@ class WalFile(File):
         # A commit is being logged in pieces: SQLite's locks keep other writers away, this keeps away all others.
         self._held = False
         self._waiting = trio.lowlevel.ParkingLot()
-        # A frame's 24-byte header, answered but not yet written: it goes to the file together with its page, in one
-        # call. Until then it is no more than SQLite's own buffer was; every other look at the file flushes it first.
-        self._head: bytes | None = None
-        self._head_at = 0
+        # The disk has refused a commit and taken none since: an application that tries again and again is one line.
+        self._refusing = False
+        # Bytes of uncommitted frames, back to back from ``_pending_at``, answered but not yet written: they go to the
+        # file together, at the latest with their commit. Until then they are no more than SQLite's own buffer was;
+        # every other look at the file flushes them first.
+        self._pending: list[bytes] = []
+        self._pending_at = self._pending_end = 0
         # Bound once: they are called for every frame.
         self._read = self.read_now
         self._pwrite = store.disk.pwrite
@@ -217,10 +246,7 @@ class WalFile(File):
                 return await self.write(offset, data)
             examined = self.detector.examine(offset, data, self._read)
             if examined is None:
-                if len(data) == FRAME_HEADER_BYTES and self._head is None:
-                    self._head, self._head_at = data, offset
-                    return FRAME_HEADER_BYTES
-                return self._write_through(offset, data)
+                return self._keep(offset, data)
             if not self._commit_now(examined, offset, data):
                 await self._commit(examined, offset, data)
         except BaseException as error:  # noqa: BLE001  the edge: everything becomes the kernel's
@@ -236,53 +262,79 @@ class WalFile(File):
         if examined is not None:
             await self._commit(examined, offset, data)
             return len(data)
-        return self._write_through(offset, data)
+        return self._keep(offset, data)
 
-    def _write_through(self, offset: int, data: bytes) -> int:
-        """Let bytes that complete nothing go to the file, with the frame header that was held back before them."""
-        head = self._head
+    def _keep(self, offset: int, data: bytes) -> int:
+        """Take bytes that complete no transaction."""
+        size = len(data)
         try:
-            if head is None:
-                self._pwrite(self.descriptor, data, offset)
-            elif self._head_at + len(head) == offset:
-                self._pwrite(self.descriptor, head + data, self._head_at)
-                self._head = None
+            if offset == self._pending_end and self._pending:
+                self._pending.append(data)
             else:
+                if self._pending:
+                    self.flush()
+                self._pending = [data]
+                self._pending_at = offset
+            end = self._pending_end = offset + size
+            if end - self._pending_at >= PENDING_LIMIT_BYTES:
                 self.flush()
-                self._pwrite(self.descriptor, data, offset)
-        except OSError:
-            self.detector.forget(offset if head is None else min(offset, self._head_at))
+        except OSError as error:
+            self.detector.forget(offset)
+            self._say_refused(error)
             raise
-        return len(data)
+        return size
 
     def flush(self) -> None:
-        """Write the frame header that was held back; before anything but the next write looks at the file."""
-        if self._head is not None:
-            self._pwrite(self.descriptor, self._head, self._head_at)
-            self._head = None
+        """Write what was kept; before anything but the next write looks at the file.
+
+        On OSError it stays kept: it was answered, and its commit is refused until it can be written.
+        """
+        if self._pending:
+            self._pwrite(self.descriptor, b"".join(self._pending), self._pending_at)
+            self._pending = []
 
     def read_now(self, offset: int, size: int) -> bytes:
-        self.flush()
+        try:
+            self.flush()
+        except OSError:
+            return self._read_beside(offset, size)
         return super().read_now(offset, size)
+
+    def _read_beside(self, offset: int, size: int) -> bytes:
+        """The file's bytes with what is kept laid over them: a full disk is no reason to fail a reader."""
+        data = bytearray(super().read_now(offset, size))
+        kept = b"".join(self._pending)
+        start, end = max(offset, self._pending_at), min(offset + size, self._pending_end)
+        if start < end:
+            data.extend(bytes(max(0, end - offset - len(data))))
+            data[start - offset : end - offset] = kept[start - self._pending_at : end - self._pending_at]
+        return bytes(data)
 
     async def read(self, offset: int, size: int) -> bytes:
         return self.read_now(offset, size)
 
     def status(self) -> os.stat_result:
-        self.flush()
+        with contextlib.suppress(OSError):
+            self.flush()
         return super().status()
+
+    def size(self) -> int:
+        size = super().size()
+        return max(size, self._pending_end) if self._pending else size
 
     def close(self) -> None:
         if self.descriptor >= 0:
-            self.flush()
+            with contextlib.suppress(OSError):  # of no commit: nobody misses it
+                self.flush()
         super().close()
 
     def failure(self, error: BaseException) -> BaseException:
         if isinstance(error, Rewind):
+            self._look_after_index()
             return self.refuse(
                 "wal_rewind_refused",
-                "SQLite is about to overwrite a transaction that is logged: its writer died before it published it; "
-                "close every connection to this database to let SQLite recover it",
+                "SQLite was about to overwrite a transaction that is logged: its writer died before it published it; "
+                "nothing to do: the application's transaction fails once, and the next one finds it published",
                 errno.EIO,
             )
         return super().failure(error)
@@ -300,29 +352,65 @@ class WalFile(File):
         if pages is None:
             return False
         detector = self.detector
-        head = self._head
-        if head is not None:
-            if self._head_at + len(head) != offset:
+        pending = self._pending
+        if pending:
+            if self._pending_end != offset:
                 return False
-            data, offset = head + data, self._head_at
+            data, offset = b"".join((*pending, data)), self._pending_at
         try:
             database.commit(pages, transaction.commit, partial(self._pwrite, self.descriptor, data, offset))
         except BaseException as error:
             detector.refuse()
             self._say_refused(error)
             raise
-        self._head = None
+        self._pending = []
         detector.accept()
+        if self._refusing:
+            self._say_accepted()
         return True
 
     def _say_refused(self, error: BaseException) -> None:
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and not self._refusing:
+            self._refusing = True
+            full = error.errno in {errno.ENOSPC, errno.EDQUOT}
             log.warning(
-                "commit_refused",
+                "commits_refused",
                 database=self._owner.name,
                 reason=error.strerror,
-                advice="make room on the data directory's disk" if error.errno == errno.ENOSPC else "",
+                advice="make room on the data directory's disk: commits go on by themselves then"
+                if full
+                else "check the data directory's disk",
             )
+
+    def _say_accepted(self) -> None:
+        self._refusing = False
+        log.info("commits_accepted_again", database=self._owner.name)
+
+    async def settle(self) -> None:
+        """Log a commit whose last bytes were in the file already, so that no write completed it (sqlite.detector).
+
+        Raises OSError, Refused when the log does not take it; then it is looked at again the next time.
+        """
+        while self._held:
+            await self._waiting.park()
+        if self.detector.unsettled:
+            examined = self.detector.settle(self._read)
+            if examined is not None:
+                await self._commit(examined, 0, b"")
+
+    async def released(self, *, opener_is_gone: bool) -> None:
+        """A process has closed the file, or died with it open. Raises as ``settle`` does."""
+        if self.unlinked or not self.access.primary:
+            return
+        if self.detector.unsettled:
+            await self.settle()
+        if opener_is_gone:
+            self._look_after_index()
+
+    def _look_after_index(self) -> None:
+        header, frames = self.detector.header, self.detector.committed_frames
+        if header is not None and frames:
+            self.access.writer_gone(self._owner.name, header.salt1, header.salt2, frames)
 
     async def _commit(self, examined: Examined, offset: int, data: bytes) -> None:
         owner = self._owner
@@ -332,7 +420,7 @@ class WalFile(File):
         write = partial(self._pwrite, self.descriptor, data, offset)
         self._held = True
         try:
-            self.flush()
+            self._flush_before(examined)
             if examined.restart:
                 await self._restart()
             if examined.transactions:
@@ -345,10 +433,21 @@ class WalFile(File):
             raise
         else:
             self.detector.accept()
+            if self._refusing:
+                self._say_accepted()
         finally:
             self._held = False
             if self._waiting:
                 self._waiting.unpark_all()
+
+    def _flush_before(self, examined: Examined) -> None:
+        try:
+            self.flush()
+        except OSError:
+            if not examined.restart or examined.transactions:
+                raise
+            # What is kept belongs to the WAL that ends here.
+            self._pending = []
 
     async def _restart(self) -> None:
         database = self._owner.database
@@ -372,13 +471,34 @@ class WalFile(File):
         frames = sorted((pgno, frame) for pgno, frame in found.items() if pgno <= commit and pgno != locked)
 
         def read(start: int, end: int) -> Pages:
-            page = self.detector.page
-            return [(pgno, page(frame, self._read)) for pgno, frame in frames[start:end]]
+            return self._pages(frames[start:end], newest.page_size, newest.last_frame)
 
         await database.commit_stream([pgno for pgno, _ in frames], commit, read, write)
 
+    def _pages(self, frames: list[tuple[int, int]], page_size: int, last_frame: int) -> Pages:
+        """(pgno, page) of (pgno, frame). Frames that follow each other, as most do, are read at once."""
+        step = FRAME_HEADER_BYTES + page_size
+        pages: Pages = []
+        position = 0
+        while position < len(frames):
+            first = frames[position][1]
+            count = 1
+            while position + count < len(frames) and frames[position + count][1] == first + count:
+                count += 1
+            if first + count > last_frame:
+                # The bytes of the write that commits are not in the file yet.
+                found = [self.detector.page(frame, self._read) for _, frame in frames[position : position + count]]
+            else:
+                data = self._read(WAL_HEADER_BYTES + first * step, count * step)
+                found = [data[at + FRAME_HEADER_BYTES : at + step] for at in range(0, count * step, step)]
+            pages += [(pgno, page) for (pgno, _), page in zip(frames[position : position + count], found, strict=True)]
+            position += count
+        return pages
+
     async def truncate(self, size: int) -> None:
         self.ensure_open()
+        if size <= self._pending_at:
+            self._pending = []
         self.flush()
         if self.access.primary:
             try:

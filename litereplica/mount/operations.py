@@ -30,6 +30,7 @@ KEEP_S: Final = 3600.0
 VIRTUAL: Final = (Kind.PRIMARY, Kind.LAG, Kind.POSITION)
 WRITE_FLAGS: Final = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
 BLOCK_BYTES: Final = 512
+PF_EXITING: Final = 4
 
 
 P = ParamSpec("P")
@@ -81,6 +82,8 @@ class Operations(pyfuse3.Operations):
         self._access = access
         self.tree = Tree(store, access)
         self._handles: dict[int, File | VirtualHandle] = {}
+        # Who opened a WAL, by handle: when it is closed, it matters whether that process still lives.
+        self._openers: dict[int, int] = {}
         self._next_handle = 1
 
     # -- the hot path: no wrapper, no lookup beyond the handle -----------------------------------------------------
@@ -149,7 +152,7 @@ class Operations(pyfuse3.Operations):
         entry.st_mode = file.mode if isinstance(file, ShmFile) else status.st_mode
         entry.st_nlink = status.st_nlink if not isinstance(file, ShmFile) else 1
         entry.st_uid, entry.st_gid = status.st_uid, status.st_gid
-        entry.st_size = status.st_size
+        entry.st_size = file.size() if isinstance(file, WalFile) else status.st_size
         entry.st_blksize = status.st_blksize
         entry.st_blocks = (status.st_size + BLOCK_BYTES - 1) // BLOCK_BYTES
         entry.st_atime_ns, entry.st_mtime_ns, entry.st_ctime_ns = (
@@ -203,7 +206,10 @@ class Operations(pyfuse3.Operations):
         file.ensure_open()
         if flags & os.O_TRUNC:
             await file.truncate(0)
-        return pyfuse3.FileInfo(fh=self._handle(file), keep_cache=True)
+        handle = self._handle(file)
+        if isinstance(file, WalFile):
+            self._openers[handle] = ctx.pid
+        return pyfuse3.FileInfo(fh=handle, keep_cache=True)
 
     def _check_writer(self, ctx: pyfuse3.RequestContext) -> None:
         """On a replica only the applier writes; SQLite then opens the database read-only by itself."""
@@ -266,7 +272,17 @@ class Operations(pyfuse3.Operations):
 
     @translated
     async def release(self, fh: pyfuse3.FileHandleT) -> None:
-        self._handles.pop(fh, None)
+        file = self._handles.pop(fh, None)
+        if isinstance(file, WalFile):
+            await file.released(opener_is_gone=has_ended(self._openers.pop(fh, 0)))
+        elif isinstance(file, DatabaseFile) and file.rejected:
+            self._remove_rejected(file)
+
+    def _remove_rejected(self, file: DatabaseFile) -> None:
+        """Take away the empty file that somebody wanted to fill with something else, once nobody has it open."""
+        if not file.unlinked and not file.size() and file not in self._handles.values():
+            self.store.disk.unlink(file.path)
+            self.removed_here(file.name)
 
     @translated
     async def setattr(
@@ -479,6 +495,15 @@ class Operations(pyfuse3.Operations):
                 pyfuse3.invalidate_entry_async(
                     pyfuse3.InodeT(parent.number), last.encode("utf-8", "surrogateescape"), ignore_enoent=True
                 )
+
+
+def has_ended(task_id: int) -> bool:
+    """Whether the thread that the kernel named is gone, or about to go (proc(5), stat: flags; PF_EXITING is 4)."""
+    try:
+        fields = Path(f"/proc/{task_id}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return True
+    return bool(int(fields[6]) & PF_EXITING)
 
 
 assert pyfuse3.ROOT_INODE == ROOT_INODE

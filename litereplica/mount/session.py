@@ -83,6 +83,8 @@ def _is_dead(path: Path) -> bool:
 
 def unmount(path: Path) -> None:
     """Take a mount away, whoever still holds files of it (umount2(2), MNT_DETACH)."""
+    if mounted_type(Path(os.path.abspath(path))) is None:  # noqa: PTH100  a resolve() would touch it
+        return  # somebody was faster
     libc = ctypes.CDLL(None, use_errno=True)
     mnt_detach = 2
     if libc.umount2(os.fsencode(path), mnt_detach) == 0:

@@ -23,9 +23,9 @@ import trio
 # (10-30 us), short enough that a lone request burns no CPU to speak of.
 POLL_S: Final = 40e-6
 # The scheduler gets a turn after so many requests in a row, however busy the descriptor is: replication, timers and
-# HTTP live there. With work pending (``hurry``) much sooner.
+# HTTP live there. With work pending (``hurry``) at once, unless it had one this recently.
 TURNS: Final = 64
-HURRIED_TURNS: Final = 8
+HURRY_S: Final = 0.001
 # Workers that may sit idle. The loop starts one when none waits; each held request occupies one.
 IDLE_WORKERS: Final = 80
 # Requests that may be held at once: far above any number of databases and lock openers on one machine. At the limit
@@ -82,11 +82,12 @@ class FastLock:
 class AdaptiveWait:
     """Waits for one descriptor: polls it for a while, then sleeps in trio's epoll."""
 
-    __slots__ = ("_poll", "_turns", "hurry")
+    __slots__ = ("_poll", "_turns", "_yielded_s", "hurry")
 
     def __init__(self) -> None:
         self._poll: Callable[[int], list[tuple[int, int]]] | None = None
         self._turns = 0
+        self._yielded_s = 0.0
         # Set by whoever has work for other tasks (a commit to send); cleared when the scheduler had its turn.
         self.hurry = False
 
@@ -97,16 +98,17 @@ class AdaptiveWait:
             poller = select.poll()
             poller.register(descriptor, select.POLLIN)
             poll = self._poll = poller.poll
+        clock = time.perf_counter
         turns = self._turns = self._turns + 1
-        if turns < (HURRIED_TURNS if self.hurry else TURNS):
+        if turns < TURNS and not (self.hurry and clock() - self._yielded_s > HURRY_S):
             if poll(0):
                 return _DONE
-            clock = time.perf_counter
             end = clock() + POLL_S
             while clock() < end:
                 if poll(0):
                     return _DONE
         self._turns = 0
+        self._yielded_s = clock()
         self.hurry = False
         return trio.lowlevel.wait_readable(descriptor)  # noqa: ASYNC105  the caller awaits it
 

@@ -27,12 +27,11 @@ class Child:
     def __init__(self, command: Sequence[str]) -> None:
         self._command = list(command)
         self._process: trio.Process | None = None
-        self._stopping = False
 
     async def run(self, ended: Callable[[int], None]) -> None:
-        """Start it and wait for its end; cancellation asks it to end first.
+        """Start it, wait for its end and tell its exit code; cancellation asks it to end first.
 
-        Raises Misconfigured when it cannot start.
+        Told then: its own code, or 0 when it was the signal that ended it. Raises Misconfigured when it cannot start.
         """
         try:
             self._process = await trio.lowlevel.open_process(self._command)
@@ -43,16 +42,23 @@ class Child:
             )
             raise Misconfigured(message) from None
         log.info("application_started", command=self._command[0], process=self._process.pid)
+        process = self._process
         try:
-            await self._process.wait()
-        finally:
-            if self._process.returncode is None:
-                with trio.CancelScope(shield=True):
-                    await self._end(self._process)
-        code = self._process.returncode
+            await process.wait()
+        except trio.Cancelled:
+            with trio.CancelScope(shield=True):
+                await self._end(process)
+            code = 0 if process.returncode == -signal.SIGTERM else self._code(process)
+            ended(code)
+            raise
+        ended(self._code(process))
+
+    @staticmethod
+    def _code(process: trio.Process) -> int:
+        code = process.returncode
         assert code is not None
         log.info("application_ended", exit_code=code)
-        ended(SIGNAL_BASE - code if code < 0 else code)
+        return SIGNAL_BASE - code if code < 0 else code
 
     def signal(self, number: int) -> None:
         """Pass a signal on."""

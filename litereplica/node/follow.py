@@ -121,8 +121,22 @@ class Follower:
         for database in self._store.databases.values():
             progress = self._progress.get(database.name)
             if progress is not None:
-                progress.reset(database.applied)
-            self.changed(database)
+                progress.reset(self._resume_after(database))
+                self._dirty[database.name] = None
+        self._wake.set()
+
+    @staticmethod
+    def _resume_after(database: Database) -> int:
+        """The TXID after which a new applier gets records.
+
+        It folds the WALs of databases that it has open: one whose WAL still holds the newest transaction gets that once
+        more (page images: nothing changes), or its WAL would stay until the next one.
+        """
+        applied = database.applied
+        is_idle = applied == database.position.txid and database.exists and database.pending_install is None
+        return (
+            applied - 1 if is_idle and database.base.txid < applied and database.log.first_txid <= applied else applied
+        )
 
     def replaced(self, database: Database) -> None:
         """A snapshot has taken the place of the history that the applier was given."""

@@ -8,11 +8,12 @@ the store. Nothing is acknowledged after the unmount, and everything that was is
 """
 
 import contextlib
+import errno
 import gc
 import os
 import resource
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Final
 
 import structlog
@@ -34,6 +35,8 @@ log = structlog.get_logger()
 # than a few hundred MB.
 MAINTENANCE_S: Final = 5.0
 EXIT_INTERRUPTED: Final = 130
+# They mean nothing to us: they are the application's, and without one they are ignored.
+PASSED_ON: Final = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def run_node(settings: Settings) -> int:
@@ -72,7 +75,8 @@ def _opened(settings: Settings) -> Iterator[Node]:
     with contextlib.ExitStack() as cleanups:
         http = bind(settings.http.listen, "http.listen")
         cleanups.callback(http.close)
-        store = Store.open(settings.data.dir, Disk(), settings.node.name, settings.data.compression)
+        with _disk_errors(settings, "nothing of it was lost"):
+            store = Store.open(settings.data.dir, Disk(), settings.node.name, settings.data.compression)
         cleanups.callback(store.close)
         node = Node(settings, store, http)
         node.mount()
@@ -82,7 +86,22 @@ def _opened(settings: Settings) -> Iterator[Node]:
         finally:
             # Clean or not, what is in the log is made durable before the directory is given back.
             node.unmount()
-            store.stop()
+            with _disk_errors(settings, "the next start finishes from the log what this stop could not"):
+                store.stop()
+
+
+@contextlib.contextmanager
+def _disk_errors(settings: Settings, comfort: str) -> Iterator[None]:
+    """What the disk refuses while nothing is served yet, or any more."""
+    try:
+        yield
+    except OSError as error:
+        advice = "make room there" if error.errno in {errno.ENOSPC, errno.EDQUOT} else "check the disk and its rights"
+        what = f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)
+        message = (
+            f"the data directory {settings.data.dir} cannot be used ({what}): {advice}, then start again; {comfort}"
+        )
+        raise Unavailable(message) from error
 
 
 async def _serve(node: Node, settings: Settings) -> int:
@@ -110,8 +129,7 @@ async def _serve(node: Node, settings: Settings) -> int:
         )
         async with trio.open_nursery() as application:
             if child is not None:
-                await node.wait_ready()
-                application.start_soon(child.run, ended)
+                application.start_soon(_supervise, child, node, ended)
             await stop.wait()
             log.info("stopping", node=settings.node.name)
             application.cancel_scope.cancel()
@@ -121,6 +139,11 @@ async def _serve(node: Node, settings: Settings) -> int:
         message = f"the mount {settings.mount.dir} was taken away (umount) while this node served it: start it again"
         raise Unavailable(message)
     return code
+
+
+async def _supervise(child: Child, node: Node, ended: Callable[[int], None]) -> None:
+    await node.wait_ready()
+    await child.run(ended)
 
 
 async def _watch_mount(ended: trio.Event, stop: trio.Event, node: Node) -> None:
@@ -145,9 +168,9 @@ async def _signals(stop: trio.Event, child: Child | None, node: Node) -> AsyncIt
     """First SIGTERM or SIGINT: stop cleanly; second: at once."""
 
     async def listen() -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, *PASSED_ON) as received:
             async for number in received:
-                if number == signal.SIGHUP:
+                if number in PASSED_ON:
                     if child is not None:
                         child.signal(number)
                     continue

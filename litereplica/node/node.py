@@ -106,6 +106,7 @@ class Node:
     async def _lead(self, nursery: trio.Nursery, link: ApplierLink) -> None:
         warmer = self._warmer = Warmer(link)
         self.access.wal_restarted, self.access.wal_removed = warmer.restarted, warmer.removed
+        self.access.writer_gone = link.republish
         if self.settings.lease.type == "static":
             replication = self.settings.replication
             server = self._server = ReplicationServer(

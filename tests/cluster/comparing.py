@@ -7,6 +7,9 @@ from typing import Final
 
 import xxhash
 
+from litereplica.ltx.decode import PageBlock, RecordDecoder
+from litereplica.ltx.format import RecordHeader
+from litereplica.store.store import folder_name
 from tests.cluster.group import CAUGHT_UP_S, visible
 from tests.support.nodes import Node
 from tests.support.sql import fold, integrity
@@ -58,7 +61,8 @@ def assert_same(nodes: Sequence[Node], *databases: str, limit_s: float = CAUGHT_
     for name in names:
         expected = content(primary.path(name))
         _, _, checksum = positions[name].partition("/")
-        assert f"{rolling_checksum(expected):016x}" == checksum, f"{name} is not what its position says"
+        found = f"{rolling_checksum(expected):016x}"
+        assert found == checksum, f"{name} is {found}, its position says {checksum}: {against_log(primary, name, expected)}"
         _assert_sound(primary, name, expected, positions[name])
         for replica in replicas:
             wal = replica.data / "files" / f"{name}-wal"
@@ -74,6 +78,39 @@ def _assert_sound(node: Node, name: str, expected: bytes, position: str) -> None
     assert integrity(node.path(name)) == "ok", (node.name, name)
     assert content(node.path(f"{name}-pos")).decode() == f"{position}\n"
     assert node.position(name) == position
+
+
+def against_log(node: Node, name: str, database: bytes) -> str:
+    """Which pages of a file are not the newest images that the log has of them."""
+    newest: dict[int, tuple[int, bytes]] = {}
+    before: dict[int, tuple[int, bytes]] = {}
+    size, txid = 0, 0
+    for path in sorted((node.data / "db" / folder_name(name)).glob("*.ltx")):
+        decoder = RecordDecoder()
+        events = decoder.feed(content(path))
+        while decoder.more:
+            events += decoder.feed(b"")
+        for event in events:
+            if isinstance(event, RecordHeader):
+                size, txid = event.page_size, event.max_txid
+                newest = {pgno: each for pgno, each in newest.items() if pgno <= event.commit}
+            elif isinstance(event, PageBlock):
+                for pgno, page in event.pages:
+                    if pgno in newest:
+                        before[pgno] = newest[pgno]
+                    newest[pgno] = (txid, bytes(page))
+    wrong = [pgno for pgno, (_, page) in newest.items() if database[(pgno - 1) * size : pgno * size] != page]
+    pages = range(1, len(database) // size + 1)
+    on_disk = content(node.data / "files" / name)
+    print("PAGESIZE", size, "disk==mount", on_disk == database, "integrity", integrity(node.path(name)))
+    for each in wrong[:4]:
+        page = database[(each - 1) * size : each * size]; logged = newest[each][1]
+        print(each, "file zero", page == bytes(size), "disk page == logged", on_disk[(each - 1) * size : each * size] == logged, "file", page[:48].hex(), "log", logged[:48].hex(), "diff at", [k for k in range(size) if page[k] != logged[k]][:3], sum(1 for k in range(size) if page[k] != logged[k]))
+    return (
+        f"log ends at {txid:x}; {len(wrong)} pages differ (page, logged by; the file has the image before it): "
+        f"{[(each, f'{newest[each][0]:x}', database[(each - 1) * size : each * size] == before.get(each, (0, b''))[1]) for each in wrong[:10]]}; "
+        f"never logged: {[each for each in pages if each not in newest][:10]} of {len(pages)}"
+    )
 
 
 def difference(node: str, name: str, expected: bytes, found: bytes) -> str:

@@ -21,7 +21,7 @@ LIMIT_S: Final = 60.0
 
 # Reads one repr of (sql, parameters) a line, answers one repr of ("rows", …), ("error", class, code name, text).
 _PROGRAM: Final = r"""
-import ast, sqlite3, sys
+import ast, sqlite3, sys, urllib.parse
 path, mode, busy_s = sys.argv[1], sys.argv[2], float(sys.argv[3])
 def answer(*values):
     sys.stdout.write(repr(values) + "\n")
@@ -29,7 +29,7 @@ def answer(*values):
 def failed(error):
     answer("error", type(error).__name__, getattr(error, "sqlite_errorname", ""), str(error))
 try:
-    connection = sqlite3.connect(f"file:{path}?mode={mode}", uri=True, isolation_level=None, timeout=busy_s)
+    connection = sqlite3.connect(f"file:{urllib.parse.quote(path)}?mode={mode}", uri=True, isolation_level=None, timeout=busy_s)
 except sqlite3.Error as error:
     failed(error)
     sys.exit(0)

@@ -1,0 +1,133 @@
+"""A data directory on a disk that fills up: commits are refused whole, and go on by themselves when there is room."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.nodes import Node, Nodes
+from tests.support.sql import Session, SqlError, fold, integrity, make_database, run_sql
+
+DISK_BYTES = 24 * 2**20
+
+
+@pytest.fixture(params=["tmpfs", "ext4"])
+def small_disk(request: pytest.FixtureRequest, nodes: Nodes) -> Iterator[Path]:
+    """A mounted file system of its own with DISK_BYTES."""
+    folder = nodes.folder / "disk"
+    folder.mkdir()
+    if request.param == "tmpfs":
+        command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "none", str(folder)]
+    else:
+        image = nodes.folder / "image"
+        with image.open("wb") as file:
+            file.truncate(DISK_BYTES)
+        subprocess.run(["mkfs.ext4", "-q", "-m", "0", "-O", "^has_journal", str(image)], check=True, timeout=30)
+        command = ["mount", "-o", "loop", str(image), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    if done.returncode:
+        pytest.skip(f"no {request.param} here: {done.stderr.strip()}")
+    return folder
+
+
+def fill(disk: Path) -> Path:
+    """Leave no block free."""
+    ballast = disk / "ballast"
+    subprocess.run(["dd", "if=/dev/zero", f"of={ballast}", "bs=4096"], capture_output=True, timeout=30, check=False)
+    return ballast
+
+
+def write_until_full(session: Session) -> int:
+    """Rows that were committed until SQLite said five times in a row that the disk is full."""
+    committed = refused = 0
+    while refused < 5:
+        try:
+            session.run("INSERT INTO t (v) VALUES (randomblob(3000))")
+        except SqlError as error:
+            assert error.code == "SQLITE_FULL", error  # noqa: PT017  which of many inserts fails is not known
+            refused += 1
+        else:
+            committed += 1
+            refused = 0
+    return committed
+
+
+def test_commits_are_refused_when_the_disk_is_full_and_go_on_when_there_is_room(nodes: Nodes, small_disk: Path) -> None:
+    node = nodes.make(data=small_disk / "data").start()
+    make_database(node.path())
+    with Session(node.path()) as session, Session(node.path()) as reader:
+        ballast = fill(small_disk)
+        committed = write_until_full(session)
+        position = node.position()
+        assert int(position[:16], 16) == committed + 2
+        # Readers go on, and see exactly what was committed; SQLite has rolled the rest back.
+        assert reader.run("SELECT count(*) FROM t") == [(committed,)]
+        assert session.run("SELECT count(*) FROM t") == [(committed,)]
+        assert node.get("/livez")[0] == 200
+        refused = node.log_lines("commits_refused")
+        # One line for each time that it got full, however often the application tries.
+        assert len(refused) == len(node.log_lines("commits_accepted_again")) + 1
+        assert "make room" in refused[0]
+        ballast.unlink()
+        session.run("INSERT INTO t (v) VALUES ('room')", times=20)
+        assert len(refused) == len(node.log_lines("commits_accepted_again")) == len(node.log_lines("commits_refused"))
+        assert reader.run("SELECT count(*) FROM t") == [(committed + 20,)]
+    check_after_restart(node, committed + 20)
+
+
+def test_a_large_transaction_that_does_not_fit_is_rolled_back_whole(nodes: Nodes, small_disk: Path) -> None:
+    node = nodes.make(data=small_disk / "data").start()
+    make_database(node.path(), rows=5)
+    position = node.position()
+    with Session(node.path()) as session:
+        with pytest.raises(SqlError) as failure:
+            session.run(
+                "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10000)"
+                " INSERT INTO t (v) SELECT randomblob(3000) FROM n"
+            )
+        assert failure.value.code == "SQLITE_FULL"
+        assert node.position() == position
+        assert session.run("SELECT count(*) FROM t") == [(5,)]
+        # The WAL still has what was rolled back, and the log needs room too: what is small goes on.
+        session.run("PRAGMA wal_checkpoint(TRUNCATE)")
+        session.run("INSERT INTO t (v) VALUES ('small')")
+    check_after_restart(node, 6)
+
+
+def test_a_database_that_cannot_be_made_on_a_full_disk_can_be_made_later(nodes: Nodes, small_disk: Path) -> None:
+    node = nodes.make(data=small_disk / "data").start()
+    ballast = fill(small_disk)
+    with pytest.raises(SqlError):
+        make_database(node.path())
+    ballast.unlink()
+    for path in node.mount.glob("app.db*"):
+        path.unlink(missing_ok=True)
+    make_database(node.path(), rows=3)
+    check_after_restart(node, 3)
+
+
+def test_a_node_on_a_full_disk_starts_and_stops_and_loses_nothing(nodes: Nodes, small_disk: Path) -> None:
+    node = nodes.make(data=small_disk / "data").start()
+    make_database(node.path())
+    with Session(node.path()) as session:
+        ballast = fill(small_disk)
+        committed = write_until_full(session)
+    code = node.terminate()
+    assert code in (0, 3), node.log
+    assert "internal error" not in node.log
+    ballast.unlink()
+    node.start()
+    assert run_sql(node.path(), "SELECT count(*) FROM t") == [(committed,)]
+    check_after_restart(node, committed)
+
+
+def check_after_restart(node: Node, rows: int) -> None:
+    """What the log says and what the files hold is one thing."""
+    fold(node.path())
+    position = node.position()
+    node.stop()
+    node.start()
+    assert node.position() == position
+    assert run_sql(node.path(), "SELECT count(*) FROM t") == [(rows,)]
+    assert integrity(node.path()) == "ok"
