@@ -39,7 +39,7 @@ RETRY_S: Final = 0.5
 class _Progress:
     """Where one database stands between the log and the applier."""
 
-    __slots__ = ("failed", "installing", "making", "sent", "stuck", "under_way")
+    __slots__ = ("failed", "flows", "installing", "making", "sent", "stuck", "under_way")
 
     def __init__(self, applied: int) -> None:
         self.making = False
@@ -53,6 +53,8 @@ class _Progress:
         self.installing = False
         self.failed = False
         self.stuck: str | None = None
+        # The file exists and records go to the applier.
+        self.flows = False
 
 
 class Follower:
@@ -72,8 +74,23 @@ class Follower:
     def changed(self, database: Database) -> None:
         """A listener of the store: there may be something to apply."""
         if database.applied < database.position.txid or database.pending_install is not None:
+            progress = self._progress.get(database.name)
+            if progress is not None and progress.flows and self._is_plain(database, progress):
+                # The common case takes no turn of the scheduler: it is in the path from commit to visible.
+                self._send(database, progress)
+                return
             self._dirty[database.name] = None
             self._wake.set()
+
+    @staticmethod
+    def _is_plain(database: Database, progress: _Progress) -> bool:
+        """Nothing stands between the log and the applier but the next records."""
+        return (
+            database.pending_install is None
+            and database.dropped_txid <= max(database.applied, progress.sent)
+            and progress.stuck is None
+            and not progress.failed
+        )
 
     def applied(self, name: str, txid: int) -> None:
         """The applier has made everything up to ``txid`` visible."""
@@ -196,6 +213,7 @@ class Follower:
         if progress.failed:
             return
         if database.dropped_txid > max(database.applied, progress.sent):
+            progress.flows = False
             self._drop(database, progress)
         if database.pending_install is not None:
             if not progress.under_way:
@@ -207,6 +225,11 @@ class Follower:
                 progress.making = True
                 nursery.start_soon(self._make_file, database, progress)
             return
+        progress.flows = True
+        self._send(database, progress)
+
+    def _send(self, database: Database, progress: _Progress) -> None:
+        """Give the applier what its window has room for."""
         while len(progress.under_way) < WINDOW_SPANS:
             span = database.log.spans(progress.sent, SPAN_BYTES, SPAN_RECORDS)
             if span is None:

@@ -225,6 +225,8 @@ class Node:
         ready, reason = self._ready.is_set(), self._reason
         if self.access.fenced is not None:
             ready, reason = False, self.access.fenced
+        elif failed := [each.name for each in self.store.databases.values() if each.log.failure is not None]:
+            ready, reason = False, f"the log of {', '.join(failed)} failed: check the disk, then restart this node"
         elif self._client is not None and ready and not self._client.connected:
             reason = "not connected to the primary"
         elif self._follower is not None and self._follower.stuck:

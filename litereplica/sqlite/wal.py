@@ -76,9 +76,7 @@ def parse_wal_header(data: bytes) -> WalHeader:
     return WalHeader(big_endian, page_size, checkpoint_sequence, salt1, salt2, s0, s1)
 
 
-def encode_frame_header(  # noqa: PLR0917 (the fields in the order of the bytes)
-    pgno: int, commit: int, salt1: int, salt2: int, s0: int, s1: int
-) -> bytes:
+def encode_frame_header(pgno: int, commit: int, salt1: int, salt2: int, s0: int, s1: int) -> bytes:
     """Return the 24 bytes before a page; ``commit`` is the page count after the transaction, 0 within it."""
     return _FRAME_HEADER.pack(pgno, commit, salt1, salt2, s0, s1)
 

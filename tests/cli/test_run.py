@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -353,10 +354,14 @@ def test_signals_are_passed_on_and_the_application_ends_before_the_mount(
         "while True: time.sleep(60)\n"
     )
     node.start(sys.executable, "-c", program)
-    wait_until(lambda: "\nup\n" in node.log, "the application runs")
+
+    def said(text: str) -> bool:
+        return text in node.log
+
+    wait_until(partial(said, "\nup\n"), "the application runs")
     for name in ("SIGHUP", "SIGUSR1"):
         node.signal(getattr(signal, name))
-        wait_until(lambda name=name: f"heard {name}" in node.log, f"{name} arrives")
+        wait_until(partial(said, f"heard {name}"), f"{name} arrives")
     assert node.terminate() == code, node.log
     assert ("mount has 0" in node.log) == bool(handler)
     assert not is_mounted(node.mount)

@@ -13,6 +13,7 @@ import signal
 import sqlite3
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -49,7 +50,7 @@ def write(path: str, name: str, count: str, seconds: str, size: str, pause_s: st
     most = int(size)
     first = connection.execute("SELECT ifnull(max(number), 0) FROM entry WHERE writer = ?", (name,)).fetchone()[0] + 1
     acknowledged = []
-    stop = []
+    stop: list[int] = []
     signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
     said = time.monotonic()
     try:
@@ -105,4 +106,5 @@ def watch(path: str) -> None:
 
 
 if __name__ == "__main__":
-    {"prepare": prepare, "write": write, "watch": watch}[sys.argv[1]](*sys.argv[2:])
+    COMMANDS: Final[dict[str, Callable[..., None]]] = {"prepare": prepare, "write": write, "watch": watch}
+    COMMANDS[sys.argv[1]](*sys.argv[2:])

@@ -62,7 +62,9 @@ def assert_same(nodes: Sequence[Node], *databases: str, limit_s: float = CAUGHT_
         expected = content(primary.path(name))
         _, _, checksum = positions[name].partition("/")
         found = f"{rolling_checksum(expected):016x}"
-        assert found == checksum, f"{name} is {found}, its position says {checksum}: {against_log(primary, name, expected)}"
+        assert found == checksum, (
+            f"{name} is {found}, its position says {checksum}: {against_log(primary, name, expected)}"
+        )
         _assert_sound(primary, name, expected, positions[name])
         for replica in replicas:
             wal = replica.data / "files" / f"{name}-wal"
@@ -74,7 +76,9 @@ def _assert_sound(node: Node, name: str, expected: bytes, position: str) -> None
     found = content(node.path(name))
     assert found == expected, difference(node.name, name, expected, found)
     on_disk = content(node.data / "files" / name)
-    assert on_disk == expected, f"the disk has other bytes than the mount: {difference(node.name, name, expected, on_disk)}"
+    assert on_disk == expected, (
+        f"the disk has other bytes than the mount: {difference(node.name, name, expected, on_disk)}"
+    )
     assert integrity(node.path(name)) == "ok", (node.name, name)
     assert content(node.path(f"{name}-pos")).decode() == f"{position}\n"
     assert node.position(name) == position
@@ -99,17 +103,20 @@ def against_log(node: Node, name: str, database: bytes) -> str:
                     if pgno in newest:
                         before[pgno] = newest[pgno]
                     newest[pgno] = (txid, bytes(page))
-    wrong = [pgno for pgno, (_, page) in newest.items() if database[(pgno - 1) * size : pgno * size] != page]
-    pages = range(1, len(database) // size + 1)
-    on_disk = content(node.data / "files" / name)
-    print("PAGESIZE", size, "disk==mount", on_disk == database, "integrity", integrity(node.path(name)))
-    for each in wrong[:4]:
-        page = database[(each - 1) * size : each * size]; logged = newest[each][1]
-        print(each, "file zero", page == bytes(size), "disk page == logged", on_disk[(each - 1) * size : each * size] == logged, "file", page[:48].hex(), "log", logged[:48].hex(), "diff at", [k for k in range(size) if page[k] != logged[k]][:3], sum(1 for k in range(size) if page[k] != logged[k]))
+
+    def image(pgno: int) -> bytes:
+        return database[(pgno - 1) * size : pgno * size]
+
+    wrong = [pgno for pgno, (_, page) in newest.items() if image(pgno) != page]
+    each_of = ", ".join(
+        f"{pgno} by {newest[pgno][0]:x}"
+        + (" (the file has what was logged before)" if image(pgno) == before.get(pgno, (0, b""))[1] else "")
+        for pgno in wrong[:10]
+    )
+    missing = [pgno for pgno in range(1, len(database) // size + 1) if pgno not in newest]
     return (
-        f"log ends at {txid:x}; {len(wrong)} pages differ (page, logged by; the file has the image before it): "
-        f"{[(each, f'{newest[each][0]:x}', database[(each - 1) * size : each * size] == before.get(each, (0, b''))[1]) for each in wrong[:10]]}; "
-        f"never logged: {[each for each in pages if each not in newest][:10]} of {len(pages)}"
+        f"the log ends at {txid:x}; of {len(database) // size} pages {len(wrong)} are not what was logged: {each_of}; "
+        f"not in the log: {missing[:10]}; integrity_check: {integrity(node.path(name))}"
     )
 
 

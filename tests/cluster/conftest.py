@@ -58,7 +58,12 @@ def group(shared: Shared, request: pytest.FixtureRequest) -> Iterator[Group]:
 @contextlib.contextmanager
 def limited(groups: list[Group]) -> Iterator[None]:
     """After HANG_S all mounts answer with errors."""
-    timer = threading.Timer(HANG_S, lambda: [each.abort() for each in groups])
+
+    def abort() -> None:
+        for each in groups:
+            each.abort()
+
+    timer = threading.Timer(HANG_S, abort)
     timer.daemon = True
     timer.start()
     try:

@@ -142,7 +142,7 @@ def visible(node: Node) -> dict[str, str]:
 
 # ------------------------------------------------------------------------------------------------------ applications
 class Writer:
-    """A writer in a process of its own; ``acknowledged`` is the last number whose COMMIT has succeeded (and was said)."""
+    """A writer in a process of its own; ``acknowledged`` is the last number whose COMMIT it has reported."""
 
     def __init__(
         self,

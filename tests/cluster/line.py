@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from types import TracebackType
-from typing import Final
+from typing import Final, Self
 
 PIECE_BYTES: Final = 16 * 1024
 STEP_S: Final = 0.01
@@ -37,7 +37,7 @@ class Line:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
 
-    def __enter__(self) -> "Line":
+    def __enter__(self) -> Self:
         threading.Thread(target=self._accept, daemon=True).start()
         return self
 

@@ -1,16 +1,19 @@
 """A random application in a process of its own: ``program.py MOUNT SEED WORKER SECONDS``.
 
-Knows SQLite. Everything that it does follows from the seed, except how its steps meet those of the other workers.
+Knows SQLite: that of apsw, which is newer than 3.51.2. SQLite 3.7.0 to 3.51.2 loses transactions when checkpoints of
+several processes meet a restart of the WAL (https://sqlite.org/wal.html, "the WAL-reset bug"), and this program is made
+of little else. Everything that it does follows from the seed, except how its steps meet those of the other workers.
 Ends with 0, or with 1 and a line about an error that no application should see.
 """
 
 import random
-import sqlite3
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
+
+import apsw
 
 SHARED: Final = ("shared.db", "folder/shared.db")
 PAGE_SIZES: Final = (512, 1024, 4096, 8192, 65536)
@@ -23,15 +26,16 @@ class Program:
         self.mount = Path(mount)
         self.random = random.Random(f"{seed} {worker}")
         self.own = f"own{worker}.db"
-        self.open: dict[str, sqlite3.Connection] = {}
+        self.open: dict[str, apsw.Connection] = {}
         self.steps = 0
 
-    def connection(self, name: str) -> sqlite3.Connection:
+    def connection(self, name: str) -> apsw.Connection:
         found = self.open.get(name)
         if found is None:
             path = self.mount / name
             path.parent.mkdir(exist_ok=True)
-            found = self.open[name] = sqlite3.connect(path, isolation_level=None, timeout=20)
+            found = self.open[name] = apsw.Connection(str(path))
+            found.set_busy_timeout(20_000)
             if self.random.random() < 0.5:
                 found.execute(f"PRAGMA page_size={self.random.choice(PAGE_SIZES)}")
                 found.execute(f"PRAGMA auto_vacuum={self.random.choice((0, 1, 2))}")
@@ -54,7 +58,7 @@ class Program:
     def table(self) -> str:
         return f"t{self.random.randint(0, 3)}"
 
-    def change(self, connection: sqlite3.Connection) -> None:
+    def change(self, connection: apsw.Connection) -> None:
         table, number = self.table(), self.random.randint(0, 400)
         kind = self.random.random()
         if kind < 0.5:
@@ -74,7 +78,7 @@ class Program:
         else:
             connection.execute(f"ALTER TABLE {table} ADD COLUMN c{self.random.randint(0, 1 << 40)} DEFAULT 7")
 
-    def transaction(self, connection: sqlite3.Connection) -> None:
+    def transaction(self, connection: apsw.Connection) -> None:
         connection.execute("BEGIN IMMEDIATE")
         try:
             for _ in range(self.random.randint(1, 6)):
@@ -91,14 +95,14 @@ class Program:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
 
-    def vacuum(self, connection: sqlite3.Connection) -> None:
+    def vacuum(self, connection: apsw.Connection) -> None:
         connection.execute(self.random.choice(("VACUUM", "PRAGMA incremental_vacuum(20)")))
 
-    def checkpoint(self, connection: sqlite3.Connection) -> None:
+    def checkpoint(self, connection: apsw.Connection) -> None:
         kind = self.random.choice(("PASSIVE", "FULL", "RESTART", "TRUNCATE"))
         connection.execute(f"PRAGMA wal_checkpoint({kind})").fetchall()
 
-    def read(self, connection: sqlite3.Connection) -> None:
+    def read(self, connection: apsw.Connection) -> None:
         connection.execute(f"SELECT count(*), sum(length(v)) FROM {self.table()}").fetchall()
 
     def drop(self) -> None:
@@ -115,7 +119,7 @@ class Program:
         elif kind < 0.08:
             self.close(name)
         else:
-            choices: list[Callable[[sqlite3.Connection], None]] = [self.transaction, self.change, self.read]
+            choices: list[Callable[[apsw.Connection], None]] = [self.transaction, self.change, self.read]
             choices += [self.vacuum, self.checkpoint]
             weights = (40, 40, 10, 2, 6)
             self.random.choices(choices, weights)[0](self.connection(name))
@@ -127,7 +131,7 @@ def main(mount: str, seed: str, worker: str, seconds: str) -> int:
     while time.monotonic() < end:
         try:
             program.step()
-        except sqlite3.Error as error:
+        except apsw.Error as error:
             if not any(each in str(error) for each in EXPECTED):
                 print(f"worker {worker}, step {program.steps}: {type(error).__name__}: {error}")  # noqa: T201
                 return 1

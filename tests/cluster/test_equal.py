@@ -60,8 +60,8 @@ def test_three_writer_processes_with_readers_on_both_sides(group: Group) -> None
                 counter, rows = each.run("SELECT value, (SELECT count(*) FROM entry) FROM counter")[0]
                 assert counter == rows, "a reader saw part of a transaction"
             seen += 1
-        for each in made:
-            assert each.finish() == 500
+        for writer in made:
+            assert writer.finish() == 500
     assert seen > 10
     assert_same(group.all, "busy.db")
 
@@ -127,9 +127,7 @@ def test_savepoints_rolled_back(group: Group) -> None:
             writer.run("BEGIN IMMEDIATE")
             for inner in range(6):
                 writer.run("SAVEPOINT s")
-                writer.run(
-                    f"{FILLING} INSERT INTO entry SELECT ?, i, randomblob(700) FROM n", 60, f"{outer} {inner}"
-                )
+                writer.run(f"{FILLING} INSERT INTO entry SELECT ?, i, randomblob(700) FROM n", 60, f"{outer} {inner}")
                 if numbers.random() < 0.5:
                     writer.run("ROLLBACK TO s")
                 writer.run("RELEASE s")

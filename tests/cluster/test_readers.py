@@ -1,8 +1,10 @@
 """Readers on a replica: their snapshot stays, nobody waits for them, and time never goes backwards."""
 
+import pytest
+
 from tests.cluster.comparing import assert_same, caught_up
 from tests.cluster.group import Group, Watcher, Writer, prepare
-from tests.support.sql import Session, run_sql
+from tests.support.sql import Session, SqlError, run_sql
 from tests.support.waiting import wait_until
 
 
@@ -39,13 +41,9 @@ def test_a_reader_keeps_its_snapshot_for_the_whole_of_a_burst_and_delays_nobody(
 
 
 def test_readers_of_a_replica_cannot_write(group: Group) -> None:
-    from pytest import raises  # noqa: PT013
-
-    from tests.support.sql import SqlError
-
     prepare(group.path("mine.db"))
     caught_up(group.primary_node, group.replicas)
     for sql in ("INSERT INTO entry VALUES ('me', 1, 'x')", "DROP TABLE entry", "VACUUM", "CREATE TABLE t (a)"):
-        with raises(SqlError, match="readonly"):
+        with pytest.raises(SqlError, match="readonly"):
             run_sql(group.replicas[0].path("mine.db"), sql)
     assert_same(group.all, "mine.db")

@@ -1,7 +1,6 @@
 """A data directory on a disk that fills up: commits are refused whole, and go on by themselves when there is room."""
 
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,12 +11,13 @@ from tests.support.sql import Session, SqlError, fold, integrity, make_database,
 DISK_BYTES = 24 * 2**20
 
 
-@pytest.fixture(params=["tmpfs", "ext4"])
-def small_disk(request: pytest.FixtureRequest, nodes: Nodes) -> Iterator[Path]:
-    """A mounted file system of its own with DISK_BYTES."""
+@pytest.fixture
+def small_disk(request: pytest.FixtureRequest, nodes: Nodes) -> Path:
+    """A mounted file system of its own with DISK_BYTES: tmpfs unless the test asks for another."""
+    kind = getattr(request, "param", "tmpfs")
     folder = nodes.folder / "disk"
     folder.mkdir()
-    if request.param == "tmpfs":
+    if kind == "tmpfs":
         command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "none", str(folder)]
     else:
         image = nodes.folder / "image"
@@ -27,7 +27,7 @@ def small_disk(request: pytest.FixtureRequest, nodes: Nodes) -> Iterator[Path]:
         command = ["mount", "-o", "loop", str(image), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     if done.returncode:
-        pytest.skip(f"no {request.param} here: {done.stderr.strip()}")
+        pytest.skip(f"no {kind} here: {done.stderr.strip()}")
     return folder
 
 
@@ -53,6 +53,7 @@ def write_until_full(session: Session) -> int:
     return committed
 
 
+@pytest.mark.parametrize("small_disk", ["tmpfs", "ext4"], indirect=True)
 def test_commits_are_refused_when_the_disk_is_full_and_go_on_when_there_is_room(nodes: Nodes, small_disk: Path) -> None:
     node = nodes.make(data=small_disk / "data").start()
     make_database(node.path())

@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -62,9 +63,8 @@ def test_each_commit_is_one_transaction_and_nothing_else_is(node: Node) -> None:
         assert session.run("SELECT v FROM t WHERE v LIKE 'gone%'") == []
 
 
-def test_a_transaction_that_spills_and_rolls_back_savepoints_is_logged_as_it_ends(nodes: Nodes) -> None:
-    node = nodes.standalone()
-    path = node.path()
+def test_a_transaction_that_spills_and_rolls_back_savepoints_is_logged_as_it_ends(node: Node) -> None:
+    path = node.path("spilled.db")
     make_database(path)
     with Session(path) as session:
         session.run("PRAGMA cache_size=10")
@@ -80,19 +80,6 @@ def test_a_transaction_that_spills_and_rolls_back_savepoints_is_logged_as_it_end
         session.run("COMMIT")
         assert session.run("SELECT count(*) FROM t") == [(2000,)]
     assert integrity(path) == "ok"
-    assert reopened_content_is_equal(node, path)
-
-
-def reopened_content_is_equal(node: Node, path: Path) -> bool:
-    """Stop, let a replica take everything from the log, compare the files byte for byte."""
-    fold(path)
-    before = (node.data / "files" / path.name).read_bytes()
-    position = node.position(path.name)
-    node.stop()
-    node.start()
-    fold(path)
-    assert node.position(path.name) == position
-    return (node.data / "files" / path.name).read_bytes() == before and path.read_bytes() == before
 
 
 def test_the_shell_works_with_dump_backup_and_vacuum_into(node: Node, tmp_path: Path) -> None:
@@ -153,18 +140,15 @@ print(connection.execute("SELECT count(*), substr(v, 1, 8) FROM a WHERE id = 1")
 
 
 @pytest.mark.parametrize("page_size", [512, 4096, 65536])
-def test_every_page_size_is_logged_and_folded(nodes: Nodes, page_size: int) -> None:
-    node = nodes.standalone()
-    path = node.path()
+def test_every_page_size_is_logged_and_folded(node: Node, page_size: int) -> None:
+    path = node.path(f"pages-{page_size}.db")
     make_database(path, page_size=page_size, rows=2000)
     run_sql(path, "UPDATE t SET v = v || 'x'; DELETE FROM t WHERE id % 3 = 0; VACUUM")
     assert integrity(path) == "ok"
-    assert reopened_content_is_equal(node, path)
 
 
-def test_vacuum_that_shrinks_a_database_by_many_pages_is_one_transaction(nodes: Nodes) -> None:
-    node = nodes.standalone()
-    path = node.path()
+def test_vacuum_that_shrinks_a_database_by_many_pages_is_one_transaction(node: Node) -> None:
+    path = node.path("shrunk.db")
     make_database(path)
     with Session(path) as session:
         session.run(
@@ -177,7 +161,6 @@ def test_vacuum_that_shrinks_a_database_by_many_pages_is_one_transaction(nodes: 
         assert txid(node, path) == before + 1
         session.run("PRAGMA wal_checkpoint(TRUNCATE)")
     assert path.stat().st_size < 100_000
-    assert reopened_content_is_equal(node, path)
 
 
 def test_a_database_made_in_delete_mode_is_adopted_whole_when_it_becomes_a_wal_database(node: Node) -> None:
@@ -199,11 +182,8 @@ def test_leaving_wal_mode_is_refused_and_the_database_stays_usable(node: Node) -
     path = node.path("stays-wal.db")
     make_database(path, rows=5)
     for mode in ("DELETE", "TRUNCATE", "PERSIST", "MEMORY", "OFF"):
-        with Session(path) as session, pytest.raises(SqlError):
-            session.run(f"PRAGMA journal_mode={mode}")
-            session.run("INSERT INTO t (v) VALUES ('in another mode')")
-            session.run("PRAGMA wal_checkpoint")
-            raise AssertionError(f"journal mode {mode} was possible")
+        with pytest.raises(SqlError):
+            run_sql(path, f"PRAGMA journal_mode={mode}")
         assert run_sql(path, "PRAGMA journal_mode") == [("wal",)]
         run_sql(path, "INSERT INTO t (v) VALUES ('still writable')")
     assert run_sql(path, "SELECT count(*) FROM t WHERE v = 'still writable'") == [(5,)]
@@ -312,28 +292,45 @@ def test_mode_ro_and_immutable_open_on_the_primary(node: Node) -> None:
             reader.run("DELETE FROM t")
 
 
-@pytest.mark.parametrize("mode", ["rw", "ro", "rwc"])
-def test_a_replica_answers_readers_and_refuses_writers_as_sqlite_does(nodes: Nodes, mode: str) -> None:
+def test_after_a_restart_everything_that_this_module_wrote_is_as_it_was(node: Node) -> None:
+    names = {each["name"]: (each["txid"], each["checksum"]) for each in node.status()["databases"]}
+    assert len(names) > 15
+    for name in names:
+        fold(node.path(name))
+    behind = node.data / "files"
+    before = {name: (behind / name).read_bytes() for name in names}
+    node.stop()
+    node.start()
+    assert {each["name"]: (each["txid"], each["checksum"]) for each in node.status()["databases"]} == names
+    for name, data in before.items():
+        assert (behind / name).read_bytes() == data, name
+        assert node.path(name).read_bytes() == data, name
+        assert integrity(node.path(name)) == "ok"
+
+
+def test_a_replica_answers_readers_and_refuses_writers_as_sqlite_does(nodes: Nodes) -> None:
     primary = nodes.primary()
     replica = nodes.replica(primary)
     make_database(primary.path(), rows=20)
     replica.wait_for("app.db", primary.position())
-    with Session(replica.path(), mode=mode) as session:
-        assert session.run("SELECT count(*) FROM t") == [(20,)]
-        with pytest.raises(SqlError) as failure:
-            session.run("INSERT INTO t (v) VALUES (1)")
-        assert failure.value.code == "SQLITE_READONLY"
-        assert failure.value.text == "attempt to write a readonly database"
-        run_sql(primary.path(), "INSERT INTO t (v) VALUES (1)")
-        replica.wait_for("app.db", primary.position())
-        assert session.run("SELECT count(*) FROM t") == [(21,)]
+    for number, mode in enumerate(("rw", "ro", "rwc"), 20):
+        with Session(replica.path(), mode=mode) as session:
+            assert session.run("SELECT count(*) FROM t") == [(number,)]
+            with pytest.raises(SqlError) as failure:
+                session.run("INSERT INTO t (v) VALUES (1)")
+            assert failure.value.code == "SQLITE_READONLY"
+            assert failure.value.text == "attempt to write a readonly database"
+            run_sql(primary.path(), "INSERT INTO t (v) VALUES (1)")
+            replica.wait_for("app.db", primary.position())
+            assert session.run("SELECT count(*) FROM t") == [(number + 1,)]
     with pytest.raises(SqlError):
         make_database(replica.path("new.db"))
-    for call in (
-        lambda: replica.path("x.db").touch(),
-        lambda: (replica.mount / "folder").mkdir(),
+    calls: list[Callable[[], object]] = [
+        replica.path("x.db").touch,
+        replica.path("folder").mkdir,
         replica.path().unlink,
-    ):
+    ]
+    for call in calls:
         with pytest.raises(OSError, match=r".") as refused:
             call()
         assert refused.value.errno == errno.EROFS

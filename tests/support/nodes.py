@@ -30,13 +30,15 @@ STOP_LIMIT_S: Final = 20.0
 # Below the ports that the kernel gives to outgoing connections (32768 …), so that a port stays free while a node is
 # down.
 _PORTS: Final = (20300, 32000)
+# Not the seeded one: two runs at once must not take the same ports.
+_RANDOM: Final = random.SystemRandom()
 
 
 def free_ports(count: int) -> list[int]:
     """Ports that nobody listens on, and that stay ours in practice."""
     found: list[int] = []
     while len(found) < count:
-        port = random.randint(*_PORTS)
+        port = _RANDOM.randint(*_PORTS)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             if port not in found:
@@ -154,7 +156,8 @@ class Node:
         """Return when /readyz says 200. AssertionError with the log when the process ends, or at the limit."""
         process = self._running()
         end = time.monotonic() + limit_s
-        while self.get("/readyz")[0] != 200:
+        # Who answers may be somebody else's node that got the port first; the mount is ours.
+        while self.get("/readyz")[0] != 200 or not is_mounted(self.mount):
             assert process.poll() is None, f"{self.name} ended with {process.returncode}:\n{self.log}"
             assert time.monotonic() < end, f"{self.name} is not ready after {limit_s:g} s:\n{self.log}"
             time.sleep(0.02)

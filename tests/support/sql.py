@@ -29,7 +29,8 @@ def answer(*values):
 def failed(error):
     answer("error", type(error).__name__, getattr(error, "sqlite_errorname", ""), str(error))
 try:
-    connection = sqlite3.connect(f"file:{urllib.parse.quote(path)}?mode={mode}", uri=True, isolation_level=None, timeout=busy_s)
+    name = f"file:{urllib.parse.quote(path)}?mode={mode}"
+    connection = sqlite3.connect(name, uri=True, isolation_level=None, timeout=busy_s)
 except sqlite3.Error as error:
     failed(error)
     sys.exit(0)
