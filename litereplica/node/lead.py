@@ -16,6 +16,8 @@ from litereplica.applier.link import ApplierLink
 SMALLEST_BYTES: Final = 64 * 1024
 # Beyond this the reading would take longer than the transactions that gain from it.
 LARGEST_BYTES: Final = 64 * 1024 * 1024
+# Its length differs a little from one time to the next; only real growth is worth reading it again.
+GROWTH: Final = 1.25
 
 
 class Warmer:
@@ -28,7 +30,7 @@ class Warmer:
     def restarted(self, name: str, size_bytes: int) -> None:
         """The WAL of a database begins again; its file has ``size_bytes``."""
         size_bytes = min(size_bytes, LARGEST_BYTES)
-        if size_bytes >= SMALLEST_BYTES and size_bytes > self._warmed.get(name, 0):
+        if size_bytes >= SMALLEST_BYTES and size_bytes > self._warmed.get(name, 0) * GROWTH:
             self._warmed[name] = size_bytes
             self._link.warm(name, size_bytes)
 

@@ -1,8 +1,8 @@
 """A random application in a process of its own: ``program.py MOUNT SEED WORKER SECONDS``.
 
-Knows SQLite: that of apsw, which is newer than 3.51.2. SQLite 3.7.0 to 3.51.2 loses transactions when checkpoints of
-several processes meet a restart of the WAL (https://sqlite.org/wal.html, "the WAL-reset bug"), and this program is made
-of little else. Everything that it does follows from the seed, except how its steps meet those of the other workers.
+Knows SQLite: that of apsw, because older ones (3.40.1 among them) commit transactions that their own recovery does not
+find (test_equal.py has the case), and this program meets that within seconds.
+Everything that it does follows from the seed, except how its steps meet those of the other workers.
 Ends with 0, or with 1 and a line about an error that no application should see.
 """
 

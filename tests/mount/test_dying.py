@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import sqlite3
+import struct
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from litereplica.sqlite.wal import FRAME_HEADER_BYTES, WAL_HEADER_BYTES, WalHeader, encode_frames, parse_wal_header
 from tests.support.mounts import is_mounted
 from tests.support.nodes import Node, Nodes
 from tests.support.sql import Session, SqlError, fold, integrity, make_database, run_sql
@@ -209,3 +211,45 @@ def test_an_fsync_of_the_application_reaches_the_log(nodes: Nodes) -> None:
         tracer.stderr.close()
     synced = [line for line in counted.read_text().splitlines() if ".ltx" in line and "= 0" in line]
     assert len(synced) >= 20, counted.read_text()
+
+
+@pytest.mark.parametrize("ends_by", ["close", "checkpoint"])
+def test_a_commit_that_old_bytes_complete_is_logged_when_its_writer_is_gone(node: Node, ends_by: str) -> None:
+    """After a restart of the WAL the page of a half-written frame may already be there, from before (see detector)."""
+    path = node.path(f"settled-{ends_by}.db")
+    make_database(path, rows=1)
+    with Session(path) as session:
+        session.run("PRAGMA wal_checkpoint(TRUNCATE)")
+        session.run("UPDATE t SET v = 'one page, one frame'")
+        assert session.run("PRAGMA wal_checkpoint(PASSIVE)") == [(0, 1, 1)]
+        wal = path.with_name(f"{path.name}-wal")
+        old = wal.read_bytes()
+        header = parse_wal_header(old[:WAL_HEADER_BYTES])
+        restarted = WalHeader.build(
+            page_size=header.page_size,
+            checkpoint_sequence=header.checkpoint_sequence + 1,
+            salt1=header.salt1 + 1 & 0xFFFFFFFF,
+            salt2=header.salt2,
+            big_endian=header.big_endian,
+        )
+        encoded = restarted.encode()
+        pgno, commit = struct.unpack_from(">II", old, WAL_HEADER_BYTES)
+        page = old[WAL_HEADER_BYTES + FRAME_HEADER_BYTES :]
+        frame, _, _ = encode_frames(restarted, restarted.s0, restarted.s1, [(pgno, page)], commit)
+        at = int(node.position(path.name)[:16], 16)
+        descriptor = os.open(wal, os.O_RDWR)
+        try:
+            os.pwrite(descriptor, encoded, 0)
+            os.pwrite(descriptor, frame[:FRAME_HEADER_BYTES], WAL_HEADER_BYTES)
+            assert int(node.position(path.name)[:16], 16) == at
+            if ends_by == "checkpoint":
+                data = os.open(path, os.O_RDWR)
+                os.pwrite(data, page, (pgno - 1) * len(page))
+                os.close(data)
+                assert int(node.position(path.name)[:16], 16) == at + 1
+        finally:
+            os.close(descriptor)
+        wait_until(lambda: int(node.position(path.name)[:16], 16) == at + 1, "the transaction is logged", 5)
+        session.run("INSERT INTO t (v) VALUES ('goes on')")
+    assert integrity(path) == "ok"
+    assert run_sql(path, "SELECT count(*) FROM t") == [(2,)]
