@@ -17,9 +17,10 @@ import structlog
 
 from litereplica.mount.access import Access
 from litereplica.mount.errors import translate
-from litereplica.mount.files import DatabaseFile, File, JournalFile, ShmFile, WalFile
+from litereplica.mount.files import DatabaseFile, File, JournalFile, ShmFile
 from litereplica.mount.tree import ROOT_INODE, Inode, Kind, Tree, kind_of
 from litereplica.mount.virtual import content
+from litereplica.mount.wal_file import WalFile
 from litereplica.store.store import Store
 
 log = structlog.get_logger()

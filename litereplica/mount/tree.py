@@ -12,7 +12,8 @@ from pathlib import PurePosixPath
 from typing import Final
 
 from litereplica.mount.access import Access
-from litereplica.mount.files import DatabaseFile, File, JournalFile, ShmFile, WalFile
+from litereplica.mount.files import DatabaseFile, File, JournalFile, ShmFile
+from litereplica.mount.wal_file import WalFile
 from litereplica.store.store import Store
 
 ROOT_INODE: Final = 1

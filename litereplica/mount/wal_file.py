@@ -1,0 +1,362 @@
+"""The -wal file of the mount: where commits are seen.
+
+Knows what each write to a WAL completes, what is kept back until then, and what a truncate, an fsync or an unlink of it
+means. Does not know how a transaction is logged (store.database), nor the frames' rules (sqlite.detector).
+"""
+
+import contextlib
+import errno
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import structlog
+import trio
+
+from litereplica.mount.access import Access
+from litereplica.mount.files import File, fence
+from litereplica.sqlite.detector import CommitDetector, Rewind
+from litereplica.sqlite.frames import Transaction
+from litereplica.sqlite.outcome import Examined
+from litereplica.sqlite.wal import FRAME_HEADER_BYTES, WAL_HEADER_BYTES
+from litereplica.store.database import Pages
+from litereplica.store.store import Store
+
+if TYPE_CHECKING:
+    from litereplica.mount.files import DatabaseFile
+
+log = structlog.get_logger()
+
+# Uncommitted frames that are kept back at most: fewer, longer writes, and little to lose sight of.
+PENDING_LIMIT_BYTES: Final = 64 * 1024
+
+
+class WalFile(File):
+    """A -wal file: where commits are seen (primary), or where the applier appends (replica)."""
+
+    __slots__ = (
+        "_held",
+        "_owner",
+        "_pending",
+        "_pending_at",
+        "_pending_end",
+        "_pwrite",
+        "_read",
+        "_refusing",
+        "_waiting",
+        "detector",
+    )
+
+    def __init__(self, store: Store, access: Access, owner: "DatabaseFile", name: str) -> None:
+        super().__init__(store, access, name)
+        self._owner = owner
+        self.detector = CommitDetector()
+        # A commit is being logged in pieces: SQLite's locks keep other writers away, this keeps away all others.
+        self._held = False
+        self._waiting = trio.lowlevel.ParkingLot()
+        # The disk has refused a commit and taken none since: an application that tries again and again is one line.
+        self._refusing = False
+        # Bytes of uncommitted frames, back to back from ``_pending_at``, answered but not yet written: they go to the
+        # file together, at the latest with their commit. Until then they are no more than SQLite's own buffer was;
+        # every other look at the file flushes them first.
+        self._pending: list[bytes] = []
+        self._pending_at = self._pending_end = 0
+        # Bound once: they are called for every frame.
+        self._read = self.read_now
+        self._pwrite = store.disk.pwrite
+
+    async def write_request(self, offset: int, data: bytes) -> int:
+        """The hot path: two or three of these are one small commit. What it does not decide at once, ``write`` does."""
+        try:
+            if self._held or not self.access.primary:
+                return await self.write(offset, data)
+            examined = self.detector.examine(offset, data, self._read)
+            if examined is None:
+                return self._keep(offset, data)
+            if not self._commit_now(examined, offset, data):
+                await self._commit(examined, offset, data)
+        except BaseException as error:  # noqa: BLE001  the edge: everything becomes the kernel's
+            raise self.failure(error) from None
+        return len(data)
+
+    async def write(self, offset: int, data: bytes) -> int:
+        if not self.access.primary:
+            return self._pwrite(self.descriptor, data, offset)
+        while self._held:
+            await self._waiting.park()
+        examined = self.detector.examine(offset, data, self._read)
+        if examined is not None:
+            await self._commit(examined, offset, data)
+            return len(data)
+        return self._keep(offset, data)
+
+    def _keep(self, offset: int, data: bytes) -> int:
+        """Take bytes that complete no transaction."""
+        size = len(data)
+        try:
+            if offset == self._pending_end and self._pending:
+                self._pending.append(data)
+            else:
+                if self._pending:
+                    self.flush()
+                self._pending = [data]
+                self._pending_at = offset
+            end = self._pending_end = offset + size
+            if end - self._pending_at >= PENDING_LIMIT_BYTES:
+                self.flush()
+        except OSError as error:
+            self.detector.forget(offset)
+            self._say_refused(error)
+            raise
+        return size
+
+    def flush(self) -> None:
+        """Write what was kept; before anything but the next write looks at the file.
+
+        On OSError it stays kept: it was answered, and its commit is refused until it can be written.
+        """
+        if self._pending:
+            self._pwrite(self.descriptor, b"".join(self._pending), self._pending_at)
+            self._pending = []
+
+    def read_now(self, offset: int, size: int) -> bytes:
+        try:
+            self.flush()
+        except OSError:
+            return self._read_beside(offset, size)
+        return super().read_now(offset, size)
+
+    def _read_beside(self, offset: int, size: int) -> bytes:
+        """The file's bytes with what is kept laid over them: a full disk is no reason to fail a reader."""
+        data = bytearray(super().read_now(offset, size))
+        kept = b"".join(self._pending)
+        start, end = max(offset, self._pending_at), min(offset + size, self._pending_end)
+        if start < end:
+            data.extend(bytes(max(0, end - offset - len(data))))
+            data[start - offset : end - offset] = kept[start - self._pending_at : end - self._pending_at]
+        return bytes(data)
+
+    async def read(self, offset: int, size: int) -> bytes:
+        return self.read_now(offset, size)
+
+    def status(self) -> os.stat_result:
+        with contextlib.suppress(OSError):
+            self.flush()
+        return super().status()
+
+    def size(self) -> int:
+        size = super().size()
+        return max(size, self._pending_end) if self._pending else size
+
+    def close(self) -> None:
+        if self.descriptor >= 0:
+            with contextlib.suppress(OSError):  # of no commit: nobody misses it
+                self.flush()
+        super().close()
+
+    def failure(self, error: BaseException) -> BaseException:
+        if isinstance(error, Rewind):
+            self._look_after_index()
+            return self.refuse(
+                "wal_rewind_refused",
+                "SQLite was about to overwrite a transaction that is logged: its writer died before it published it; "
+                "nothing to do: the application's transaction fails once, and the next one finds it published",
+                errno.EIO,
+            )
+        return super().failure(error)
+
+    def _commit_now(self, examined: Examined, offset: int, data: bytes) -> bool:
+        """One small transaction of a database that is known: no task switch, nothing held. False: not this one."""
+        transactions = examined.transactions
+        if examined.restart or len(transactions) != 1:
+            return False
+        transaction = transactions[0]
+        database = self._owner.database
+        if self.access.fenced is not None or database is None or database.page_size != transaction.page_size:
+            return False
+        pages = transaction.small_pages
+        if pages is None:
+            return False
+        detector = self.detector
+        pending = self._pending
+        if pending:
+            if self._pending_end != offset:
+                return False
+            data, offset = b"".join((*pending, data)), self._pending_at
+        try:
+            database.commit(pages, transaction.commit, partial(self._pwrite, self.descriptor, data, offset))
+        except BaseException as error:
+            detector.refuse()
+            self._say_refused(error)
+            raise
+        self._pending = []
+        detector.accept()
+        if self._refusing:
+            self._say_accepted()
+        return True
+
+    def _say_refused(self, error: BaseException) -> None:
+        if isinstance(error, OSError) and not self._refusing:
+            self._refusing = True
+            full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+            log.warning(
+                "commits_refused",
+                database=self._owner.name,
+                reason=error.strerror,
+                advice="make room on the data directory's disk: commits go on by themselves then"
+                if full
+                else "check the data directory's disk",
+            )
+
+    def _say_accepted(self) -> None:
+        self._refusing = False
+        log.info("commits_accepted_again", database=self._owner.name)
+
+    async def settle(self) -> None:
+        """Log a commit whose last bytes were in the file already, so that no write completed it (sqlite.detector).
+
+        Raises OSError, Refused when the log does not take it; then it is looked at again the next time.
+        """
+        while self._held:
+            await self._waiting.park()
+        if self.detector.unsettled:
+            examined = self.detector.settle(self._read)
+            if examined is not None:
+                await self._commit(examined, 0, b"")
+
+    async def released(self, *, opener_is_gone: bool) -> None:
+        """A process has closed the file, or died with it open. Raises as ``settle`` does."""
+        if self.unlinked or not self.access.primary:
+            return
+        if self.detector.unsettled:
+            await self.settle()
+        if opener_is_gone:
+            self._look_after_index()
+
+    def _look_after_index(self) -> None:
+        header, frames = self.detector.header, self.detector.committed_frames
+        if header is not None and frames:
+            self.access.writer_gone(self._owner.name, header.salt1, header.salt2, frames)
+
+    async def _commit(self, examined: Examined, offset: int, data: bytes) -> None:
+        owner = self._owner
+        if self.access.fenced is not None or owner.unlinked:
+            self.detector.refuse()
+            raise self.refuse("commit_refused", self.access.fenced or "the database file was deleted", errno.EIO)
+        write = partial(self._pwrite, self.descriptor, data, offset)
+        self._held = True
+        try:
+            self._flush_before(examined)
+            if examined.restart:
+                await self._restart()
+            if examined.transactions:
+                await self._log(examined.transactions, write)
+            else:
+                write()
+        except BaseException as error:
+            self.detector.refuse()
+            self._say_refused(error)
+            raise
+        else:
+            self.detector.accept()
+            if self._refusing:
+                self._say_accepted()
+        finally:
+            self._held = False
+            if self._waiting:
+                self._waiting.unpark_all()
+
+    def _flush_before(self, examined: Examined) -> None:
+        try:
+            self.flush()
+        except OSError:
+            if not examined.restart or examined.transactions:
+                raise
+            # What is kept belongs to the WAL that ends here.
+            self._pending = []
+
+    async def _restart(self) -> None:
+        database = self._owner.database
+        if database is not None:
+            database.wal_restarted()
+            self.access.wal_restarted(database.name, self.size())
+        else:
+            await self._owner.adopt_if_wal()
+
+    async def _log(self, transactions: list[Transaction], write: Callable[[], object]) -> None:
+        """Log what one write completes: nearly always one transaction; several become one record, all or none."""
+        owner = self._owner
+        newest = transactions[-1]
+        database = self.store.databases.get(owner.name) or self.store.create(owner.name)
+        if database.page_size != newest.page_size:
+            if database.exists:
+                raise self.refuse("commit_refused", "the page size of a replicated database cannot change", errno.EIO)
+            database.set_page_size(newest.page_size)
+        locked, commit = database.lock_page, newest.commit
+        found = {pgno: frame for transaction in transactions for pgno, frame in transaction.pages}
+        frames = sorted((pgno, frame) for pgno, frame in found.items() if pgno <= commit and pgno != locked)
+
+        def read(start: int, end: int) -> Pages:
+            return self._pages(frames[start:end], newest.page_size, newest.last_frame)
+
+        await database.commit_stream([pgno for pgno, _ in frames], commit, read, write)
+
+    def _pages(self, frames: list[tuple[int, int]], page_size: int, last_frame: int) -> Pages:
+        """(pgno, page) of (pgno, frame). Frames that follow each other, as most do, are read at once."""
+        step = FRAME_HEADER_BYTES + page_size
+        pages: Pages = []
+        position = 0
+        while position < len(frames):
+            first = frames[position][1]
+            count = 1
+            while position + count < len(frames) and frames[position + count][1] == first + count:
+                count += 1
+            if first + count > last_frame:
+                # The bytes of the write that commits are not in the file yet.
+                found = [self.detector.page(frame, self._read) for _, frame in frames[position : position + count]]
+            else:
+                data = self._read(WAL_HEADER_BYTES + first * step, count * step)
+                found = [data[at + FRAME_HEADER_BYTES : at + step] for at in range(0, count * step, step)]
+            pages += [(pgno, page) for (pgno, _), page in zip(frames[position : position + count], found, strict=True)]
+            position += count
+        return pages
+
+    async def truncate(self, size: int) -> None:
+        self.ensure_open()
+        if size <= self._pending_at:
+            self._pending = []
+        self.flush()
+        if self.access.primary:
+            try:
+                self.detector.truncate(size)
+            except Rewind:
+                raise self.refuse(
+                    "truncate_refused", "the WAL holds transactions that are not yet in the database file"
+                ) from None
+            database = self._owner.database
+            if size == 0 and database is not None:
+                database.wal_restarted()
+        await super().truncate(size)
+
+    async def sync(self) -> None:
+        """What makes a commit durable is the log: after a crash the WAL is written anew from it."""
+        database = self._owner.database
+        if database is None:
+            await super().sync()
+            return
+        try:
+            await database.log.sync()
+        except OSError as error:
+            fence(self.access, database, error)
+            raise
+
+    def may_unlink(self) -> None:
+        """Raises unless all its transactions are in the database file."""
+        database = self._owner.database
+        if database is None or not self.access.primary:
+            return
+        if self.detector.committed_frames and not database.is_folded(self._owner.read_now):
+            raise self.refuse("unlink_refused", "the WAL holds transactions that are not yet in the database file")
+        database.wal_restarted()
+        self.access.wal_removed(database.name)
