@@ -100,7 +100,7 @@ async def _wait(node: Node, request: Request) -> dict[str, str]:
     with trio.move_on_after(timeout_s):
         while database.applied < txid:
             _check_history(database, txid, checksum)
-            await database.waiters.park()
+            await database.waiters.wait(txid)
     _check_history(database, txid, checksum)
     if database.applied < txid:
         raise Problem(

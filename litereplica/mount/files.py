@@ -128,6 +128,8 @@ class DatabaseFile(File):
         if database is None:
             self._check_first_write(offset, data)
         else:
+            if self.wal is not None and self.wal.is_unsummed and self.access.primary:
+                raise self.wal.refuse_unsummed()
             if self.wal is not None and self.wal.detector.unsettled and self.access.primary:
                 # A checkpoint copies what it found committed, whether a write completed that or not.
                 await self.wal.settle()

@@ -144,7 +144,10 @@ class Operations(pyfuse3.Operations):
     def _attributes(self, inode: Inode) -> pyfuse3.EntryAttributes:
         entry = pyfuse3.EntryAttributes()
         entry.st_ino = inode.number
-        entry.entry_timeout = entry.attr_timeout = KEEP_S
+        entry.attr_timeout = KEEP_S
+        # On a replica a name may be another file from one instant to the next (a drop, a snapshot), and the kernel
+        # learns that late: who opens it then, the applier above all, would get the old one. Only opens pay for it.
+        entry.entry_timeout = KEEP_S if self._access.primary else 0
         if inode.kind in VIRTUAL:
             self._virtual_attributes(inode, entry)
             return entry

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+import pyfuse3
 import structlog
 import trio
 
@@ -30,6 +31,8 @@ log = structlog.get_logger()
 
 # Uncommitted frames that are kept back at most: fewer, longer writes, and little to lose sight of.
 PENDING_LIMIT_BYTES: Final = 64 * 1024
+_NO_COMMIT: Final = bytes(4)
+_NO_SUMS: Final = bytes(16)
 
 
 class WalFile(File):
@@ -44,6 +47,7 @@ class WalFile(File):
         "_pwrite",
         "_read",
         "_refusing",
+        "_unsummed_end",
         "_waiting",
         "detector",
     )
@@ -60,6 +64,8 @@ class WalFile(File):
         # Bytes of uncommitted frames, back to back from ``_pending_at``, answered but not yet written: they go to the
         # file together, at the latest with their commit. Until then they are no more than SQLite's own buffer was;
         # every other look at the file flushes them first.
+        # End of a commit frame that was written without salts and checksums and waits for its completion; 0 for none.
+        self._unsummed_end = 0
         self._pending: list[bytes] = []
         self._pending_at = self._pending_end = 0
         # Bound once: they are called for every frame.
@@ -71,8 +77,13 @@ class WalFile(File):
         try:
             if self._held or not self.access.primary:
                 return await self.write(offset, data)
+            if self._unsummed_end and offset >= self._unsummed_end:
+                raise self.refuse_unsummed()  # noqa: TRY301  one way out for every error
             examined = self.detector.examine(offset, data, self._read)
             if examined is None:
+                if len(data) == FRAME_HEADER_BYTES and data[8:] == _NO_SUMS and data[4:8] != _NO_COMMIT:
+                    page_size = self.detector.header.page_size if self.detector.header else 0
+                    self._unsummed_end = offset + FRAME_HEADER_BYTES + page_size
                 return self._keep(offset, data)
             if not self._commit_now(examined, offset, data):
                 await self._commit(examined, offset, data)
@@ -155,6 +166,26 @@ class WalFile(File):
                 self.flush()
         super().close()
 
+    @property
+    def is_unsummed(self) -> bool:
+        """A commit frame without salts and checksums was written, and nothing has completed it since."""
+        return self._unsummed_end > 0
+
+    def refuse_unsummed(self) -> pyfuse3.FUSEError:
+        """The error for whatever builds on a commit that cannot be captured.
+
+        SQLite writes such frames while a spilled transaction goes on, and completes them at its commit
+        (walRewriteChecksums). Older versions (3.40) forget to after a ROLLBACK TO of a spilled savepoint: readers see
+        the transaction, but neither SQLite's own recovery nor we can tell it from one that was never committed.
+        """
+        return self.refuse(
+            "commit_not_captured",
+            "SQLite has committed a transaction (spilled, with a savepoint rolled back) in a form that no recovery can "
+            "read: it is lost when the last connection closes; close all connections to go on without it, and use "
+            "SQLite 3.42 or newer",
+            errno.EIO,
+        )
+
     def failure(self, error: BaseException) -> BaseException:
         if isinstance(error, Rewind):
             self._look_after_index()
@@ -191,6 +222,7 @@ class WalFile(File):
             self._say_refused(error)
             raise
         self._pending = []
+        self._unsummed_end = 0
         detector.accept()
         if self._refusing:
             self._say_accepted()
@@ -260,6 +292,7 @@ class WalFile(File):
             raise
         else:
             self.detector.accept()
+            self._unsummed_end = 0
             if self._refusing:
                 self._say_accepted()
         finally:
@@ -335,8 +368,10 @@ class WalFile(File):
                     "truncate_refused", "the WAL holds transactions that are not yet in the database file"
                 ) from None
             database = self._owner.database
-            if size == 0 and database is not None:
-                database.wal_restarted()
+            if size == 0:
+                self._unsummed_end = 0
+                if database is not None:
+                    database.wal_restarted()
         await super().truncate(size)
 
     async def sync(self) -> None:

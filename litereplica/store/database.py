@@ -29,6 +29,7 @@ from litereplica.store.folded import has_pages
 from litereplica.store.log import Log
 from litereplica.store.meta import NOT_CLEAN, Meta, save_meta
 from litereplica.store.page_checksums import PageChecksums
+from litereplica.store.waiters import Waiters
 
 if TYPE_CHECKING:
     from litereplica.store.store import Store
@@ -86,7 +87,7 @@ class Database:
         self._writer: RecordWriter | None = None
         self.checksums = PageChecksums(store.disk, directory / CHECKSUMS_NAME)
         self.log = self.new_log(Position.ZERO)
-        self.waiters = trio.lowlevel.ParkingLot()
+        self.waiters = Waiters()
 
     def __repr__(self) -> str:
         return f"<Database {self.name} {self.position}>"
@@ -265,8 +266,7 @@ class Database:
         """Tell every listener."""
         for listener in self.store.listeners:
             listener(self)
-        if self.waiters:
-            self.waiters.unpark_all()
+        self.waiters.reached(self.applied)
 
     # -- received on a replica -------------------------------------------------------------------------------------
 

@@ -167,6 +167,38 @@ def test_a_commit_after_a_spilled_savepoint_was_rolled_back_is_captured_or_refus
     assert_same(group.all)
 
 
+@pytest.mark.skipif(sqlite3.sqlite_version_info >= (3, 42), reason="only old SQLite writes such commits")
+def test_what_follows_a_commit_that_no_recovery_finds_is_refused_until_sqlite_has_forgotten_it(
+    make_group: MakeGroup,
+) -> None:
+    group = make_group(1).start()
+    path = group.path("spilled.db")
+    prepare(path)
+    with Session(path) as writer:
+        writer.run(f"{FILLING} INSERT INTO entry SELECT 'x', i, randomblob(900) FROM n", 400)
+        for statement in (
+            "PRAGMA cache_size=5",
+            "BEGIN IMMEDIATE",
+            "SAVEPOINT a",
+            "UPDATE entry SET payload = randomblob(900)",
+            "UPDATE entry SET payload = randomblob(900) WHERE number > 380",
+            "ROLLBACK TO a",
+            "UPDATE entry SET payload = 'new' WHERE number BETWEEN 100 AND 250",
+            "COMMIT",
+        ):
+            writer.run(statement)
+        with pytest.raises(SqlError):
+            writer.run("INSERT INTO entry VALUES ('y', 1, 'after')")
+        with pytest.raises(SqlError):
+            writer.run("INSERT INTO entry VALUES ('y', 2, 'after')")
+    assert group.primary_node.log_lines("commit_not_captured")
+    with Session(path) as writer:
+        writer.run("INSERT INTO entry VALUES ('y', 3, 'after')")
+    assert run_sql(path, "SELECT number FROM entry WHERE writer = 'y'") == [(3,)]
+    group.replicas[0].wait_for("spilled.db", group.primary_node.position("spilled.db"))
+    assert_same(group.all)
+
+
 def test_vacuum_that_shrinks(group: Group) -> None:
     path = group.path("vacuum.db")
     prepare(path)
