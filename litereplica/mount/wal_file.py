@@ -33,6 +33,7 @@ log = structlog.get_logger()
 PENDING_LIMIT_BYTES: Final = 64 * 1024
 _NO_COMMIT: Final = bytes(4)
 _NO_SUMS: Final = bytes(16)
+_NO_FRAME: Final = 1 << 62
 
 
 class WalFile(File):
@@ -40,6 +41,7 @@ class WalFile(File):
 
     __slots__ = (
         "_held",
+        "_overwritten",
         "_owner",
         "_pending",
         "_pending_at",
@@ -47,6 +49,7 @@ class WalFile(File):
         "_pwrite",
         "_read",
         "_refusing",
+        "_unsummed",
         "_unsummed_end",
         "_waiting",
         "detector",
@@ -66,6 +69,8 @@ class WalFile(File):
         # every other look at the file flushes them first.
         # End of a commit frame that was written without salts and checksums and waits for its completion; 0 for none.
         self._unsummed_end = 0
+        # Of the open transaction: the lowest frame that was overwritten in place, the lowest written without sums.
+        self._overwritten = self._unsummed = _NO_FRAME
         self._pending: list[bytes] = []
         self._pending_at = self._pending_end = 0
         # Bound once: they are called for every frame.
@@ -81,9 +86,10 @@ class WalFile(File):
                 raise self.refuse_unsummed()  # noqa: TRY301  one way out for every error
             examined = self.detector.examine(offset, data, self._read)
             if examined is None:
-                if len(data) == FRAME_HEADER_BYTES and data[8:] == _NO_SUMS and data[4:8] != _NO_COMMIT:
-                    page_size = self.detector.header.page_size if self.detector.header else 0
-                    self._unsummed_end = offset + FRAME_HEADER_BYTES + page_size
+                if len(data) == FRAME_HEADER_BYTES and (
+                    data[8:] == _NO_SUMS or self._unsummed != _NO_FRAME or self._overwritten != _NO_FRAME
+                ):
+                    self._note_header(offset, data)
                 return self._keep(offset, data)
             if not self._commit_now(examined, offset, data):
                 await self._commit(examined, offset, data)
@@ -111,6 +117,8 @@ class WalFile(File):
             else:
                 if self._pending:
                     self.flush()
+                if size != FRAME_HEADER_BYTES and offset != self._pending_end:
+                    self._note_overwriting(offset)
                 self._pending = [data]
                 self._pending_at = offset
             end = self._pending_end = offset + size
@@ -166,6 +174,37 @@ class WalFile(File):
                 self.flush()
         super().close()
 
+    def _note_header(self, offset: int, data: bytes) -> None:
+        """Look at a frame header that completes nothing; raises EIO for one that nothing will ever complete."""
+        header = self.detector.header
+        if header is None:
+            return
+        step = FRAME_HEADER_BYTES + header.page_size
+        frame = (offset - WAL_HEADER_BYTES) // step
+        if data[8:] != _NO_SUMS:
+            if frame == self.detector.committed_frames:
+                self._forget_overwriting()  # a new transaction
+            return
+        self._unsummed = min(self._unsummed, frame)
+        if data[4:8] == _NO_COMMIT:
+            return
+        if self._unsummed < self._overwritten != _NO_FRAME:
+            # SQLite completes frames from the lowest that it has overwritten in place; some lie below it.
+            self.detector.forget(offset)
+            raise self.refuse_unsummed()
+        self._unsummed_end = offset + step
+
+    def _forget_overwriting(self) -> None:
+        self._overwritten = self._unsummed = _NO_FRAME
+
+    def _note_overwriting(self, offset: int) -> None:
+        """Remember the lowest frame of the open transaction whose page alone is written again (SQLite's iReCksum)."""
+        header = self.detector.header
+        if header is not None:
+            frame, rest = divmod(offset - WAL_HEADER_BYTES, FRAME_HEADER_BYTES + header.page_size)
+            if rest == FRAME_HEADER_BYTES and frame >= self.detector.committed_frames:
+                self._overwritten = min(self._overwritten, frame)
+
     @property
     def is_unsummed(self) -> bool:
         """A commit frame without salts and checksums was written, and nothing has completed it since."""
@@ -177,12 +216,12 @@ class WalFile(File):
         SQLite writes such frames while a spilled transaction goes on, and completes them at its commit
         (walRewriteChecksums). Older versions (3.40) forget to after a ROLLBACK TO of a spilled savepoint: readers see
         the transaction, but neither SQLite's own recovery nor we can tell it from one that was never committed.
+        Refused while it is written, it is rolled back cleanly.
         """
         return self.refuse(
             "commit_not_captured",
-            "SQLite has committed a transaction (spilled, with a savepoint rolled back) in a form that no recovery can "
-            "read: it is lost when the last connection closes; close all connections to go on without it, and use "
-            "SQLite 3.42 or newer",
+            "SQLite writes a transaction (spilled, with a savepoint rolled back) in a form that no recovery can read, "
+            "its own included; it fails: use SQLite 3.42 or newer, or a larger PRAGMA cache_size",
             errno.EIO,
         )
 
@@ -223,6 +262,8 @@ class WalFile(File):
             raise
         self._pending = []
         self._unsummed_end = 0
+        if self._overwritten != _NO_FRAME or self._unsummed != _NO_FRAME:
+            self._forget_overwriting()
         detector.accept()
         if self._refusing:
             self._say_accepted()
@@ -293,6 +334,7 @@ class WalFile(File):
         else:
             self.detector.accept()
             self._unsummed_end = 0
+            self._forget_overwriting()
             if self._refusing:
                 self._say_accepted()
         finally:
