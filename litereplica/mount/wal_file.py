@@ -64,13 +64,13 @@ class WalFile(File):
         self._waiting = trio.lowlevel.ParkingLot()
         # The disk has refused a commit and taken none since: an application that tries again and again is one line.
         self._refusing = False
-        # Bytes of uncommitted frames, back to back from ``_pending_at``, answered but not yet written: they go to the
-        # file together, at the latest with their commit. Until then they are no more than SQLite's own buffer was;
-        # every other look at the file flushes them first.
         # End of a commit frame that was written without salts and checksums and waits for its completion; 0 for none.
         self._unsummed_end = 0
         # Of the open transaction: the lowest frame that was overwritten in place, the lowest written without sums.
         self._overwritten = self._unsummed = _NO_FRAME
+        # Bytes of uncommitted frames, back to back from ``_pending_at``, answered but not yet written: they go to the
+        # file together, at the latest with their commit. Until then they are no more than SQLite's own buffer was;
+        # every other look at the file flushes them first.
         self._pending: list[bytes] = []
         self._pending_at = self._pending_end = 0
         # Bound once: they are called for every frame.
@@ -78,10 +78,12 @@ class WalFile(File):
         self._pwrite = store.disk.pwrite
 
     async def write_request(self, offset: int, data: bytes) -> int:
-        """The hot path: two or three of these are one small commit. What it does not decide at once, ``write`` does."""
+        """The hot path: two or three of these are one small commit."""
         try:
-            if self._held or not self.access.primary:
-                return await self.write(offset, data)
+            if not self.access.primary:
+                return self._pwrite(self.descriptor, data, offset)
+            while self._held:
+                await self._waiting.park()
             if self._unsummed_end and offset >= self._unsummed_end:
                 raise self.refuse_unsummed()  # noqa: TRY301  one way out for every error
             examined = self.detector.examine(offset, data, self._read)
@@ -96,17 +98,6 @@ class WalFile(File):
         except BaseException as error:  # noqa: BLE001  the edge: everything becomes the kernel's
             raise self.failure(error) from None
         return len(data)
-
-    async def write(self, offset: int, data: bytes) -> int:
-        if not self.access.primary:
-            return self._pwrite(self.descriptor, data, offset)
-        while self._held:
-            await self._waiting.park()
-        examined = self.detector.examine(offset, data, self._read)
-        if examined is not None:
-            await self._commit(examined, offset, data)
-            return len(data)
-        return self._keep(offset, data)
 
     def _keep(self, offset: int, data: bytes) -> int:
         """Take bytes that complete no transaction."""
@@ -324,7 +315,7 @@ class WalFile(File):
             if examined.restart:
                 await self._restart()
             if examined.transactions:
-                await self._log(examined.transactions, write)
+                await self._log(examined.transactions, offset, write)
             else:
                 write()
         except BaseException as error:
@@ -359,8 +350,8 @@ class WalFile(File):
         else:
             await self._owner.adopt_if_wal()
 
-    async def _log(self, transactions: list[Transaction], write: Callable[[], object]) -> None:
-        """Log what one write completes: nearly always one transaction; several become one record, all or none."""
+    async def _log(self, transactions: list[Transaction], offset: int, write: Callable[[], object]) -> None:
+        """Log what the write at ``offset`` completes: nearly always one transaction; several become one record."""
         owner = self._owner
         newest = transactions[-1]
         database = self.store.databases.get(owner.name) or self.store.create(owner.name)
@@ -373,12 +364,15 @@ class WalFile(File):
         frames = sorted((pgno, frame) for pgno, frame in found.items() if pgno <= commit and pgno != locked)
 
         def read(start: int, end: int) -> Pages:
-            return self._pages(frames[start:end], newest.page_size, newest.last_frame)
+            return self._pages(frames[start:end], newest.page_size, offset)
 
         await database.commit_stream([pgno for pgno, _ in frames], commit, read, write)
 
-    def _pages(self, frames: list[tuple[int, int]], page_size: int, last_frame: int) -> Pages:
-        """(pgno, page) of (pgno, frame). Frames that follow each other, as most do, are read at once."""
+    def _pages(self, frames: list[tuple[int, int]], page_size: int, offset: int) -> Pages:
+        """(pgno, page) of (pgno, frame). Frames that follow each other, as most do, are read at once.
+
+        What lies at ``offset`` or beyond may be part of the write that commits, which is not in the file yet.
+        """
         step = FRAME_HEADER_BYTES + page_size
         pages: Pages = []
         position = 0
@@ -387,8 +381,7 @@ class WalFile(File):
             count = 1
             while position + count < len(frames) and frames[position + count][1] == first + count:
                 count += 1
-            if first + count > last_frame:
-                # The bytes of the write that commits are not in the file yet.
+            if WAL_HEADER_BYTES + (first + count) * step > offset:
                 found = [self.detector.page(frame, self._read) for _, frame in frames[position : position + count]]
             else:
                 data = self._read(WAL_HEADER_BYTES + first * step, count * step)

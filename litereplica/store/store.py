@@ -331,12 +331,3 @@ def raise_open_files_limit() -> None:
     if soft != hard:
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def remove_empty_parents(store: Store, path: Path) -> None:
-    """Remove directories of the mount that a drop has left empty."""
-    top = store.root / "files"
-    with contextlib.suppress(OSError):
-        while path != top and path.is_dir() and not any(path.iterdir()):
-            store.disk.rmdir(path)
-            path = path.parent
