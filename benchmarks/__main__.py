@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
-from benchmarks import checkpoint, counts, idle, large, reads, sizes, small, snapshot, startup, visible
+from benchmarks import checkpoint, counts, idle, large, reads, rollback, sizes, small, snapshot, startup, visible
 from benchmarks.harness import machine, node, report
 from benchmarks.harness.errors import BenchmarkError
 from benchmarks.harness.figures import Answer
@@ -28,7 +28,8 @@ from benchmarks.harness.question import Effort
 from benchmarks.harness.systems import OWN_SYSTEMS, Lab, System, build_floor
 
 QUESTIONS = [
-    module.QUESTION for module in (small, large, checkpoint, reads, visible, snapshot, startup, idle, sizes, counts)
+    module.QUESTION
+    for module in (small, rollback, large, checkpoint, reads, visible, snapshot, startup, idle, sizes, counts)
 ]
 QUICK = Effort(quick=True, rounds=3, seconds=1.0)
 FULL = Effort(quick=False, rounds=5, seconds=2.0)

@@ -36,12 +36,12 @@ def say(result: Result) -> None:
     print(json.dumps(result), flush=True)
 
 
-def connect(path: str, synchronous: str = "NORMAL") -> sqlite3.Connection:
-    """A read-write connection in WAL mode; statements outside BEGIN commit by themselves."""
+def connect(path: str, synchronous: str = "NORMAL", journal: str = "WAL") -> sqlite3.Connection:
+    """A read-write connection in that journal mode; statements outside BEGIN commit by themselves."""
     connection = sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_S)
-    mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
-    if mode != "wal":
-        raise SystemExit(f"{path}: journal mode is {mode}, not wal")
+    mode = connection.execute(f"PRAGMA journal_mode={journal}").fetchone()[0]
+    if mode != journal.lower():
+        raise SystemExit(f"{path}: journal mode is {mode}, not {journal.lower()}")
     connection.execute(f"PRAGMA synchronous={synchronous}")
     return connection
 
@@ -50,9 +50,9 @@ def connect_reader(path: str) -> sqlite3.Connection:
     return sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None, timeout=BUSY_TIMEOUT_S)
 
 
-def small(path: str, synchronous: str, seconds: float) -> Result:
+def small(path: str, synchronous: str, seconds: float, journal: str = "WAL") -> Result:
     """Transactions of one inserted row, for so many seconds, the default checkpoints among them."""
-    with closing(connect(path, synchronous)) as connection:
+    with closing(connect(path, synchronous, journal)) as connection:
         connection.execute("CREATE TABLE IF NOT EXISTS small(id INTEGER PRIMARY KEY, payload TEXT)")
         insert = "INSERT INTO small(payload) VALUES(?)"
         for _ in range(WARM_UP_TRANSACTIONS):

@@ -6,6 +6,7 @@ interleavings with an apply.
 The checkpoints are SQLite's own, on the applier's ordinary connection with a busy timeout of 0: none ever waits for a
 reader. PASSIVE moves what no reader still needs from the WAL; when it moved everything and no apply is waiting,
 TRUNCATE starts the WAL anew, which then copies nothing and takes microseconds. sqlite3 releases the GIL meanwhile.
+The WAL of a database in rollback mode begins again without being cut (rollback_mode.py says why).
 
 Nothing is polled: the thread sleeps until a database that has something to fold is due, and without such a database
 for ever. A database whose reader is in the way is tried again after growing delays.
@@ -19,6 +20,7 @@ from typing import Final
 
 from litereplica.applier.opened import OpenDatabase, is_busy
 from litereplica.applier.protocol import REASON_LIMIT, Checkpointed, CheckpointFailed, ToDaemon
+from litereplica.applier.rollback_mode import begin_wal_again
 from litereplica.applier.worker import DatabaseWorker
 from litereplica.sqlite.shm import read_checkpoint_info, read_header
 
@@ -33,6 +35,9 @@ IDLE_S: Final = 1.0
 
 LONGEST_DELAY_S: Final = 60.0
 """Between two attempts while a reader is in the way: long enough to cost nothing, short beside the reader's life."""
+
+WANTED_DELAY_S: Final = 0.05
+"""Between two attempts while an apply waits for an empty WAL: a reader in the way may end at any moment."""
 
 _PASSES: Final = 3
 _GATE_WAIT_S: Final = 0.1
@@ -64,16 +69,24 @@ class Checkpointer:
         threading.Thread(target=self._run, name="checkpoint", daemon=True).start()
 
     def published(self, worker: DatabaseWorker) -> None:
-        """A transaction was published: note the database if that makes it due, in most cases with one look-up."""
+        """A transaction was published: note the database if that makes it due, in most cases with one look-up.
+
+        Or the next one needs an empty WAL (``worker.wants_empty_wal``): that is due at once.
+        """
         due = self._due.get(worker)
-        if due is not None and worker.frames < due.frames:
+        wanted = worker.wants_empty_wal
+        if due is not None and worker.frames < due.frames and not wanted:
             return
         with self._condition:
             due = self._due.get(worker)
             if due is None:
                 due = self._due[worker] = _Due()
                 due.at = worker.published_at + IDLE_S
-            if worker.frames >= due.frames:
+            if wanted:
+                if due.delay_s != WANTED_DELAY_S:
+                    due.at = 0.0
+                    due.delay_s = WANTED_DELAY_S
+            elif worker.frames >= due.frames:
                 due.at = 0.0
                 due.delay_s = IDLE_S
                 # Not again at each commit while this one is still to come.
@@ -105,7 +118,7 @@ class Checkpointer:
                     self._condition.wait()
                     continue
                 worker, due = min(self._due.items(), key=lambda item: item[1].at)
-                if due.at <= now and due.at and worker.published_at + IDLE_S > now:
+                if due.at <= now and due.at and worker.published_at + IDLE_S > now and not worker.wants_empty_wal:
                     # Busy and not long: the applies come first.
                     due.at = worker.published_at + IDLE_S
                     continue
@@ -123,7 +136,7 @@ class Checkpointer:
         folded = False
         try:
             folded = self._fold(worker, opened, due)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             if not is_busy(error) and not opened.closed:
                 opened.broken = True
             if opened.broken and not due.reported_problem:
@@ -138,18 +151,23 @@ class Checkpointer:
                     self._due[worker] = again = _Due()
                     again.at = time.monotonic() + IDLE_S
                 return
+            if worker.wants_empty_wal:
+                due.delay_s = WANTED_DELAY_S
+                due.at = time.monotonic() + WANTED_DELAY_S
+                return
+            due.delay_s = max(due.delay_s, IDLE_S)
             due.at = time.monotonic() + due.delay_s
             due.delay_s = min(2 * due.delay_s, LONGEST_DELAY_S)
 
     def _fold(self, worker: DatabaseWorker, opened: OpenDatabase, due: _Due) -> bool:
-        """Checkpoint, and truncate if possible; whether the WAL is empty now. Raises sqlite3.Error."""
+        """Checkpoint, and start the WAL anew if possible; whether that was done. Raises sqlite3.Error, OSError."""
         for _ in range(_PASSES):
             txid = worker.applied
             moved_all = _checkpoint(opened, "PASSIVE")
             if not moved_all:
                 return False  # a reader still needs the rest: TRUNCATE could only hold up applies, and fail
             self._report(worker, due, txid, truncated=False)
-            long = worker.frames >= LONG_WAL_FRAMES
+            long = worker.frames >= LONG_WAL_FRAMES or worker.wants_empty_wal
             if not (worker.idle or long):
                 continue
             if not opened.gate.acquire(timeout=_GATE_WAIT_S if long else 0):
@@ -157,7 +175,7 @@ class Checkpointer:
             try:
                 if long or _all_backfilled(opened):
                     txid = worker.applied
-                    if _checkpoint(opened, "TRUNCATE"):
+                    if _start_anew(opened):
                         worker.frames = 0
                         self._report(worker, due, txid, truncated=True)
                         return True
@@ -180,6 +198,13 @@ def _checkpoint(opened: OpenDatabase, mode: str) -> bool:
             return False
         busy, frames, moved = opened.connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()[0]
     return not busy and frames == moved and frames >= 0
+
+
+def _start_anew(opened: OpenDatabase) -> bool:
+    """Move what is left and empty the WAL; whether it is empty now. Under ``gate``."""
+    if not opened.rollback:
+        return _checkpoint(opened, "TRUNCATE")
+    return _checkpoint(opened, "PASSIVE") and begin_wal_again(opened)
 
 
 def _all_backfilled(opened: OpenDatabase) -> bool:

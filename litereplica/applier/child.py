@@ -23,6 +23,7 @@ from litereplica.applier.checkpoint import Checkpointer
 from litereplica.applier.protocol import (
     Apply,
     Close,
+    Closed,
     Install,
     Invalidated,
     MessageReader,
@@ -149,6 +150,7 @@ class Child:
             self._waiting.pop(worker, None)
             self._checkpointer.forget(worker)
             worker.close()
+        self._send(Closed(name))
 
     def _republish(self, message: Republish) -> None:
         """In a thread: it waits for a lock. The mount may go away meanwhile, and then nothing is lost."""

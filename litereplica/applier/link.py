@@ -28,6 +28,7 @@ from litereplica.applier.protocol import (
     Checkpointed,
     CheckpointFailed,
     Close,
+    Closed,
     Failed,
     Install,
     Invalidated,
@@ -66,10 +67,13 @@ class ApplierEvents(Protocol):
         """Every reader that begins now sees ``txid``. Called once for each span up to there that was to be applied."""
 
     def on_checkpointed(self, database: str, txid: int, *, truncated: bool) -> None:
-        """Everything up to ``txid`` is in the database file, fsynced; ``truncated``: the WAL was cut to 0 as well."""
+        """Everything up to ``txid`` is in the database file, fsynced; ``truncated``: the WAL begins anew."""
 
     def on_failed(self, database: str, txid: int, reason: str, *, retry: bool) -> None:
         """The records from ``txid`` on were not applied; ``retry``: sending them again (after a while) may succeed."""
+
+    def on_closed(self, database: str) -> None:
+        """What was sent before ``close_database`` is over; lost with a child that dies (``on_restarted``)."""
 
     def on_restarted(self) -> None:
         """A new child is up after the last one died: send again from the last applied TXID of each database."""
@@ -117,7 +121,10 @@ class ApplierLink:
         self._post(Install(database, os.fspath(path), page_size, page_count, txid))
 
     def close_database(self, database: str) -> None:
-        """Forget a dropped database and what is queued for it; what was on its way may still be reported."""
+        """Forget a dropped database and what is queued for it; until ``on_closed`` some of it may still be applied.
+
+        To whatever file has the name by then: no other file may get it before.
+        """
         self._under_way.pop(database, None)
         self._floor.pop(database, None)
         self._post(Close(database))
@@ -281,6 +288,8 @@ class ApplierLink:
             self._events.on_failed(message.database, message.txid, message.reason, retry=message.retry)
         elif isinstance(message, CheckpointFailed):
             _log.warning("applier.checkpoint_failed", database=message.database, reason=message.reason)
+        elif isinstance(message, Closed):
+            self._events.on_closed(message.database)
         elif isinstance(message, Invalidated):
             _log.warning(
                 "wal_index_reset",

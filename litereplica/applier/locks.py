@@ -16,7 +16,10 @@ from typing import Final
 _FLOCK = Struct("=hh4xqqi4x")
 _SEEK_SET = 0
 
-# Of the database file: the bytes of which every reader holds one or all, and the last closer wants all (os_unix.c).
+# Of the database file (os_unix.c): who has PENDING lets no new reader in, RESERVED is the writer's; of the SHARED bytes
+# every reader holds one or all, and the last closer wants all.
+PENDING_BYTE_OFFSET: Final = 0x40000000
+RESERVED_BYTE_OFFSET: Final = 0x40000001
 SHARED_BYTES_OFFSET: Final = 0x40000002
 SHARED_BYTES: Final = 510
 

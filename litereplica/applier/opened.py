@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Final
 
 from litereplica.applier import locks
+from litereplica.applier.rollback_mode import make_first_wal
 from litereplica.applier.shared_memory import SharedMemory
 from litereplica.errors import Refused, Unavailable
-from litereplica.sqlite.pages import DatabaseHeader, parse_database_header
+from litereplica.sqlite.pages import DATABASE_HEADER_BYTES, DatabaseHeader, parse_database_header
+from litereplica.sqlite.shm import lookup, read_header
+from litereplica.sqlite.wal import FRAME_HEADER_BYTES, WAL_HEADER_BYTES
 
-_DATABASE_HEADER_BYTES: Final = 100
 _BUSY_CODES: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
@@ -30,19 +32,25 @@ class OpenDatabase:
     ``gate``: held by whoever wants or has SQLite's WRITE lock (an apply, a TRUNCATE), for as long as that takes.
     ``connection_lock``: held while the connection runs a statement; taken after ``gate`` by who needs both. Neither is
     ever waited for by the apply thread, except in ``close``. Who reads ``memory`` holds ``gate``. ``broken``: SQLite
-    met an error on the connection; the next apply opens everything anew.
+    met an error on the connection; the next apply opens everything anew. ``page_size`` and ``rollback`` (the database
+    is in rollback mode) are those of the newest transaction; they change under ``gate``.
     """
 
     __slots__ = (
         "broken", "closed", "connection", "connection_lock", "gate", "memory", "page_size", "path",
-        "sequence", "shm", "wal",
+        "rollback", "sequence", "shm", "wal",
     )  # fmt: skip
 
-    def __init__(self, path: str, connection: sqlite3.Connection, page_size: int) -> None:
-        """Take over the connection, which has read once: so -wal and -shm are there, and recovered. OSError."""
+    def __init__(self, path: str, connection: sqlite3.Connection, page_size: int, *, rollback: bool) -> None:
+        """Take over the connection, which has read once: so -wal and -shm are there, and recovered.
+
+        ``page_size`` and ``rollback`` are the database file's; what the WAL says counts more. Raises OSError, and
+        Unavailable while the wal-index is being changed.
+        """
         self.path = path
         self.connection = connection
         self.page_size = page_size
+        self.rollback = rollback
         self.sequence = 0
         self.broken = False
         self.closed = False
@@ -59,6 +67,32 @@ class OpenDatabase:
                 if descriptor >= 0:
                     os.close(descriptor)
             raise
+        try:
+            self._read_wal()
+        except BaseException:
+            self.close()
+            raise
+
+    def _read_wal(self) -> None:
+        """Learn from the WAL what its newest transaction made of the database."""
+        header = read_header(self.memory.blocks[0])
+        if header is None:
+            raise Unavailable(f"the wal-index of {self.path} is being changed")
+        if not header.max_frame:
+            return
+        self.page_size = header.page_size
+        if frame := lookup(self.memory.blocks, 1, header.max_frame):
+            offset = WAL_HEADER_BYTES + (frame - 1) * (FRAME_HEADER_BYTES + self.page_size) + FRAME_HEADER_BYTES
+            self.rollback = parse_database_header(os.pread(self.wal, DATABASE_HEADER_BYTES, offset)).rollback
+
+    def show_page_size(self, page_size: int) -> None:
+        """The newest transaction has another page size: the connection has to read before it may checkpoint.
+
+        Under ``gate`` and ``connection_lock``. SQLite compares the sizes (wal.c, sqlite3WalCheckpoint) and calls it
+        corrupt when they differ. Raises sqlite3.Error.
+        """
+        self.page_size = page_size
+        _read(self.connection)
 
     def recover(self) -> bool:
         """Let SQLite rebuild the wal-index, as any reader would; False when a lock is in the way or a checkpoint runs.
@@ -88,27 +122,26 @@ class OpenDatabase:
             os.close(self.shm)
 
 
-def is_busy(error: sqlite3.Error) -> bool:
+def is_busy(error: Exception) -> bool:
     """Whether a lock was in the way, and asking again may succeed."""
     code = getattr(error, "sqlite_errorcode", None)
     return code is not None and code & 0xFF in _BUSY_CODES
 
 
 def open_database(path: str, page_size: int, first_page: bytes | None) -> OpenDatabase:
-    """Open the database at ``path``, whose pages must have ``page_size`` bytes.
+    """Open the database at ``path``, in WAL mode whatever its header says.
 
-    Where no file is, or an empty one, an empty database in WAL mode is made first, with the text encoding that
-    ``first_page``, the page 1 to come, has. Raises OSError, sqlite3.Error, Corrupt, Refused when the file has
-    another page size or is not in WAL mode, Unavailable when a lock is in the way.
+    Where no file is, or an empty one, an empty database in WAL mode is made first, with pages of ``page_size`` bytes
+    and the text encoding that ``first_page``, the page 1 to come, has. Raises OSError, sqlite3.Error, Corrupt, Refused
+    for a file of a format that is not known, Unavailable when a lock is in the way.
     """
     header = _read_header(path)
-    if header is not None and header.page_size != page_size:
-        raise Refused(
-            f"{path} has pages of {header.page_size} bytes, its records have {page_size}: drop the database here, "
-            f"and it will be fetched again"
-        )
     if header is not None and not header.wal:
-        raise Refused(f"{path} is not in WAL mode: set it with PRAGMA journal_mode=WAL on the primary")
+        if not header.rollback:
+            versions = f"{header.write_version} and {header.read_version}"
+            raise Refused(f"{path} has the format versions {versions}, known are 1 (rollback mode) and 2 (WAL mode)")
+        if not _has_bytes(f"{path}-wal"):
+            make_first_wal(path)
     connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=4)
     try:
         connection.execute("PRAGMA wal_autocheckpoint=0")
@@ -120,7 +153,9 @@ def open_database(path: str, page_size: int, first_page: bytes | None) -> OpenDa
         connection.execute("PRAGMA cache_size=2")
         connection.execute("PRAGMA shrink_memory")
         _read(connection)
-        return OpenDatabase(path, connection, page_size)
+        if header is None:
+            return OpenDatabase(path, connection, page_size, rollback=False)
+        return OpenDatabase(path, connection, header.page_size, rollback=header.rollback)
     except sqlite3.OperationalError as error:
         _close_connection(path, connection)
         if is_busy(error):
@@ -155,10 +190,17 @@ def _read_header(path: str) -> DatabaseHeader | None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         return None
     try:
-        data = os.pread(descriptor, _DATABASE_HEADER_BYTES, 0)
+        data = os.pread(descriptor, DATABASE_HEADER_BYTES, 0)
     finally:
         os.close(descriptor)
     return parse_database_header(data) if data else None
+
+
+def _has_bytes(path: str) -> bool:
+    try:
+        return Path(path).stat().st_size > 0
+    except FileNotFoundError:
+        return False
 
 
 def _create(connection: sqlite3.Connection, page_size: int, first_page: bytes | None) -> None:

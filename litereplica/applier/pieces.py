@@ -22,27 +22,45 @@ _READ_BYTES: Final = 256 << 10
 # A compressed block of 1 MiB can be a few hundred bytes, and everything that one read completes is held at once.
 _COMPRESSED_READ_BYTES: Final = 1 << 10
 _FIRST_READ_BYTES: Final = 8 << 10
+# Write and read version of the file format, as parse_database_header has them: bytes 18 and 19 of page 1.
+_ROLLBACK_VERSIONS: Final = b"\x01\x01"
 _WAL_VERSIONS: Final = b"\x02\x02"
 
 Piece = tuple[list[tuple[int, bytes]], int]
 """Pages in the order of their frames, and the page count after the transaction: 0 in every piece but the last."""
 
 
+class PageSizeChanged(Exception):
+    """The record ``txid`` has pages of another size than those before it, and all of them: it makes these needless."""
+
+    def __init__(self, txid: int) -> None:
+        super().__init__(txid)
+        self.txid = txid
+
+
 class RecordPieces:
-    """The transaction that ``spans``, which follow each other, make together. ``page_size`` is known once begun."""
+    """The transaction that ``spans``, which follow each other, make together.
 
-    __slots__ = ("_database", "_spans", "page_size")
+    Known once begun: ``page_size``; ``is_whole``, whether the first record makes the whole database by itself. Known at
+    the end: ``rollback``, whether page 1 puts the database in rollback mode, None when it is not in the records.
+    """
 
-    def __init__(self, database: str, spans: Sequence[Apply]) -> None:
+    __slots__ = ("_database", "_spans", "_starts_at", "is_whole", "page_size", "rollback")
+
+    def __init__(self, database: str, spans: Sequence[Apply], starts_at: int = 0) -> None:
+        """``starts_at``: leave records before this TXID out (see PageSizeChanged)."""
         self._database = database
         self._spans = spans
+        self._starts_at = starts_at
         self.page_size = 0
+        self.is_whole = False
+        self.rollback: bool | None = None
 
     def __iter__(self) -> Iterator[Piece]:
         """The pieces; the last one comes only after every record's checksum was found right.
 
-        Raises OSError, Corrupt, Refused (something in a record that cannot be applied to a WAL database).
-        No piece at all when the records hold no page.
+        Raises OSError, Corrupt, Refused (something in a record that cannot be applied), PageSizeChanged. No piece at
+        all when the records hold no page.
         """
         merged: dict[int, bytes] = {}
         commit = 0
@@ -50,6 +68,8 @@ class RecordPieces:
         for span in self._spans:
             for event in _events(span):
                 if type(event) is PageBlock:
+                    if txid <= self._starts_at:
+                        continue
                     if len(merged) * self.page_size >= PIECE_BYTES:
                         yield list(merged.items()), 0
                         merged = {}
@@ -78,30 +98,39 @@ class RecordPieces:
             )
         if not header.commit:
             raise Refused(f"transaction {txid} drops {self._database}: that is not applied to its pages")
-        if self.page_size not in (0, header.page_size):
+        if txid < self._starts_at:
+            return
+        if self.page_size in (0, header.page_size):
+            self.is_whole = self.is_whole or (not self.page_size and header.holds_every_page)
+            self.page_size = header.page_size
+        elif header.holds_every_page:
+            raise PageSizeChanged(txid)
+        else:
             raise Refused(
                 f"transaction {txid} changes the page size of {self._database} from {self.page_size} to "
-                f"{header.page_size}, which a WAL cannot hold: drop the database here, and it will be fetched again"
+                f"{header.page_size} and does not hold every page: drop the database here, and it will be fetched again"
             )
-        self.page_size = header.page_size
 
     def _check_first_page(self, page: bytes) -> None:
-        # Write and read version of the file format, as parse_database_header has them; this is once a transaction.
-        if page[18:20] != _WAL_VERSIONS:
+        versions = page[18:20]
+        if versions not in (_ROLLBACK_VERSIONS, _WAL_VERSIONS):
             raise Refused(
-                f"{self._database} leaves WAL mode, which cannot be replicated yet: "
-                f"set PRAGMA journal_mode=WAL on the primary"
+                f"{self._database} has the format versions {versions[0]} and {versions[1]}, known are 1 (rollback "
+                f"mode) and 2 (WAL mode): it cannot be replicated"
             )
+        self.rollback = versions == _ROLLBACK_VERSIONS
 
 
 class FilePieces:
-    """The transaction that replaces all content by the pages in a file."""
+    """The transaction that replaces all content by the pages in a file. Fields as those of RecordPieces."""
 
-    __slots__ = ("_install", "page_size")
+    __slots__ = ("_install", "is_whole", "page_size", "rollback")
 
     def __init__(self, install: Install) -> None:
         self._install = install
         self.page_size = install.page_size
+        self.is_whole = True
+        self.rollback: bool | None = None
 
     def __iter__(self) -> Iterator[Piece]:
         """The pieces; raises OSError, Corrupt when the file is too short."""
@@ -120,6 +149,8 @@ class FilePieces:
                     for index in range(count)
                     if first + index != skipped
                 ]
+                if first == 1:
+                    self.rollback = data[18:20] == _ROLLBACK_VERSIONS
                 yield pages, page_count if first + count > page_count else 0
         finally:
             os.close(descriptor)

@@ -95,7 +95,7 @@ class Applied(NamedTuple):
 class Checkpointed(NamedTuple):
     """Everything up to ``txid`` is in the database file, and was fsynced there by SQLite.
 
-    ``truncated``: the -wal was cut to 0 bytes as well (no reader was in the way).
+    ``truncated``: the -wal was cut to 0 bytes as well (no reader was in the way), or begins again from its start.
     """
 
     database: str
@@ -115,6 +115,12 @@ class Failed(NamedTuple):
     retry: bool
 
 
+class Closed(NamedTuple):
+    """The answer to ``Close``: nothing that was sent before it is done to any file of that name any more."""
+
+    database: str
+
+
 class CheckpointFailed(NamedTuple):
     """A checkpoint failed for a reason other than a reader in its way. Nothing is lost; it is tried again later."""
 
@@ -129,11 +135,12 @@ class Invalidated(NamedTuple):
 
 
 ToChild = Apply | Install | Close | Warm | Republish | Stop
-ToDaemon = Ready | Applied | Checkpointed | Failed | CheckpointFailed | Invalidated
+ToDaemon = Ready | Applied | Checkpointed | Failed | CheckpointFailed | Invalidated | Closed
 Message = ToChild | ToDaemon
 
 _KINDS: tuple[type[Message], ...] = (
     Apply, Install, Close, Warm, Republish, Stop, Ready, Applied, Checkpointed, Failed, CheckpointFailed, Invalidated,
+    Closed,
 )  # fmt: skip
 _NUMBERS = {kind: number for number, kind in enumerate(_KINDS)}
 _FIELD_TYPES: tuple[tuple[type, ...], ...] = tuple(tuple(kind.__annotations__.values()) for kind in _KINDS)

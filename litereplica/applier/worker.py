@@ -16,6 +16,8 @@ Interleavings with the checkpoint thread and with readers, and why each is harml
   checkpoint that moved everything moved at least that.
 - A reader that runs recovery holds WRITE, CHECKPOINT and RECOVER: the apply's turn ends with "try again". A reader
   that only reads holds none of them: nobody waits for it, and it waits for nobody.
+- A transaction with another page size waits until the WAL is empty (``_lock_empty``): one WAL has one page size. The
+  checkpoint thread folds it and starts it anew; readers inside a transaction are waited for, all others go on.
 - The wal-index header is read anew under WRITE for each transaction; nothing about it is remembered between two. Is
   it torn (a writer died in publish), SQLite recovers it through the connection, and it is read again.
 """
@@ -29,7 +31,7 @@ from typing import Final, TypeVar
 
 from litereplica.applier import locks
 from litereplica.applier.opened import OpenDatabase, open_database
-from litereplica.applier.pieces import FilePieces, Piece, RecordPieces
+from litereplica.applier.pieces import FilePieces, PageSizeChanged, Piece, RecordPieces
 from litereplica.applier.protocol import REASON_LIMIT, Applied, Apply, Failed, Install, ToDaemon
 from litereplica.applier.wal_writer import WalWriter
 from litereplica.errors import Corrupt, LitereplicaError, Refused, Unavailable
@@ -44,8 +46,12 @@ BATCH_RECORDS: Final = 64
 LOCK_WAIT_S: Final = 5.0
 """How long the WRITE lock may be held by others; on a replica only recovery by a reader can, for about 1 s a GiB."""
 
+READERS_WAIT_S: Final = 30.0
+"""How long readers may keep the WAL in use when another page size needs a new one; then it is said, and tried again."""
+
 _FIRST_DELAY_S: Final = 0.0001
 _LONGEST_DELAY_S: Final = 0.01
+_READERS_DELAY_S: Final = 0.1
 _RECOVERIES: Final = 3
 
 _Value = TypeVar("_Value")
@@ -58,11 +64,12 @@ class DatabaseWorker:
 
     ``opened``: None until the first apply and after a failure. ``applied``: the TXID that new readers see, 0 while
     unknown. ``frames``: in the WAL with the last publication. ``published_at``: monotonic seconds of it.
+    ``wants_empty_wal``: the next transaction cannot be written before the WAL is empty.
     """
 
     __slots__ = (
         "_awaits_resend", "_expected", "_job", "_make_room", "_on_published", "_queue", "_send", "applied", "frames",
-        "name", "opened", "path", "published_at",
+        "name", "opened", "path", "published_at", "wants_empty_wal",
     )  # fmt: skip
 
     def __init__(
@@ -83,6 +90,7 @@ class DatabaseWorker:
         self.applied = 0
         self.frames = 0
         self.published_at = 0.0
+        self.wants_empty_wal = False
         self._send = send
         self._on_published = on_published
         self._make_room = make_room
@@ -196,7 +204,20 @@ class DatabaseWorker:
             self._on_published(self)
 
     def _transaction(self, batch: list[Apply] | Install) -> Turns[None]:
-        source = FilePieces(batch) if isinstance(batch, Install) else RecordPieces(self.name, batch)
+        if isinstance(batch, Install):
+            yield from self._write(FilePieces(batch))
+            return
+        starts_at = 0
+        while True:
+            try:
+                yield from self._write(RecordPieces(self.name, batch, starts_at))
+            except PageSizeChanged as change:
+                # Frames that were written already stay unpublished, and are overwritten.
+                starts_at = change.txid
+            else:
+                return
+
+    def _write(self, source: FilePieces | RecordPieces) -> Turns[None]:
         pieces = iter(source)
         first = next(pieces, None)
         if first is None:
@@ -207,21 +228,32 @@ class DatabaseWorker:
         if opened is None:
             self._make_room()
             opened = self.opened = yield from self._open(source.page_size, _page_one(first))
-        if opened.page_size != source.page_size:
+        resized = opened.page_size != source.page_size
+        if resized and not source.is_whole:
+            # A redo over what a dead applier has published begins with records of the old size: one that changes it
+            # follows, or they do not belong here.
+            for _ in pieces:
+                yield 0.0
             raise Refused(
                 f"the records of {self.name} have pages of {source.page_size} bytes, its file here {opened.page_size}: "
                 f"drop the database here, and it will be fetched again"
             )
-        header = yield from self._lock(opened)
+        header = yield from (self._lock_empty(opened) if resized else self._lock(opened))
         try:
             _check_index(opened, header)
             opened.sequence += header.max_frame == 0
-            writer = WalWriter(opened.wal, opened.memory, header, page_size=opened.page_size, sequence=opened.sequence)
+            writer = WalWriter(opened.wal, opened.memory, header, page_size=source.page_size, sequence=opened.sequence)
             for pages, commit in chain((first,), pieces):
                 writer.append(pages, commit)
                 if not commit:
                     yield 0.0
-            writer.publish()
+            if source.rollback is not None:
+                # Before anybody can see it: from here on the WAL is not cut to nothing any more.
+                opened.rollback = source.rollback
+            if resized:
+                yield from _publish_resized(opened, writer, source.page_size)
+            else:
+                writer.publish()
             self.frames = writer.frames
         finally:
             locks.release(opened.shm, WRITE_LOCK)
@@ -256,6 +288,27 @@ class DatabaseWorker:
                     continue
             yield waits.next_delay(problem)
 
+    def _lock_empty(self, opened: OpenDatabase) -> Turns[WalIndexHeader]:
+        """As ``_lock``, once the WAL holds nothing: all is in the database file and no reader uses a frame.
+
+        New readers do not delay it: where everything is in the file, they take their pages from there.
+        """
+        waits = _Waits(READERS_WAIT_S, _READERS_DELAY_S)
+        try:
+            while True:
+                header = yield from self._lock(opened)
+                if not header.max_frame:
+                    return header
+                locks.release(opened.shm, WRITE_LOCK)
+                opened.gate.release()
+                if opened.broken:
+                    raise Unavailable(f"SQLite cannot fold the WAL of {self.path}")
+                self.wants_empty_wal = True
+                self._on_published(self)
+                yield waits.next_delay(f"readers of {self.path} keep its page size from changing")
+        finally:
+            self.wants_empty_wal = False
+
     def _fail(self, txid: int, reason: str, *, retry: bool) -> None:
         """Report; what is queued behind the failure is dropped, and so is everything until ``txid`` comes again."""
         self._queue.clear()
@@ -265,21 +318,23 @@ class DatabaseWorker:
 
 
 class _Waits:
-    """Growing delays within LOCK_WAIT_S."""
+    """Growing delays within a limit."""
 
-    __slots__ = ("_deadline", "_delay_s")
+    __slots__ = ("_deadline", "_delay_s", "_limit_s", "_longest_s")
 
-    def __init__(self) -> None:
+    def __init__(self, limit_s: float = LOCK_WAIT_S, longest_s: float = _LONGEST_DELAY_S) -> None:
         self._deadline = 0.0
         self._delay_s = _FIRST_DELAY_S
+        self._limit_s = limit_s
+        self._longest_s = longest_s
 
     def next_delay(self, problem: str) -> float:
         """Seconds to wait now; raises Unavailable with ``problem`` when it has been long enough."""
         now = time.monotonic()
-        self._deadline = self._deadline or now + LOCK_WAIT_S
+        self._deadline = self._deadline or now + self._limit_s
         if now > self._deadline:
-            raise Unavailable(f"{problem}, for {LOCK_WAIT_S:.0f} s now")
-        delay_s, self._delay_s = self._delay_s, min(2 * self._delay_s, _LONGEST_DELAY_S)
+            raise Unavailable(f"{problem}, for {self._limit_s:.0f} s now")
+        delay_s, self._delay_s = self._delay_s, min(2 * self._delay_s, self._longest_s)
         return delay_s
 
 
@@ -289,6 +344,18 @@ def _take_write_lock(opened: OpenDatabase) -> bool:
     except OSError:
         opened.gate.release()
         raise
+
+
+def _publish_resized(opened: OpenDatabase, writer: WalWriter, page_size: int) -> Turns[None]:
+    """Publish pages of another size; no checkpoint may come between that and the connection's look at them."""
+    waits = _Waits()
+    while not opened.connection_lock.acquire(blocking=False):
+        yield waits.next_delay(f"a checkpoint of {opened.path} does not end")
+    try:
+        writer.publish()
+        opened.show_page_size(page_size)
+    finally:
+        opened.connection_lock.release()
 
 
 def _check_index(opened: OpenDatabase, header: WalIndexHeader) -> None:

@@ -23,6 +23,7 @@ from typing import Final, Literal
 
 import litereplica
 from litereplica.config import Address, Settings
+from litereplica.sqlite.version import WAL_RESET_ADVICE, has_wal_reset_bug, version_number
 from litereplica.store.store import FORMAT_LINE, FORMAT_VERSION
 
 # A mount on the same machine answers in well under a millisecond.
@@ -98,13 +99,9 @@ def _pyfuse3() -> Check:
 
 
 def _sqlite(version: tuple[int, ...]) -> Check:
-    """WAL-reset bug: 3.7.0 to 3.51.2, repaired in 3.44.6 and 3.50.7 too (https://sqlite.org/wal.html)."""
     text = ".".join(str(part) for part in version[:3])
-    if (3, 7, 0) <= version[:3] <= (3, 51, 2) and version[:3] not in {(3, 44, 6), (3, 50, 7)}:
-        advice = (
-            "its WAL-reset bug can damage a database in rare races of checkpoints; "
-            "use 3.51.3 or newer (or 3.50.7, 3.44.6), above all in your application"
-        )
+    if has_wal_reset_bug(version_number(version)):
+        advice = f"{WAL_RESET_ADVICE}, above all in your application, which may bring its own"
         return Check("SQLite", "warning", text, advice)
     return Check("SQLite", "ok", text)
 

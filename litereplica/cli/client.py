@@ -3,7 +3,9 @@
 Knows status codes and what a person does about no answer. Does not know the commands.
 """
 
-from collections.abc import Mapping
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import httpx
@@ -23,11 +25,38 @@ def get(
     Raises Unavailable (no answer, 503, 504, or an answer that is not a node's), Refused (404, 409), Misconfigured
     (400, or a URL that is none).
     """
+    with _client(url, answer_timeout_s) as client:
+        answer = client.get(url + path, params=parameters)
+    return _document(url, answer)
+
+
+def lines(url: str, path: str, parameters: Mapping[str, str] | None = None) -> Iterator[dict[str, Any]]:
+    """GET JSON objects, one a line, as they come. Raises as ``get`` does, also between two of them."""
+    with _client(url, ANSWER_TIMEOUT_S) as client, client.stream("GET", url + path, params=parameters) as answer:
+        if not answer.is_success:
+            answer.read()
+            _document(url, answer)
+            raise Unavailable(f"{url} answered {answer.status_code} and not as a node does; check the address")
+        for line in answer.iter_lines():
+            try:
+                document = json.loads(line)
+            except ValueError:
+                document = None
+            if not isinstance(document, dict):
+                raise Unavailable(
+                    f"{url} answers, and not as a node does; check the address, or name another with --url"
+                )
+            yield document
+
+
+@contextlib.contextmanager
+def _client(url: str, answer_timeout_s: float) -> Iterator[httpx.Client]:
+    """A client of one request, whose failures are ours."""
     timeout = httpx.Timeout(answer_timeout_s, connect=CONNECT_TIMEOUT_S)
     try:
         # trust_env is off: a proxy for the way out must not stand between two nodes of one network.
         with httpx.Client(timeout=timeout, trust_env=False) as client:
-            answer = client.get(url + path, params=parameters)
+            yield client
     except (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError) as error:
         raise Misconfigured(
             f"{url!r} is not the URL of a node ({error}); write it like http://10.0.0.1:20202"
@@ -39,7 +68,6 @@ def get(
             f"no answer from {url} ({str(error) or type(error).__name__}); "
             f"start the node with 'litereplica run', or name another one with --url"
         ) from error
-    return _document(url, answer)
 
 
 def _document(url: str, answer: httpx.Response) -> dict[str, Any]:

@@ -22,6 +22,7 @@ COMMANDS: Final = {
     "doctor": ("litereplica.cli.doctor:doctor", "Can this machine run a node?"),
     "run": ("litereplica.cli.run:run", "Mount, replicate and serve until told to stop."),
     "status": ("litereplica.cli.status:status", "What a node is, where it stands, and its replicas."),
+    "verify": ("litereplica.cli.verify:verify", "Compare a database with its log, and with another node."),
     "version": ("litereplica.cli.version:version", "Versions of everything that matters."),
     "wait": ("litereplica.cli.wait:wait", "Wait until a node has applied a transaction."),
 }

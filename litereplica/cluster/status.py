@@ -11,7 +11,10 @@ Role = Literal["primary", "replica"]
 
 @dataclass(frozen=True, slots=True)
 class DatabaseStatus:
-    """One database here; ``txid`` and ``checksum`` are 16 hex digits, ``lag_ms`` is None before the first contact."""
+    """One database here; ``txid`` and ``checksum`` are 16 hex digits, ``lag_ms`` is None before the first contact.
+
+    ``damaged``: numbers of pages that the self-check has found wrong, at most 100 of them.
+    """
 
     name: str
     txid: str
@@ -21,6 +24,7 @@ class DatabaseStatus:
     page_size: int
     pages: int
     lag_ms: int | None
+    damaged: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,10 @@ _NAME: Final = re.compile(r"[^\s/\x00-\x1f\x7f]{1,255}")
 
 # One heartbeat may be lost and one be late, and the connection still lives.
 HEARTBEATS_IN_TIMEOUT: Final = 3
+# Slower than this a pass over a database of 1 GB takes more than four hours, and one of 100 GB never ends.
+SLOWEST_SCRUB_BYTES_S: Final = 64 * 1024
+# A small database would be read all the time.
+SHORTEST_SCRUB_PAUSE_S: Final = 0.1
 
 
 def check_settings(settings: Settings) -> Iterator[Complaint]:
@@ -80,6 +84,14 @@ def _check_limits(settings: Settings) -> Iterator[Complaint]:
         yield ("replication", "timeout"), message
     if settings.data.retention.size_bytes <= 0:
         yield ("data", "retention", "size"), "'data.retention.size' must be more than 0"
+    scrub = settings.data.scrub
+    if 0 < scrub.rate_bytes < SLOWEST_SCRUB_BYTES_S:
+        yield (
+            ("data", "scrub", "rate"),
+            "'data.scrub.rate' must be at least 64KiB (it is bytes a second), or 0 to read nothing again",
+        )
+    if scrub.pause_s < SHORTEST_SCRUB_PAUSE_S:
+        yield ("data", "scrub", "pause"), "'data.scrub.pause' must be at least 100ms; 0 for the rate turns it off"
 
 
 def _check_lease(settings: Settings) -> Iterator[Complaint]:

@@ -48,12 +48,21 @@ class RetentionSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ScrubSettings:
+    """How fast files are read again to find damage: ``rate_bytes`` a second (0: never), ``pause_s`` between passes."""
+
+    rate_bytes: Bytes = field(default=Bytes(8 * 2**20), metadata={KEY: "rate"})
+    pause_s: Seconds = field(default=Seconds(3600.0), metadata={KEY: "pause"})
+
+
+@dataclass(frozen=True, slots=True)
 class DataSettings:
-    """Where the log and the files behind the mount are kept, and how records are compressed."""
+    """Where the log and the files behind the mount are kept, how records are compressed, and how files are checked."""
 
     dir: Path = Path("/var/lib/litereplica")
     compression: Literal["none", "lz4", "zstd"] = "none"
     retention: RetentionSettings = field(default_factory=RetentionSettings)
+    scrub: ScrubSettings = field(default_factory=ScrubSettings)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@ Knows requests, answers and their codes. Does not know how a node comes to its s
 An error is ``{"error": CODE, "message": what happened and what to do}``.
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import asdict
 from http import HTTPStatus
 from typing import Final, Protocol
@@ -13,20 +14,27 @@ import trio
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from litereplica.cluster.status import NodeStatus
 from litereplica.config.units import parse_duration
-from litereplica.errors import Misconfigured
+from litereplica.errors import Corrupt, LitereplicaError, Misconfigured, Refused
 from litereplica.ltx.position import Position, format_txid
 from litereplica.store.database import Database
+from litereplica.store.verify import Verification, Verified
 
 DEFAULT_WAIT_S: Final = 30.0
 # A client that wants longer asks again; nothing waits for ever on a connection that a proxy has long given up.
 LONGEST_WAIT_S: Final = 600.0
 HEX_DIGITS: Final = 16
 METHODS: Final = ("GET", "HEAD", "OPTIONS")
+# A line so often while a database is read, so that whoever asked knows that we live; a step takes a second at most.
+PROGRESS_S: Final = 0.5
+# Each reads a disk as fast as it can.
+VERIFICATIONS_LIMIT: Final = 4
+# A damaged disk may have millions; who needs all of them has the file.
+LONGEST_PAGE_LIST: Final = 1000
 
 
 class Node(Protocol):
@@ -37,6 +45,9 @@ class Node(Protocol):
 
     def database(self, name: str) -> Database | None:
         """A database by its name, also one that is about to arrive."""
+
+    def found_damage(self, name: str, pgnos: list[int]) -> None:
+        """A verification has found pages that are not what they should be."""
 
 
 class Problem(HTTPException):
@@ -57,6 +68,16 @@ def build(node: Node) -> Starlette:
     async def wait(request: Request) -> Response:
         return JSONResponse(await _wait(node, request))
 
+    async def position(request: Request) -> Response:
+        return JSONResponse(_position(node, request))
+
+    async def verify(request: Request) -> Response:
+        database = _named(node, request)
+        if len(verifying) >= VERIFICATIONS_LIMIT:
+            message = f"{VERIFICATIONS_LIMIT} verifications are under way: ask again when one has ended"
+            raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "busy", message)
+        return StreamingResponse(_verify(node, database, verifying), media_type="application/x-ndjson")
+
     async def ready(request: Request) -> Response:
         found = node.status()
         return _health(request, is_good=found.ready, found=found)
@@ -64,9 +85,12 @@ def build(node: Node) -> Starlette:
     async def live(request: Request) -> Response:
         return _health(request, is_good=True, found=node.status())
 
+    verifying: set[object] = set()
     routes = [
         Route("/status", status, methods=list(METHODS)),
         Route("/wait", wait, methods=["GET"]),
+        Route("/position", position, methods=["GET"]),
+        Route("/verify", verify, methods=["GET"]),
         Route("/readyz", ready, methods=list(METHODS)),
         Route("/livez", live, methods=list(METHODS)),
     ]
@@ -82,14 +106,11 @@ def _health(request: Request, *, is_good: bool, found: NodeStatus) -> Response:
     return JSONResponse(body, code, headers)
 
 
-async def _wait(node: Node, request: Request) -> dict[str, str]:
-    query = request.query_params
-    name = query.get("db") or ""
+def _named(node: Node, request: Request) -> Database:
+    """The database that ``db=`` names."""
+    name = request.query_params.get("db") or ""
     if not name:
         raise Problem(HTTPStatus.BAD_REQUEST, "bad_request", "give db=NAME, the database's path below the mount")
-    txid = _hexadecimal(query.get("txid"), "txid")
-    checksum = _hexadecimal(query["checksum"], "checksum") if "checksum" in query else None
-    timeout_s = _timeout(query.get("timeout"))
     database = node.database(name)
     if database is None:
         raise Problem(
@@ -97,6 +118,16 @@ async def _wait(node: Node, request: Request) -> dict[str, str]:
             "no_such_database",
             f"no database {name!r} on this node: check the name (GET /status lists them)",
         )
+    return database
+
+
+async def _wait(node: Node, request: Request) -> dict[str, str]:
+    query = request.query_params
+    txid = _hexadecimal(query.get("txid"), "txid")
+    checksum = _hexadecimal(query["checksum"], "checksum") if "checksum" in query else None
+    timeout_s = _timeout(query.get("timeout"))
+    database = _named(node, request)
+    name = database.name
     with trio.move_on_after(timeout_s):
         while database.applied < txid:
             _check_history(database, txid, checksum)
@@ -111,6 +142,66 @@ async def _wait(node: Node, request: Request) -> dict[str, str]:
             _reached(database),
         )
     return _reached(database)
+
+
+def _position(node: Node, request: Request) -> dict[str, str | None]:
+    """The position logged here, or the checksum that this node had at an earlier TXID; null when it is not known."""
+    database = _named(node, request)
+    at = database.position
+    txid = _hexadecimal(request.query_params["txid"], "txid") if "txid" in request.query_params else at.txid
+    checksum = at.checksum if txid == at.txid else database.log.checksum_at(txid)
+    return {
+        "db": database.name,
+        "txid": format_txid(txid),
+        "checksum": None if checksum is None else f"{checksum:016x}",
+    }
+
+
+async def _verify(node: Node, database: Database, verifying: set[object]) -> AsyncIterator[str]:
+    """JSON lines: progress every half second, and at last a result or an error."""
+    key = object()
+    verifying.add(key)
+    verification: Verification | None = None
+    try:
+        verification = Verification(database, str(id(key)))
+        said = 0.0
+        while verification.result is None:
+            if trio.current_time() - said >= PROGRESS_S:
+                said = trio.current_time()
+                done, total = verification.pages_done, verification.pages_total
+                yield _line({"type": "progress", "pages": done, "of": total})
+            await verification.step()
+        if verification.result.damaged:
+            node.found_damage(database.name, list(verification.result.damaged))
+        yield _line({"type": "result"} | _verified(database, verification.result))
+    except (LitereplicaError, OSError) as error:
+        code = "corrupt" if isinstance(error, Corrupt) else "refused" if isinstance(error, Refused) else "unavailable"
+        yield _line({"type": "error", "error": code, "message": str(error)})
+    finally:
+        verifying.discard(key)
+        if verification is not None:
+            verification.close()
+
+
+def _verified(database: Database, found: Verified) -> dict[str, object]:
+    return {
+        "db": database.name,
+        "sound": found.sound,
+        "txid": format_txid(found.position.txid),
+        "checksum": f"{found.position.checksum:016x}",
+        "recomputed": f"{found.recomputed:016x}",
+        "page_checksums": f"{found.table:016x}",
+        "log": None if found.logged is None else f"{found.logged:016x}",
+        "page_size": found.page_size,
+        "pages": found.page_count,
+        "log_pages": found.log_pages,
+        "damaged_count": len(found.damaged),
+        "damaged": list(found.damaged[:LONGEST_PAGE_LIST]),
+    }
+
+
+def _line(document: dict[str, object]) -> str:
+    return json.dumps(document, ensure_ascii=False) + "\n"
 
 
 def _check_history(database: Database, txid: int, checksum: int | None) -> None:

@@ -10,6 +10,8 @@ and a frozen dataclass of eleven fields takes three microseconds to build, a nam
 from struct import Struct
 from typing import NamedTuple
 
+from litereplica.sqlite.pages import lock_page
+
 MAGIC = b"LRX1"
 FORMAT_VERSION = 1
 
@@ -65,6 +67,11 @@ class RecordHeader(NamedTuple):
     timestamp_ms: int
     pre_checksum: int
     compression: str
+
+    @property
+    def holds_every_page(self) -> bool:
+        """Whether the record makes the whole database by itself, whatever was there before."""
+        return self.commit > 0 and self.page_count == self.commit - (self.commit >= lock_page(self.page_size))
 
 
 class RecordTrailer(NamedTuple):

@@ -1,31 +1,22 @@
-"""The files of the mount, one class a kind.
+"""What the files of the mount have in common, and the wal-index.
 
-Knows what a write, a truncate, an fsync means for a database file, its wal-index and its journal; the WAL has a module
-of its own (mount.wal_file). Does not know inodes or handles (mount.tree, mount.operations).
+Does not know databases (mount.database_file), journals (mount.journal_file), the WAL (mount.wal_file), inodes or
+handles (mount.tree, mount.operations).
 """
 
 import errno
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
 
 import pyfuse3
 import structlog
 
 from litereplica.mount.access import Access
 from litereplica.mount.errors import translate
-from litereplica.sqlite.pages import DATABASE_MAGIC, is_database
-from litereplica.store.adopt import adopt, is_wal_database
 from litereplica.store.database import Database
-from litereplica.store.folded import changed_pages
 from litereplica.store.store import Store
 
-if TYPE_CHECKING:
-    from litereplica.mount.wal_file import WalFile
-
 log = structlog.get_logger()
-
-FIRST_BYTES: Final = 100
 
 
 class File:
@@ -99,124 +90,6 @@ class File:
         """Log why, once per refusal, and make the error."""
         log.warning(event, file=self.name, reason=reason)
         return pyfuse3.FUSEError(code)
-
-
-class DatabaseFile(File):
-    """A database, or an empty file that may become one."""
-
-    __slots__ = ("_known", "journal", "rejected", "wal")
-
-    def __init__(self, store: Store, access: Access, name: str) -> None:
-        super().__init__(store, access, name)
-        self.wal: WalFile | None = None
-        self.journal: JournalFile | None = None
-        # The first bytes have been seen to be a database's.
-        self._known = False
-        # Somebody tried to make another kind of file of it; when it is closed, nothing of it stays.
-        self.rejected = False
-
-    @property
-    def database(self) -> Database | None:
-        """The replicated database that this file is, if it is one by now."""
-        database = self.store.databases.get(self.name)
-        if database is None or not database.exists or self.unlinked:
-            return None
-        return database
-
-    async def write(self, offset: int, data: bytes) -> int:
-        database = self.database
-        if database is None:
-            self._check_first_write(offset, data)
-        else:
-            if self.wal is not None and self.wal.is_unsummed and self.access.primary:
-                raise self.wal.refuse_unsummed()
-            if self.wal is not None and self.wal.detector.unsettled and self.access.primary:
-                # A checkpoint copies what it found committed, whether a write completed that or not.
-                await self.wal.settle()
-            if self.access.primary and (self.wal is None or not self.wal.detector.committed_frames):
-                raise self.refuse(
-                    "write_refused",
-                    "a replicated database is written outside WAL mode, which this version does not capture: "
-                    "keep PRAGMA journal_mode=WAL",
-                )
-            if not database.log.durable:
-                # The log is never behind the files: a page may carry a transaction whose record is not on the disk.
-                await self._sync_log(database)
-        return self.store.disk.pwrite(self.descriptor, data, offset)
-
-    async def _sync_log(self, database: Database) -> None:
-        try:
-            await database.log.sync()
-        except OSError as error:
-            fence(self.access, database, error)
-            raise
-
-    def _check_first_write(self, offset: int, data: bytes) -> None:
-        if self._known:
-            return
-        if self.size() == 0:
-            journalled = self.journal is not None and self.journal.size() > 0
-            if not (journalled and offset) and not (offset == 0 and data.startswith(DATABASE_MAGIC)):
-                raise self._reject()
-        elif not is_database(self.read_now(0, FIRST_BYTES)) and offset:
-            raise self.refuse("not_a_database", "the first page of this file is not SQLite's; it is left as it is")
-        if offset == 0 and is_database(data):
-            self._known = True
-
-    def _reject(self) -> pyfuse3.FUSEError:
-        """Once in the log for each file, however often its writer tries."""
-        if self.rejected:
-            return pyfuse3.FUSEError(errno.EACCES)
-        self.rejected = True
-        return self.refuse(
-            "not_a_database",
-            "only SQLite databases can be replicated, so only they are kept in the mount: put this file elsewhere",
-        )
-
-    async def truncate(self, size: int) -> None:
-        database = self.database
-        if database is not None:
-            folding = self.wal is not None and self.wal.detector.committed_frames
-            if self.access.primary and not (folding and self._is_in_wal_beyond(database, size)):
-                raise self.refuse("truncate_refused", "a replicated database is only shortened by SQLite's checkpoint")
-            if not database.log.durable:
-                await self._sync_log(database)
-        await super().truncate(size)
-
-    @staticmethod
-    def _is_in_wal_beyond(database: Database, size: int) -> bool:
-        """Whether a checkpoint may leave ``size`` bytes: pages beyond them have to be in the WAL.
-
-        It cuts the file to the size at the commit that it has read, and commits go on meanwhile (walCheckpoint).
-        """
-        beyond = range(size // database.page_size + 1, database.page_count + 1)
-        return not beyond or changed_pages(database.log, database.base.txid).issuperset(
-            pgno for pgno in beyond if pgno != database.lock_page
-        )
-
-    async def adopt_if_wal(self) -> None:
-        """Take a database that has become a WAL database into the log; nothing when it is there or is none."""
-        if self.database is None and not self.unlinked and self.access.primary and is_wal_database(self.path):
-            await adopt(self.store, self.name)
-
-
-class JournalFile(File):
-    """A rollback journal: only of a database that is not replicated yet (it is being made, or not in WAL mode)."""
-
-    __slots__ = ("_owner",)
-
-    def __init__(self, store: Store, access: Access, owner: DatabaseFile, name: str) -> None:
-        super().__init__(store, access, name)
-        self._owner = owner
-
-    async def truncate(self, size: int) -> None:
-        if size == 0:
-            await self._owner.adopt_if_wal()
-        await super().truncate(size)
-
-    async def may_unlink(self) -> None:
-        """The journal's end is the commit: a database that has just become a WAL database enters the log here."""
-        await self._owner.adopt_if_wal()
 
 
 class ShmFile(File):

@@ -16,8 +16,10 @@ import pyfuse3
 import structlog
 
 from litereplica.mount.access import Access
+from litereplica.mount.database_file import DatabaseFile
 from litereplica.mount.errors import translate
-from litereplica.mount.files import DatabaseFile, File, JournalFile, ShmFile
+from litereplica.mount.files import File, ShmFile
+from litereplica.mount.journal_file import JournalFile, SuperJournalFile
 from litereplica.mount.tree import ROOT_INODE, Inode, Kind, Tree, kind_of
 from litereplica.mount.virtual import content
 from litereplica.mount.wal_file import WalFile
@@ -85,6 +87,10 @@ class Operations(pyfuse3.Operations):
         self._handles: dict[int, File | VirtualHandle] = {}
         # Who opened a WAL, by handle: when it is closed, it matters whether that process still lives.
         self._openers: dict[int, int] = {}
+        # Directories in which names of other files than journals have changed since they were made durable.
+        self._changed_folders: set[str] = set()
+        # Handles that can only write a database file: copies into the mount.
+        self._importing: set[int] = set()
         self._next_handle = 1
 
     # -- the hot path: no wrapper, no lookup beyond the handle -----------------------------------------------------
@@ -102,8 +108,17 @@ class Operations(pyfuse3.Operations):
 
     @translated
     async def fsyncdir(self, fh: pyfuse3.FileHandleT, datasync: bool) -> None:  # noqa: FBT001
-        path = self.store.file_path(self.tree.inode(fh).name)
-        await self.store.calls.run(lambda: self.store.disk.fsync_directory(path))
+        folder = self.tree.inode(fh).name
+        if folder not in self._changed_folders:
+            return  # names of journals need not be durable before their databases' files change
+        self._changed_folders.discard(folder)
+        path = self.store.file_path(folder)
+        try:
+            await self.store.calls.run(lambda: self.store.disk.fsync_directory(path))
+        except OSError:
+            self._changed_folders.add(folder)
+            raise
+        self.tree.journals.directory_synced(path)
 
     # -- names -----------------------------------------------------------------------------------------------------
 
@@ -156,7 +171,7 @@ class Operations(pyfuse3.Operations):
         entry.st_mode = file.mode if isinstance(file, ShmFile) else status.st_mode
         entry.st_nlink = status.st_nlink if not isinstance(file, ShmFile) else 1
         entry.st_uid, entry.st_gid = status.st_uid, status.st_gid
-        entry.st_size = file.size() if isinstance(file, WalFile) else status.st_size
+        entry.st_size = file.size() if isinstance(file, WalFile | DatabaseFile) else status.st_size
         entry.st_blksize = status.st_blksize
         entry.st_blocks = (status.st_size + BLOCK_BYTES - 1) // BLOCK_BYTES
         entry.st_atime_ns, entry.st_mtime_ns, entry.st_ctime_ns = (
@@ -213,6 +228,9 @@ class Operations(pyfuse3.Operations):
         handle = self._handle(file)
         if isinstance(file, WalFile):
             self._openers[handle] = ctx.pid
+        elif isinstance(file, DatabaseFile) and flags & os.O_ACCMODE == os.O_WRONLY:
+            self._importing.add(handle)
+            file.importers += 1
         return pyfuse3.FileInfo(fh=handle, keep_cache=True)
 
     def _check_writer(self, ctx: pyfuse3.RequestContext) -> None:
@@ -246,6 +264,10 @@ class Operations(pyfuse3.Operations):
         attributes = self._entry(inode)
         return await self.open(inode.number, flags & ~(os.O_CREAT | os.O_EXCL), ctx), attributes
 
+    def _name_changes(self, path: str, kind: Kind | None) -> None:
+        if kind in (None, Kind.DATABASE):
+            self._changed_folders.add(path.rpartition("/")[0])
+
     def _check_owner(self, path: str, stem: str) -> None:
         if not self.store.file_path(stem).is_file():
             log.warning("file_refused", file=path, reason="there is no database of that name beside it")
@@ -259,19 +281,14 @@ class Operations(pyfuse3.Operations):
                 raise pyfuse3.FUSEError(errno.EACCES)
         else:
             self._check_owner(path, stem)
-        if kind is Kind.JOURNAL and self.tree.database_file(stem).database is not None:
-            log.warning(
-                "journal_refused",
-                database=stem,
-                reason="a replicated database must stay in WAL mode in this version: keep PRAGMA journal_mode=WAL",
-            )
-            raise pyfuse3.FUSEError(errno.EACCES)
+        self._name_changes(path, kind)
         target = self.store.file_path(path)
         descriptor = self.store.disk.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode & 0o7777)
         if os.geteuid() == 0 and (ctx.uid, ctx.gid) != (0, 0):
             os.fchown(descriptor, ctx.uid, ctx.gid)
         inode = self.tree.take(path, directory=False)
         assert inode.file is not None
+        inode.file.close()
         inode.file.descriptor = descriptor
 
     @translated
@@ -279,8 +296,13 @@ class Operations(pyfuse3.Operations):
         file = self._handles.pop(fh, None)
         if isinstance(file, WalFile):
             await file.released(opener_is_gone=has_ended(self._openers.pop(fh, 0)))
-        elif isinstance(file, DatabaseFile) and file.rejected:
-            self._remove_rejected(file)
+        elif isinstance(file, DatabaseFile):
+            if fh in self._importing:
+                self._importing.discard(fh)
+                file.importers -= 1
+                await file.imported()
+            if file.rejected:
+                self._remove_rejected(file)
 
     def _remove_rejected(self, file: DatabaseFile) -> None:
         """Take away the empty file that somebody wanted to fill with something else, once nobody has it open."""
@@ -351,10 +373,12 @@ class Operations(pyfuse3.Operations):
                 # The applier's connection was the last one: an empty WAL lets read-only connections go on.
                 raise pyfuse3.FUSEError(errno.EROFS)
             file.may_unlink()
-        elif isinstance(file, JournalFile):
-            await file.may_unlink()
-        if not isinstance(file, ShmFile):
-            self.store.disk.unlink(self.store.file_path(path))
+        target = self.store.file_path(path)
+        if isinstance(file, JournalFile | SuperJournalFile):
+            await file.unlink(lambda: self.store.disk.unlink(target))
+        elif not isinstance(file, ShmFile):
+            self.store.disk.unlink(target)
+        self._name_changes(path, kind)
         self.tree.remove(path)
 
     @translated
@@ -390,6 +414,8 @@ class Operations(pyfuse3.Operations):
         if target.exists() and target.is_file() and target.stat().st_size:
             raise pyfuse3.FUSEError(errno.EEXIST)
         self.store.disk.rename(source, target)
+        self._name_changes(old, None)
+        self._name_changes(new, None)
         self.tree.rename(old, new)
 
     # -- directories -----------------------------------------------------------------------------------------------
@@ -402,6 +428,7 @@ class Operations(pyfuse3.Operations):
         path = self.tree.path(parent_inode, name)
         target = self.store.file_path(path)
         self.store.disk.mkdir(target)
+        self._name_changes(path, None)
         target.chmod(mode & 0o7777)
         if os.geteuid() == 0 and (ctx.uid, ctx.gid) != (0, 0):
             os.chown(target, ctx.uid, ctx.gid)
@@ -412,6 +439,7 @@ class Operations(pyfuse3.Operations):
         self._check_writer(ctx)
         path = self.tree.path(parent_inode, name)
         self.store.disk.rmdir(self.store.file_path(path))
+        self._name_changes(path, None)
         self.tree.remove(path)
 
     @translated

@@ -12,8 +12,11 @@ from pathlib import PurePosixPath
 from typing import Final
 
 from litereplica.mount.access import Access
-from litereplica.mount.files import DatabaseFile, File, JournalFile, ShmFile
+from litereplica.mount.database_file import DatabaseFile
+from litereplica.mount.files import File, ShmFile
+from litereplica.mount.journal_file import JournalFile, Journals, SuperJournalFile
 from litereplica.mount.wal_file import WalFile
+from litereplica.sqlite.journal import is_super_journal
 from litereplica.store.store import Store
 
 ROOT_INODE: Final = 1
@@ -29,6 +32,7 @@ class Kind(Enum):
     WAL = auto()
     SHM = auto()
     JOURNAL = auto()
+    SUPER_JOURNAL = auto()
     POSITION = auto()
     PRIMARY = auto()
     LAG = auto()
@@ -48,6 +52,8 @@ def kind_of(name: str) -> tuple[Kind, str]:
         return Kind.PRIMARY, ""
     if name == LAG_NAME:
         return Kind.LAG, ""
+    if is_super_journal(name):
+        return Kind.SUPER_JOURNAL, name.rpartition("-")[0]
     for suffix, kind in _SUFFIXES:
         stem = name.removesuffix(suffix)
         if stem != name and stem and not stem.endswith("/"):
@@ -79,6 +85,7 @@ class Tree:
         root = Inode(ROOT_INODE, "", None, None)
         self._inodes: dict[int, Inode] = {ROOT_INODE: root}
         self._names: dict[str, Inode] = {"": root}
+        self.journals = Journals()
         # Files that live as long as the daemon does not see them unlinked: a wal-index has no place on the disk.
         self._shm: dict[str, ShmFile] = {}
 
@@ -118,8 +125,10 @@ class Tree:
             if kind is Kind.WAL:
                 owner.wal = WalFile(store, access, owner, name)
                 return owner.wal
-            owner.journal = JournalFile(store, access, owner, name)
+            owner.journal = JournalFile(store, access, owner, name, self.journals)
             return owner.journal
+        if kind is Kind.SUPER_JOURNAL:
+            return SuperJournalFile(store, access, name, self.journals)
         return None
 
     def database_file(self, name: str) -> DatabaseFile:
@@ -192,7 +201,7 @@ class Tree:
         file = inode.file
         if isinstance(file, DatabaseFile):
             return file.wal is None and file.journal is None
-        return not isinstance(file, WalFile)
+        return not (isinstance(file, WalFile) or (isinstance(file, JournalFile) and file.is_live))
 
     def _drop(self, inode: Inode) -> None:
         self._inodes.pop(inode.number, None)

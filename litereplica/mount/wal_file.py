@@ -25,7 +25,7 @@ from litereplica.store.database import Pages
 from litereplica.store.store import Store
 
 if TYPE_CHECKING:
-    from litereplica.mount.files import DatabaseFile
+    from litereplica.mount.database_file import DatabaseFile
 
 log = structlog.get_logger()
 
@@ -48,7 +48,6 @@ class WalFile(File):
         "_pending_end",
         "_pwrite",
         "_read",
-        "_refusing",
         "_unsummed",
         "_unsummed_end",
         "_waiting",
@@ -62,8 +61,6 @@ class WalFile(File):
         # A commit is being logged in pieces: SQLite's locks keep other writers away, this keeps away all others.
         self._held = False
         self._waiting = trio.lowlevel.ParkingLot()
-        # The disk has refused a commit and taken none since: an application that tries again and again is one line.
-        self._refusing = False
         # End of a commit frame that was written without salts and checksums and waits for its completion; 0 for none.
         self._unsummed_end = 0
         # Of the open transaction: the lowest frame that was overwritten in place, the lowest written without sums.
@@ -117,7 +114,7 @@ class WalFile(File):
                 self.flush()
         except OSError as error:
             self.detector.forget(offset)
-            self._say_refused(error)
+            self._owner.say_refused(error)
             raise
         return size
 
@@ -249,33 +246,16 @@ class WalFile(File):
             database.commit(pages, transaction.commit, partial(self._pwrite, self.descriptor, data, offset))
         except BaseException as error:
             detector.refuse()
-            self._say_refused(error)
+            self._owner.say_refused(error)
             raise
         self._pending = []
         self._unsummed_end = 0
         if self._overwritten != _NO_FRAME or self._unsummed != _NO_FRAME:
             self._forget_overwriting()
         detector.accept()
-        if self._refusing:
-            self._say_accepted()
+        if self._owner.refusing:
+            self._owner.say_accepted()
         return True
-
-    def _say_refused(self, error: BaseException) -> None:
-        if isinstance(error, OSError) and not self._refusing:
-            self._refusing = True
-            full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-            log.warning(
-                "commits_refused",
-                database=self._owner.name,
-                reason=error.strerror,
-                advice="make room on the data directory's disk: commits go on by themselves then"
-                if full
-                else "check the data directory's disk",
-            )
-
-    def _say_accepted(self) -> None:
-        self._refusing = False
-        log.info("commits_accepted_again", database=self._owner.name)
 
     async def settle(self) -> None:
         """Log a commit whose last bytes were in the file already, so that no write completed it (sqlite.detector).
@@ -320,14 +300,13 @@ class WalFile(File):
                 write()
         except BaseException as error:
             self.detector.refuse()
-            self._say_refused(error)
+            self._owner.say_refused(error)
             raise
         else:
             self.detector.accept()
             self._unsummed_end = 0
             self._forget_overwriting()
-            if self._refusing:
-                self._say_accepted()
+            self._owner.say_accepted()
         finally:
             self._held = False
             if self._waiting:
@@ -345,7 +324,7 @@ class WalFile(File):
     async def _restart(self) -> None:
         database = self._owner.database
         if database is not None:
-            database.wal_restarted()
+            database.file_complete()
             self.access.wal_restarted(database.name, self.size())
         else:
             await self._owner.adopt_if_wal()
@@ -406,7 +385,7 @@ class WalFile(File):
             if size == 0:
                 self._unsummed_end = 0
                 if database is not None:
-                    database.wal_restarted()
+                    database.file_complete()
         await super().truncate(size)
 
     async def sync(self) -> None:
@@ -428,5 +407,5 @@ class WalFile(File):
             return
         if self.detector.committed_frames and not database.is_folded(self._owner.read_now):
             raise self.refuse("unlink_refused", "the WAL holds transactions that are not yet in the database file")
-        database.wal_restarted()
+        database.file_complete()
         self.access.wal_removed(database.name)

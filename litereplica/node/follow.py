@@ -7,9 +7,7 @@ them (applier).
 The queue is the log: per database only a few spans are under way, so memory does not grow with the distance.
 """
 
-import os
 from collections import deque
-from pathlib import Path
 from typing import Final
 
 import structlog
@@ -18,8 +16,10 @@ import trio
 from litereplica.applier.link import ApplierLink
 from litereplica.errors import LitereplicaError
 from litereplica.mount.operations import Operations
+from litereplica.sqlite.pages import DATABASE_HEADER_BYTES, parse_database_header
 from litereplica.store.apply import write_span
 from litereplica.store.database import Database
+from litereplica.store.replica_wal import make_wal, wal_of
 from litereplica.store.store import Store
 
 log = structlog.get_logger()
@@ -39,10 +39,12 @@ RETRY_S: Final = 0.5
 class _Progress:
     """Where one database stands between the log and the applier."""
 
-    __slots__ = ("failed", "flows", "installing", "making", "sent", "stuck", "under_way")
+    __slots__ = ("closing", "failed", "flows", "installing", "making", "sent", "stuck", "under_way")
 
     def __init__(self, applied: int) -> None:
         self.making = False
+        # The applier may still be busy with a file that was dropped: no other may have its name before this is set.
+        self.closing: trio.Event | None = None
         self.reset(applied)
 
     def reset(self, applied: int) -> None:
@@ -122,8 +124,8 @@ class Follower:
         """The applier could not apply."""
         log.error("apply_failed", database=name, txid=f"{txid:016x}", reason=reason, retry=retry)
         progress = self._progress.get(name)
-        if progress is None:
-            return
+        if progress is None or progress.closing is not None:
+            return  # of a history that was dropped meanwhile
         progress.under_way.clear()
         progress.installing = False
         if not retry:
@@ -133,12 +135,28 @@ class Follower:
             self._retries.append(name)
             self._wake.set()
 
+    def closed(self, name: str) -> None:
+        """The applier has let go of a dropped database."""
+        database, progress = self._store.get(name), self._progress.get(name)
+        if progress is not None and progress.closing is not None:
+            progress.closing.set()
+            progress.closing = None
+            if database is not None:
+                self.changed(database)
+
+    async def wait_closed(self, name: str) -> None:
+        """Return when another file may have the name of a database."""
+        progress = self._progress.get(name)
+        while progress is not None and progress.closing is not None:
+            await progress.closing.wait()
+
     def restarted(self) -> None:
         """A new applier knows nothing of what was under way: everything after the applied TXID goes out again."""
         for database in self._store.databases.values():
             progress = self._progress.get(database.name)
             if progress is not None:
                 progress.reset(self._resume_after(database))
+                self.closed(database.name)
                 self._dirty[database.name] = None
         self._wake.set()
 
@@ -180,7 +198,6 @@ class Follower:
     async def run(self) -> None:
         """Bring everything in, for ever."""
         for database in self._store.databases.values():
-            ensure_wal(self._store, database)
             self.changed(database)
         async with trio.open_nursery() as nursery:
             while True:
@@ -215,6 +232,8 @@ class Follower:
         if database.dropped_txid > max(database.applied, progress.sent):
             progress.flows = False
             self._drop(database, progress)
+        if progress.closing is not None:
+            return
         if database.pending_install is not None:
             if not progress.under_way:
                 self._install(database, progress)
@@ -245,8 +264,10 @@ class Follower:
         progress.under_way.append(database.base.txid)
         progress.installing = True
         log.info("snapshot_replaces_database", database=database.name, position=str(database.base))
-        page_count = path.stat().st_size // database.page_size
-        self._link.install(database.name, path, database.page_size, page_count, database.base.txid)
+        # Of the snapshot: the database's own may be another one by now, if a record after it says so.
+        with path.open("rb") as file:
+            page_size = parse_database_header(file.read(DATABASE_HEADER_BYTES)).page_size
+        self._link.install(database.name, path, page_size, path.stat().st_size // page_size, database.base.txid)
 
     async def _make_file(self, database: Database, progress: _Progress) -> None:
         """Build a database that does not exist here yet under a name of its own, then show it whole."""
@@ -264,13 +285,21 @@ class Follower:
                 else:
                     await trio.to_thread.run_sync(write_span, disk, temporary, span)
                 after = span.last_txid
+            # A file that is shown before its log is durable is of no log's after a loss of power.
+            await database.log.sync()
             if database.dropped_txid > after or database.pending_install is not None or database.file_path.exists():
                 disk.unlink(temporary)
             else:
                 disk.make_directories(database.file_path.parent)
+                wal = wal_of(database)
+                if wal.exists():
+                    disk.unlink(wal)
+                # Before the file: in rollback mode nobody may find it without.
+                make_wal(disk, temporary, wal)
                 disk.rename(temporary, database.file_path)
                 progress.sent = after
-                ensure_wal(self._store, database)
+                # All of it is in the file, and nothing tells so again if no more comes: the self-check counts on it.
+                database.checkpointed(after)
                 database.set_applied(after)
         except (OSError, LitereplicaError) as error:
             self.failed(database.name, database.applied + 1, str(error), retry=isinstance(error, OSError))
@@ -280,23 +309,19 @@ class Follower:
 
     def _drop(self, database: Database, progress: _Progress) -> None:
         dropped = database.dropped_txid
+        try:
+            # Before the name is free for another file: redo of a log without the drop would go into that one.
+            database.log.sync_blocking()
+        except OSError as error:
+            self.failed(database.name, dropped, f"the log cannot be made durable: {error.strerror}", retry=True)
+            return
         self._link.close_database(database.name)
         self._operations.removed_here(database.name)
-        for path in (database.file_path, wal_of(self._store, database)):
+        for path in (database.file_path, wal_of(database)):
             if path.exists():
                 self._store.disk.unlink(path)
         progress.reset(dropped)
+        if self._link.pid is not None:
+            progress.closing = trio.Event()
         log.info("database_dropped", database=database.name, position=f"{dropped:016x}")
         database.set_applied(dropped)
-
-
-def wal_of(store: Store, database: Database) -> Path:
-    """The backing file of a database's WAL."""
-    return store.file_path(f"{database.name}-wal")
-
-
-def ensure_wal(store: Store, database: Database) -> None:
-    """A read-only connection cannot make a -wal: there has to be one, empty or not."""
-    path = wal_of(store, database)
-    if database.file_path.exists() and not path.exists():
-        store.disk.close(store.disk.open(path, os.O_RDWR | os.O_CREAT))

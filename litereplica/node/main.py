@@ -14,6 +14,7 @@ import os
 import resource
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Final
 
 import structlog
@@ -37,12 +38,17 @@ MAINTENANCE_S: Final = 5.0
 EXIT_INTERRUPTED: Final = 130
 # They mean nothing to us: they are the application's, and without one they are ignored.
 PASSED_ON: Final = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+# Data directory, disk, node, compression.
+OpenStore = Callable[[Path, Disk, str, str], Store]
 
 
-def run_node(settings: Settings) -> int:
-    """Be a node until told to stop; the exit code. Raises our errors, each with what to do."""
+def run_node(settings: Settings, open_store: OpenStore = Store.open) -> int:
+    """Be a node until told to stop; the exit code. Raises our errors, each with what to do.
+
+    ``open_store`` may put a twin in the disk's place: tests record what a crash could fall between.
+    """
     _raise_descriptor_limit()
-    with _opened(settings) as node:
+    with _opened(settings, open_store) as node:
         # Everything made so far lives as long as the node: the collector need not look at it again.
         gc.collect()
         gc.freeze()
@@ -70,13 +76,13 @@ def _raise_descriptor_limit() -> None:
 
 
 @contextlib.contextmanager
-def _opened(settings: Settings) -> Iterator[Node]:
+def _opened(settings: Settings, open_store: OpenStore) -> Iterator[Node]:
     prepare_mount_point(settings.mount.dir, early=True)
     with contextlib.ExitStack() as cleanups:
         http = bind(settings.http.listen, "http.listen")
         cleanups.callback(http.close)
         with _disk_errors(settings, "nothing of it was lost"):
-            store = Store.open(settings.data.dir, Disk(), settings.node.name, settings.data.compression)
+            store = open_store(settings.data.dir, Disk(), settings.node.name, settings.data.compression)
         cleanups.callback(store.close)
         node = Node(settings, store, http)
         node.mount()
@@ -118,7 +124,7 @@ async def _serve(node: Node, settings: Settings) -> int:
         mounted = await nursery.start(node.serve_mount)
         await nursery.start(node.run)
         nursery.start_soon(serve, build(node), node.http, stop.wait)
-        nursery.start_soon(_maintain, node.store, settings)
+        nursery.start_soon(_maintain, node, settings)
         nursery.start_soon(_watch_mount, mounted, stop, node)
         log.info(
             "ready_to_serve",
@@ -153,10 +159,11 @@ async def _watch_mount(ended: trio.Event, stop: trio.Event, node: Node) -> None:
         stop.set()
 
 
-async def _maintain(store: Store, settings: Settings) -> None:
-    retention = settings.data.retention
+async def _maintain(node: Node, settings: Settings) -> None:
+    store, retention = node.store, settings.data.retention
     while True:
         await trio.sleep(MAINTENANCE_S)
+        node.look_at_versions()
         try:
             await store.maintain(retention.age_s, retention.size_bytes)
         except OSError as error:

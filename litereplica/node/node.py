@@ -16,14 +16,17 @@ from litereplica.cluster.status import DatabaseStatus, NodeStatus, ReplicaPositi
 from litereplica.config import Settings
 from litereplica.ltx.position import format_txid
 from litereplica.mount.access import UNKNOWN_LAG_MS, Access
+from litereplica.mount.guard import VersionGuard
 from litereplica.mount.operations import Operations
 from litereplica.mount.session import Session
 from litereplica.mount.wait import AdaptiveWait
-from litereplica.node.follow import Follower, ensure_wal
+from litereplica.node.follow import Follower
 from litereplica.node.lead import Warmer
+from litereplica.node.scrub import SHOWN_PAGES, Scrubber
 from litereplica.replication.client import ReplicationClient
 from litereplica.replication.server import ReplicationServer
 from litereplica.store.database import Database
+from litereplica.store.replica_wal import ensure_wal
 from litereplica.store.snapshot import FinishedSnapshot
 from litereplica.store.store import Store
 
@@ -53,6 +56,9 @@ class Node:
         self._client: ReplicationClient | None = None
         self._follower: Follower | None = None
         self._warmer: Warmer | None = None
+        scrub = settings.data.scrub
+        self._scrubber = Scrubber(store, scrub.rate_bytes, scrub.pause_s)
+        self._guard = VersionGuard()
         primary = settings.lease.static.primary
         self.is_primary = settings.lease.type == "standalone" or (
             primary is not None and primary.name == settings.node.name
@@ -68,7 +74,7 @@ class Node:
         """Mount; nothing is answered until ``serve_mount`` runs."""
         if not self.is_primary:
             for database in self.store.databases.values():
-                ensure_wal(self.store, database)
+                ensure_wal(database)
         session = Session(self.operations, self._wait)
         session.open(self.settings.mount.dir, allow_other=self.settings.mount.allow_other)
         self._session = session
@@ -101,6 +107,7 @@ class Node:
                 await nursery.start(link.run)
                 self.access.applier_pid = link.pid or 0
                 await self._follow(nursery, link)
+            nursery.start_soon(self._scrubber.run)
             task_status.started()
 
     async def _lead(self, nursery: trio.Nursery, link: ApplierLink) -> None:
@@ -139,6 +146,7 @@ class Node:
             timeout_s=self.settings.replication.timeout_s,
         )
         self.access.lag_ms = lambda: UNKNOWN_LAG_MS if (lag := client.lag_ms()) is None else lag
+        self._scrubber.ask_snapshot = client.resync
         self._reason = f"has not yet caught up with {primary.name} at {primary.replication}"
         nursery.start_soon(follower.run)
         nursery.start_soon(client.run)
@@ -151,6 +159,8 @@ class Node:
 
     async def _install(self, finished: FinishedSnapshot) -> None:
         """A snapshot has arrived: it becomes the database, at once or through the applier."""
+        assert self._follower is not None
+        await self._follower.wait_closed(finished.database)
         database = self.store.install(
             finished.database,
             finished.pages_file,
@@ -163,8 +173,15 @@ class Node:
         )
         assert self._follower is not None
         self._follower.replaced(database)
-        ensure_wal(self.store, database)
+        # No await since the file was put in place: nobody has opened it without.
+        ensure_wal(database)
         await trio.lowlevel.checkpoint()
+
+    def look_at_versions(self) -> None:
+        """Warn about the SQLite that writes here, where that is to be said."""
+        if self.is_primary:
+            for database in self.store.databases.values():
+                self._guard.look(database)
 
     def _set_ready(self) -> None:
         self._reason = ""
@@ -205,6 +222,11 @@ class Node:
         if self._follower is not None:
             self._follower.failed(database, txid, reason, retry=retry)
 
+    def on_closed(self, database: str) -> None:
+        """The applier has let go of a dropped database."""
+        if self._follower is not None:
+            self._follower.closed(database)
+
     def on_restarted(self) -> None:
         """The applier died and there is a new one."""
         assert self._link is not None
@@ -219,6 +241,10 @@ class Node:
         found = self.store.get(name)
         return found if found is not None and (found.exists or found.applied < found.position.txid) else None
 
+    def found_damage(self, name: str, pgnos: list[int]) -> None:
+        """Somebody has verified a database: the self-check looks at once, and a replica fetches it anew."""
+        self._scrubber.report(name, pgnos)
+
     def status(self) -> NodeStatus:
         """Everything that is known now."""
         primary = self.settings.lease.static.primary
@@ -231,6 +257,11 @@ class Node:
             reason = "not connected to the primary"
         elif self._follower is not None and self._follower.stuck:
             ready, reason = False, "; ".join(f"{name}: {why}" for name, why in sorted(self._follower.stuck.items()))
+        elif self._scrubber.damaged:
+            # A replica's readers have others to turn to; the primary is the only one there is.
+            ready = ready and self.is_primary
+            then = "see docs/operations.md, Damage" if self.is_primary else "they are being fetched anew"
+            reason = f"damaged pages in {', '.join(sorted(self._scrubber.damaged))}: {then}"
         return NodeStatus(
             node=self.settings.node.name,
             role="primary" if self.is_primary else "replica",
@@ -253,6 +284,7 @@ class Node:
             page_size=database.page_size,
             pages=database.page_count,
             lag_ms=lag_ms,
+            damaged=tuple(self._scrubber.damaged.get(database.name, ())[:SHOWN_PAGES]),
         )
 
     def _replica_statuses(self) -> list[ReplicaStatus]:

@@ -141,6 +141,11 @@ class ReplicationClient:
         """Milliseconds since 1970 on the primary's clock, as far as it is known."""
         return time.time_ns() // 1_000_000 + self._clock_offset_ms
 
+    def resync(self, name: str, reason: str) -> None:
+        """Ask the primary for a snapshot of a database, if it is heard; nothing when one is on its way already."""
+        if self._receiver is not None:
+            self._receiver.resync(name, reason)
+
     # -- the receiver's side ---------------------------------------------------------------------------------------
 
     def heard(self) -> None:

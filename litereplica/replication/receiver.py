@@ -124,6 +124,11 @@ class Receiver:
         elif trio.current_time() >= self._ack_at:
             self._wake.set()
 
+    def resync(self, name: str, reason: str) -> None:
+        """Have a database replaced by the primary's, unless that is under way."""
+        if name not in self._foreign:
+            self._ask_snapshot(name, reason)
+
     def resume(self) -> None:
         """Something was applied: reading may go on."""
         self._resume.set()

@@ -5,6 +5,7 @@ Knows their order (one at a time, beside the records of other databases) and the
 """
 
 import time
+from array import array
 from collections import deque
 from collections.abc import Callable
 from typing import Final
@@ -25,7 +26,9 @@ from litereplica.ltx.position import Position
 from litereplica.replication.channel import Channel
 from litereplica.replication.feed import Feed
 from litereplica.replication.wake import Wake
+from litereplica.sqlite.pages import lock_page
 from litereplica.store.database import Database
+from litereplica.store.judge import Judge, page_checksums
 from litereplica.store.log import Trimmed
 from litereplica.store.snapshot import SnapshotSource
 
@@ -33,6 +36,17 @@ log = structlog.get_logger(__name__)
 
 INLINE_PAGES_BYTES: Final = 64 * 1024
 """A file up to this size is read in place: a worker thread costs more than the read."""
+
+JOURNAL_WAIT_S: Final = 10.0
+"""How long a rollback journal may keep pages from being read; then other snapshots have their turn."""
+
+
+class _Postponed(Exception):
+    """An application is in the middle of a transaction on the next pages; ``progress`` is where to go on."""
+
+    def __init__(self, progress: SnapshotProgress) -> None:
+        super().__init__(progress)
+        self.progress = progress
 
 
 class SnapshotQueue:
@@ -79,6 +93,11 @@ class SnapshotQueue:
                         "snapshot_too_slow", replica=self._replica, database=feed.database.name, reason=error.message
                     )
                     self._queue.append(feed)
+                except _Postponed as postponed:
+                    name, progress = feed.database.name, postponed.progress
+                    log.info("snapshot_waits", replica=self._replica, database=name, next_pgno=progress.next_pgno)
+                    self._progress[name] = progress
+                    self._queue.append(feed)
                 except (Corrupt, OSError) as error:
                     self._give_up(feed, error)
             await self._wake.wait()
@@ -103,7 +122,7 @@ class SnapshotQueue:
                 database.epoch, database.timestamp_ms,
             )  # fmt: skip
             await self._channel.send(encode(message))
-            await self._send_pages(name, source)
+            await self._send_pages(database, source)
             # Until the replica acknowledges the end, a cut connection may want these records again.
             database.log.pin(self._key, source.base.txid)
             position = await self._send_records_after(feed, source.base.txid)
@@ -114,21 +133,49 @@ class SnapshotQueue:
         finally:
             source.close()
 
-    async def _send_pages(self, name: str, source: SnapshotSource) -> None:
+    async def _send_pages(self, database: Database, source: SnapshotSource) -> None:
+        name = database.name
         if source.page_count == 0:
             return
+        judge, locked = Judge(database, source.base), lock_page(source.page_size)
         count = PAGES_LIMIT_BYTES // source.page_size
         inline = source.page_count * source.page_size <= INLINE_PAGES_BYTES
         pgno = source.first_pgno
         while True:
-            if inline:
-                data = source.read(pgno, count)
-            else:
-                data = await trio.to_thread.run_sync(source.read, pgno, count)
+            data = await self._read(source, pgno, count, inline=inline)
             if not data:
                 return
+            await self._check(database, judge, pgno, page_checksums(data, pgno, source.page_size, locked))
             await self._channel.send(pages_head(self._epoch, name, pgno, len(data)), data)
             pgno += len(data) // source.page_size
+
+    @staticmethod
+    async def _check(database: Database, judge: Judge, first_pgno: int, entries: "array[int]") -> None:
+        """Raises Corrupt when pages are not what they were when they were committed: damage is not passed on.
+
+        ``entries`` are their checksums. Those that records after the base change are the records' affair: they follow.
+        """
+        wrong = await judge.wrong_pages(first_pgno, len(entries), entries)
+        if wrong:
+            shown = ", ".join(map(str, wrong[:10])) + (" …" if len(wrong) > 10 else "")
+            raise Corrupt(
+                f"{database.file_path} is damaged (page {shown}), so no snapshot of it is sent: run 'litereplica "
+                f"verify {database.name}', and see docs/operations.md, Damage"
+            )
+
+    @staticmethod
+    async def _read(source: SnapshotSource, pgno: int, count: int, *, inline: bool) -> bytes:
+        """Pages as some committed transaction left them. Raises _Postponed when they stay uncertain for too long."""
+        with trio.move_on_after(JOURNAL_WAIT_S):
+            while True:
+                rollbacks = source.open_pages.rollbacks
+                if inline:
+                    data = source.read(pgno, count)
+                else:
+                    data = await trio.to_thread.run_sync(source.read, pgno, count)
+                if await source.wait_certain(pgno, count, rollbacks):
+                    return data
+        raise _Postponed(SnapshotProgress(source.base, source.page_size, pgno))
 
     async def _send_records_after(self, feed: Feed, base_txid: int) -> Position:
         """The records after the base, up to the end of the log as it is in some instant; the position there."""

@@ -17,6 +17,7 @@ LARGEST_PAGE = 65536
 # The pager never stores data on the page that holds this byte: SQLite's own locks are byte ranges from here on.
 LOCK_BYTE = 0x40000000
 
+_ROLLBACK_VERSION = 1
 _WAL_VERSION = 2
 _HEADER = struct.Struct(">16sHBBBBBB12I20xII")
 _TEXT_ENCODINGS = {0: "", 1: "UTF-8", 2: "UTF-16le", 3: "UTF-16be"}
@@ -44,6 +45,11 @@ class DatabaseHeader:
     def wal(self) -> bool:
         """Whether the database is in WAL mode (both format versions are 2)."""
         return self.write_version == _WAL_VERSION and self.read_version == _WAL_VERSION
+
+    @property
+    def rollback(self) -> bool:
+        """Whether the database is in one of the rollback-journal modes (both format versions are 1)."""
+        return self.write_version == _ROLLBACK_VERSION and self.read_version == _ROLLBACK_VERSION
 
 
 def is_page_size(size: int) -> bool:
@@ -99,3 +105,16 @@ def parse_database_header(first100: bytes) -> DatabaseHeader:
         text_encoding=_TEXT_ENCODINGS[encoding],
         sqlite_version=rest[-1],
     )
+
+
+def stored_page_count(header: DatabaseHeader, file_bytes: int) -> int:
+    """Return the size of the database in pages, as SQLite finds it in a file of ``file_bytes`` (btree.c, lockBtree).
+
+    Raises ``Corrupt`` when the file is shorter than its header says.
+    """
+    in_file = file_bytes // header.page_size
+    if header.page_count == 0 or header.change_counter != header.version_valid_for:
+        return in_file
+    if header.page_count > in_file:
+        raise Corrupt(f"the database header names {header.page_count} pages, the file has {in_file}")
+    return header.page_count

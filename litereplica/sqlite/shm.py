@@ -13,7 +13,7 @@ import struct
 import sys
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -188,6 +188,25 @@ def write_checkpoint_info(block: memoryview, info: CheckpointInfo) -> None:
     """Write the checkpoint info into block 0 (a caller with the locks that recovery or a restart takes)."""
     _CHECKPOINT_INFO.pack_into(block, CHECKPOINT_INFO_OFFSET, info.backfilled, *info.read_marks)
     struct.pack_into("=I", block, _ATTEMPTED_OFFSET, info.backfill_attempted)
+
+
+def restart(block: memoryview, salt2: int) -> None:
+    """Let the WAL begin again from its first frame, as walRestartHdr of wal.c does; its file is left as it is.
+
+    Everything must have been copied into the database file, and the caller hold the locks CHECKPOINT, WRITE and READ 1
+    to 4. ``salt2``: random, 32 bits. The order of the stores is SQLite's.
+    """
+    header = read_header(block)
+    assert header is not None, "a restart needs a whole header"
+    salt1 = header.salt1 + 1 & 0xFFFFFFFF
+    write_header(block, replace(header, max_frame=0, salt1=salt1, salt2=salt2))
+    # Whole words: a reader takes them without a lock.
+    info = block[CHECKPOINT_INFO_OFFSET:_ATTEMPTED_OFFSET].cast("I")
+    info[0] = 0
+    block[_ATTEMPTED_OFFSET : _ATTEMPTED_OFFSET + 4].cast("I")[0] = 0
+    info[2] = 0
+    for mark in range(3, 6):
+        info[mark] = READ_MARK_UNUSED
 
 
 def append_frames(blocks: Sequence[memoryview], first_frame: int, pgnos: Sequence[int]) -> None:

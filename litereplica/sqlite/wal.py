@@ -5,12 +5,12 @@ Does not know which frames of a file are valid or committed: that is detector.py
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from litereplica.errors import Corrupt
 from litereplica.sqlite.checksum import Bytes, WalChecksum, checksum_words
-from litereplica.sqlite.pages import is_page_size
+from litereplica.sqlite.pages import DATABASE_HEADER_BYTES, is_page_size, parse_database_header
 
 WAL_HEADER_BYTES = 32
 FRAME_HEADER_BYTES = 24
@@ -74,6 +74,20 @@ def parse_wal_header(data: bytes) -> WalHeader:
     if checksum_words(data[:24], 0, 0, big_endian) != (s0, s1):
         raise Corrupt("WAL header does not match its checksum")
     return WalHeader(big_endian, page_size, checkpoint_sequence, salt1, salt2, s0, s1)
+
+
+def first_wal(read: Callable[[int, int], bytes], file_bytes: int, salts: bytes) -> bytes:
+    """Return a WAL of one committed frame for a database file: page 1 as it is, so it changes nothing.
+
+    ``read(offset, size)`` reads the file, which has ``file_bytes``. ``salts``: 8 random bytes, so that nothing that was
+    in a WAL before fits them. Raises Corrupt when the file does not begin as a database.
+    """
+    database = parse_database_header(read(0, DATABASE_HEADER_BYTES))
+    page_size = database.page_size
+    salt1, salt2 = _PAIR.unpack(salts)
+    header = WalHeader.build(page_size=page_size, checkpoint_sequence=0, salt1=salt1, salt2=salt2)
+    frames, _, _ = encode_frames(header, header.s0, header.s1, [(1, read(0, page_size))], file_bytes // page_size)
+    return header.encode() + frames
 
 
 def encode_frame_header(pgno: int, commit: int, salt1: int, salt2: int, s0: int, s1: int) -> bytes:

@@ -10,8 +10,10 @@ from typing import Final
 import structlog
 
 from litereplica.errors import Corrupt
-from litereplica.sqlite.pages import lock_page, parse_database_header
-from litereplica.store.database import Database, Pages
+from litereplica.ltx.position import format_txid
+from litereplica.sqlite.pages import lock_page, parse_database_header, stored_page_count
+from litereplica.store.commit import PendingCommit, log_pages
+from litereplica.store.database import ROLLBACK_MODE, WAL_MODE, Database, Pages
 from litereplica.store.store import Store
 
 log = structlog.get_logger()
@@ -34,13 +36,28 @@ def is_wal_database(path: Path) -> bool:
         return False
 
 
-async def adopt(store: Store, name: str) -> Database:
-    """Log the whole database file as one transaction. Raises OSError when the log refuses; nothing has changed then."""
+def whole_pages(path: Path) -> int:
+    """Pages of the SQLite database that the file is; 0 when it is none, or not all of one."""
+    try:
+        with path.open("rb") as file:
+            first = file.read(HEADER_BYTES)
+            size = os.fstat(file.fileno()).st_size
+        return stored_page_count(parse_database_header(first), size)
+    except (FileNotFoundError, Corrupt):
+        return 0
+
+
+async def log_file(store: Store, name: str) -> PendingCommit:
+    """Write the whole database file, which is complete, into the log as one transaction that does not count yet.
+
+    Raises OSError, Corrupt when the file is no whole database; nothing has changed then.
+    """
     disk = store.disk
     descriptor = disk.open(store.file_path(name), os.O_RDONLY)
     try:
-        page_size = parse_database_header(disk.pread(descriptor, HEADER_BYTES, 0)).page_size
-        page_count = os.fstat(descriptor).st_size // page_size
+        header = parse_database_header(disk.pread(descriptor, HEADER_BYTES, 0))
+        page_size = header.page_size
+        page_count = stored_page_count(header, os.fstat(descriptor).st_size)
         locked = lock_page(page_size)
         pgnos = [pgno for pgno in range(1, page_count + 1) if pgno != locked]
 
@@ -52,10 +69,17 @@ async def adopt(store: Store, name: str) -> Database:
             ]
 
         database = store.databases.get(name) or store.create(name)
-        database.set_page_size(page_size)
-        await database.commit_stream(pgnos, page_count, read, lambda: None)
-        database.wal_restarted()
+        pending = await log_pages(database, pgnos, page_count, page_size, read)
     finally:
         disk.close(descriptor)
-    log.info("database_adopted", database=name, position=str(database.position), pages=page_count)
-    return database
+    database.journal_mode = WAL_MODE if header.wal else ROLLBACK_MODE
+    log.info("database_adopted", database=name, txid=format_txid(pending.txid), pages=page_count)
+    return pending
+
+
+async def adopt(store: Store, name: str) -> Database:
+    """Make the whole database file a transaction. Raises OSError when the log refuses; nothing has changed then."""
+    pending = await log_file(store, name)
+    pending.count()
+    pending.database.file_complete()
+    return pending.database

@@ -37,6 +37,9 @@ def _write(disk: Disk, descriptor: int, source: int, span: Span) -> int:
         while events or decoder.more:
             for event in events:
                 if isinstance(event, RecordHeader):
+                    if event.page_size != page_size and event.holds_every_page:
+                        # Pages of another size before it would show where it has none, in the lock page.
+                        disk.truncate(descriptor, 0)
                     page_size = event.page_size
                     size_bytes = event.commit * page_size
                 elif isinstance(event, PageBlock):

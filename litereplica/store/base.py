@@ -7,6 +7,8 @@ a position: whoever sees the checkpoint tells the database.
 import contextlib
 from typing import TYPE_CHECKING
 
+from litereplica.store.roll_back import journal_of
+
 if TYPE_CHECKING:
     from litereplica.store.database import Database
 
@@ -22,7 +24,7 @@ async def advance_base(database: "Database") -> None:
     if database.file_failure is not None:
         # The kernel reports a lost write only once (fsync(2)): a later success would mean nothing.
         raise OSError(database.file_failure.errno, database.file_failure.strerror)
-    generation = database.log.generation
+    generation, page_size = database.log.generation, database.page_size
     await database.log.sync()
     disk, path = database.store.disk, database.file_path
 
@@ -30,6 +32,10 @@ async def advance_base(database: "Database") -> None:
         # A database that was dropped need not have a file.
         with contextlib.suppress(FileNotFoundError):
             disk.sync_file(path)
+            # The end of a rollback journal too: one that a loss of power brought back would be played back into a
+            # file whose newest pages are in no record that is redone.
+            with contextlib.suppress(FileNotFoundError):
+                disk.sync_file(journal_of(path))
             disk.fsync_directory(path.parent)
         database.checksums.sync()
 
@@ -38,8 +44,9 @@ async def advance_base(database: "Database") -> None:
     except OSError as error:
         database.file_failure = error
         raise
-    if database.log.generation != generation:
-        # A snapshot has replaced the file meanwhile, and says itself where its base is.
+    if database.log.generation != generation or database.page_size != page_size:
+        # A snapshot has replaced the file meanwhile, and says itself where its base is; or the meta file's page size
+        # would be one that this base does not have yet.
         return
     database.saved_base, database.saved_base_pages = base, pages
     database.save_meta()

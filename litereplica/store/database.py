@@ -7,27 +7,25 @@ A stretch without ``await`` is atomic here: position, page count, page checksums
 together in ``_advance`` and nowhere else.
 """
 
-import errno
-from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from time import time_ns
 from typing import TYPE_CHECKING, Final
 
-import trio
-
 from litereplica.errors import Corrupt
 from litereplica.ltx.checksum import page_checksum
-from litereplica.ltx.encode import RecordEncoder, block_capacity, encode_record
+from litereplica.ltx.encode import encode_record
 from litereplica.ltx.format import RecordHeader, RecordTrailer
 from litereplica.ltx.position import Position
 from litereplica.ltx.small import RecordWriter
 from litereplica.sqlite.pages import lock_page
+from litereplica.store.commit import log_pages
 from litereplica.store.dropped import keep_dropped
 from litereplica.store.folded import has_pages
 from litereplica.store.log import Log
 from litereplica.store.meta import NOT_CLEAN, Meta, save_meta
+from litereplica.store.open_pages import OpenPages
 from litereplica.store.page_checksums import PageChecksums
 from litereplica.store.waiters import Waiters
 
@@ -35,6 +33,8 @@ if TYPE_CHECKING:
     from litereplica.store.store import Store
 
 CHECKSUMS_NAME: Final = "checksums"
+WAL_MODE: Final = "wal"
+ROLLBACK_MODE: Final = "rollback"
 Pages = list[tuple[int, bytes]]
 
 
@@ -61,8 +61,9 @@ class Database:
 
     __slots__ = (
         "__weakref__", "_writer", "applied", "base", "base_pages", "checksums", "directory", "dropped_txid", "epoch",
-        "file_failure", "install_folded", "kept_install", "lock_page", "log", "name", "page_count", "page_size",
-        "pending_install", "position", "saved_base", "saved_base_pages", "settled", "store", "timestamp_ms", "waiters",
+        "file_failure", "install_folded", "journal_mode", "kept_install", "lock_page", "log", "name", "open_pages",
+        "page_count", "page_size", "pending_install", "position", "saved_base", "saved_base_pages", "settled", "store",
+        "timestamp_ms", "waiters",
     )  # fmt: skip
 
     def __init__(self, store: "Store", name: str, directory: Path) -> None:
@@ -71,6 +72,10 @@ class Database:
         self.directory = directory
         self.page_size = 0
         self.lock_page = 0
+        # Of the newest transaction: what the versions in page 1 say.
+        self.journal_mode = WAL_MODE
+        # Of the primary: what a live rollback journal protects.
+        self.open_pages = OpenPages()
         self.position = self.base = self.saved_base = Position.ZERO
         self.applied = 0
         self.page_count = self.base_pages = self.saved_base_pages = 0
@@ -113,11 +118,6 @@ class Database:
         """False before the first transaction and after a drop."""
         return self.page_count > 0
 
-    @property
-    def journal_mode(self) -> str:
-        """Of the databases that are captured."""
-        return "wal"
-
     def set_page_size(self, page_size: int) -> None:
         """Set the page size; 0 while it is not known."""
         self.page_size = page_size
@@ -159,7 +159,7 @@ class Database:
             checksum ^= checksums.xor_range(commit + 1, self.page_count)
         txid = position.txid + 1
         timestamp_ms = time_ns() // 1_000_000
-        writer = self._record_writer()
+        writer = self._record_writer(self.page_size)
         record = writer.encode(pages, commit, txid, timestamp_ms, position.checksum, checksum)
         log = self.log
         log.append(record, txid, timestamp_ms)
@@ -168,7 +168,7 @@ class Database:
         except BaseException:
             log.cut_last()
             raise
-        self._advance(Position(txid, checksum), commit, self.store.epoch, timestamp_ms)
+        self.advance(Position(txid, checksum), commit, self.store.epoch, timestamp_ms)
         for pgno, entry in entries:
             table[pgno - 1] = entry
         self.applied = txid
@@ -182,45 +182,13 @@ class Database:
         ``read(i, j)`` answers (pgno, bytes) of ``pgnos[i:j]``; the pages must not change until this returns (their
         writer is held, or holds SQLite's locks). Other databases are served in between.
         """
-        if self.settled:
-            self.unsettle()
-        checksums = self.checksums
-        checksums.reserve(commit)
-        log = self.log
-        if log.uncounted:
-            raise OSError(errno.EBUSY, "another transaction of this database is being logged")
-        checksum = self.position.checksum
-        header = self._next_header(len(pgnos), commit)
-        encoder = RecordEncoder(header)
-        entries = array("Q")
-        length, step = 0, block_capacity(self.page_size)
+        pending = await log_pages(self, pgnos, commit, self.page_size, read)
         try:
-            piece = encoder.begin()
-            for start in range(0, len(pgnos), step):
-                log.append_uncounted(piece)
-                length += len(piece)
-                pages = read(start, min(start + step, len(pgnos)))
-                table = checksums.table
-                for pgno, page in pages:
-                    entry = page_checksum(pgno, page)
-                    checksum ^= entry ^ table[pgno - 1]
-                    entries.append(entry)
-                piece = encoder.block(pages)
-                await trio.lowlevel.checkpoint()
-            if commit < self.page_count:
-                checksum ^= checksums.xor_range(commit + 1, self.page_count)
-            piece += encoder.end(checksum)
-            log.append_uncounted(piece)
-            length += len(piece)
             write()
         except BaseException:
-            log.cut_uncounted()
+            pending.cut()
             raise
-        log.count(header.max_txid, length, header.timestamp_ms)
-        self._advance(Position(header.max_txid, checksum), commit, header.epoch, header.timestamp_ms)
-        self.checksums.set_entries(pgnos, entries)
-        self.applied = header.max_txid
-        self.changed()
+        pending.count()
 
     def drop(self) -> None:
         """Log that the database is gone: a record that leaves 0 pages. The caller unlinks the file next.
@@ -230,25 +198,30 @@ class Database:
         if self.settled:
             self.unsettle()
         keep_dropped(self.store.disk, self.file_path, self.directory)
-        header = self._next_header(0, 0)
+        header = self.next_header(self.page_size, 0, 0)
         self.log.append(encode_record(header, [], 0), header.min_txid, header.timestamp_ms)
-        self._advance(Position(header.max_txid, 0), 0, header.epoch, header.timestamp_ms)
+        # Before the name is free for another file: redo of a log without this record would go into that one.
+        self.log.sync_blocking()
+        self.advance(Position(header.max_txid, 0), 0, header.epoch, header.timestamp_ms)
         self.applied = header.max_txid
         self.changed()
 
-    def _record_writer(self) -> RecordWriter:
+    def _record_writer(self, page_size: int) -> RecordWriter:
         writer, store = self._writer, self.store
-        if writer is None or not writer.fits(self.page_size, store.epoch):
-            writer = RecordWriter(self.name, self.page_size, store.epoch, store.node, store.compression)
+        if writer is None or not writer.fits(page_size, store.epoch):
+            writer = RecordWriter(self.name, page_size, store.epoch, store.node, store.compression)
             self._writer = writer
         return writer
 
-    def _next_header(self, page_count: int, commit: int) -> RecordHeader:
+    def next_header(self, page_size: int, page_count: int, commit: int) -> RecordHeader:
+        """The header of the record that would follow: ``page_count`` pages, ``commit`` in the database after it."""
         position = self.position
         timestamp_ms = time_ns() // 1_000_000
-        return self._record_writer().header(page_count, commit, position.txid + 1, timestamp_ms, position.checksum)
+        writer = self._record_writer(page_size)
+        return writer.header(page_count, commit, position.txid + 1, timestamp_ms, position.checksum)
 
-    def _advance(self, position: Position, commit: int, epoch: int, timestamp_ms: int) -> None:
+    def advance(self, position: Position, commit: int, epoch: int, timestamp_ms: int) -> None:
+        """Stand at ``position``, whose record the log has counted."""
         if commit < self.page_count:
             self.checksums.clear_from(commit + 1, self.page_count)
         self.page_count = commit
@@ -295,17 +268,22 @@ class Database:
 
     def _count(self, record: Counted) -> None:
         header = record.header
-        if header.page_size != self.page_size:
-            assert not self.exists
-            self.set_page_size(header.page_size)
+        resized = header.page_size != self.page_size
+        assert header.holds_every_page or not (resized and self.exists)
         checksums = self.checksums
         checksums.reserve(header.commit)
         table = checksums.table
-        checksum = self.position.checksum
-        for pgno, entry in record.pages:
-            checksum ^= entry ^ table[pgno - 1]
-        if header.commit < self.page_count:
-            checksum ^= checksums.xor_range(header.commit + 1, self.page_count)
+        if resized:
+            # The old pages' numbers mean other bytes: the record has all that there is.
+            checksum = 0
+            for _, entry in record.pages:
+                checksum ^= entry
+        else:
+            checksum = self.position.checksum
+            for pgno, entry in record.pages:
+                checksum ^= entry ^ table[pgno - 1]
+            if header.commit < self.page_count:
+                checksum ^= checksums.xor_range(header.commit + 1, self.page_count)
         if checksum != record.trailer.post_checksum:
             raise Corrupt(
                 f"record {header.max_txid:016x} of {self.name} leads to checksum {checksum:016x}, not to "
@@ -314,8 +292,11 @@ class Database:
         if not header.commit and self.exists:
             keep_dropped(self.store.disk, self.file_path, self.directory)
         self.log.count(header.max_txid, record.length, header.timestamp_ms)
+        if resized:
+            checksums.clear_from(1)
+            self.set_page_size(header.page_size)
         position = Position(header.max_txid, checksum)
-        self._advance(position, header.commit, header.epoch, header.timestamp_ms)
+        self.advance(position, header.commit, header.epoch, header.timestamp_ms)
         for pgno, entry in record.pages:
             table[pgno - 1] = entry
 
@@ -331,8 +312,8 @@ class Database:
         """The applier has written the whole new content (into its WAL: the file is kept until that is folded)."""
         self.pending_install = None
 
-    def wal_restarted(self) -> None:
-        """SQLite begins its WAL again: everything committed is in the database file (SQLite file format, 4.4)."""
+    def file_complete(self) -> None:
+        """Everything committed is in the database file: a WAL begins again (file format, 4.4), a journal has ended."""
         self._set_base(self.position, self.page_count)
 
     def checkpointed(self, txid: int) -> None:

@@ -9,9 +9,14 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
-from litereplica.errors import Corrupt
+import structlog
+
+from litereplica.sqlite.journal import is_super_journal
 from litereplica.sqlite.pages import is_database
 from litereplica.store.disk import Disk
+from litereplica.store.roll_back import journal_of, roll_back
+
+log = structlog.get_logger()
 
 
 def settle_unknown(disk: Disk, files: Path, side_suffixes: tuple[str, ...], is_known: Callable[[str], bool]) -> None:
@@ -20,24 +25,32 @@ def settle_unknown(disk: Disk, files: Path, side_suffixes: tuple[str, ...], is_k
         name = str(path.relative_to(files))
         if not path.is_file() or name.endswith(side_suffixes) or is_known(name):
             continue
+        if is_super_journal(name):
+            disk.unlink(path)  # every journal that it named has been played back
+            continue
+        roll_back(disk, path)
         with path.open("rb") as file:
             first = file.read(100)
         if not first:
+            with contextlib.suppress(FileNotFoundError):
+                disk.unlink(journal_of(path))
             disk.unlink(path)
         elif is_database(first):
+            with contextlib.suppress(FileNotFoundError):
+                disk.unlink(journal_of(path))
             settle(path)
 
 
 def settle(path: Path) -> None:
-    """Let SQLite roll back a hot journal or fold a WAL in.
-
-    Raises Corrupt when SQLite cannot read it; nothing is deleted.
-    """
+    """Let SQLite fold a WAL in. What it cannot read (half of a copy, perhaps) is left as it is, with a log line."""
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
         try:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()
         except sqlite3.DatabaseError as error:
-            raise Corrupt(
-                f"{path} cannot be read by SQLite ({error}): move it out of the data directory, or repair it"
-            ) from None
+            log.error(  # noqa: TRY400  a person needs the reason, not the stack
+                "unknown_file_unreadable",
+                file=str(path),
+                reason=str(error),
+                advice="it is in no log and not replicated: repair it, or remove it in the mount",
+            )

@@ -11,16 +11,19 @@ Knows the steps, each of which may be the last one before a crash. Does not know
 """
 
 import contextlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 
 from litereplica.ltx.position import Position
+from litereplica.sqlite.pages import DATABASE_HEADER_BYTES
 from litereplica.store.disk import Disk
 from litereplica.store.dropped import keep_dropped
 from litereplica.store.meta import Meta
 from litereplica.store.reopen import segment_files
+from litereplica.store.replica_wal import journal_mode_of
 from litereplica.store.segment import INDEX_SUFFIX
 
 if TYPE_CHECKING:
@@ -54,11 +57,25 @@ def begin_install(database: "Database", pages_file: Path, page_size: int, page_c
         database.set_page_size(known_size)
         raise
     database.settled = False
+    if page_count:
+        descriptor = disk.open(target, os.O_RDONLY)
+        try:
+            database.journal_mode = journal_mode_of(disk.pread(descriptor, DATABASE_HEADER_BYTES, 0))
+        finally:
+            disk.close(descriptor)
 
 
-def end_install(database: "Database", folder: Path) -> None:
-    """Steps 3 (the segments) and 4."""
+def end_install(database: "Database", folder: Path, entries: memoryview | bytes) -> None:
+    """Steps 3 and 4. ``entries``: the page checksums, as PageChecksums.replace takes them. Raises OSError."""
     set_log_aside(database, folder)
+    database.checksums.replace(entries)
+    _begin_history(database)
+
+
+def _begin_history(database: "Database") -> None:
+    """The mark in the page checksums is the old history's until here; no meta file may trust that one."""
+    database.checksums.begin_boot(database.saved_base.txid)
+    database.checksums.sync()
     database.save_meta()
 
 
@@ -115,9 +132,7 @@ def finish_install(database: "Database", meta: Meta) -> None:
             disk.unlink(entry)
     if meta.installing:
         set_log_aside(database, database.store.diverged)
-        # The mark is the old history's.
         database.checksums.reserve(1)
-        database.checksums.begin_boot(meta.base.txid)
-        database.save_meta()
+        _begin_history(database)
     if meta.installing or install_path(database.directory, meta.base).exists():
         place_install(database)

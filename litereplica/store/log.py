@@ -115,7 +115,7 @@ class Log(LogSegments):
         """Write bytes at the tail that are not yet part of the log. On OSError all uncounted bytes are cut off."""
         segment = self._newest
         if segment is None or not self.uncounted:
-            segment = self._room(0)
+            segment = self._room(len(data))
         end = segment.length + self.uncounted
         try:
             self._disk.pwrite(segment.descriptor, data, end)
@@ -163,6 +163,20 @@ class Log(LogSegments):
         self.durable_txid = min(self.durable_txid, self.last_txid)
         self._covering = min(self._covering, self.last_txid)
         self._cut(segment)
+
+    def cut_from(self, txid: int) -> None:
+        """At start: take back the records from ``txid`` on."""
+        while self.last_txid >= txid and (segment := self._newest) is not None:
+            self._open(segment)
+            if segment.starts is None:
+                segment.bounds(self._disk, segment.first_txid)
+            if segment.starts:
+                self.cut_last()
+            if not segment.length:
+                self._segments.remove(segment)
+                self._remove(segment)
+                self._disk.unlink(segment.path)
+                self._newest = self._segments[-1] if self._segments else None
 
     def _cut(self, segment: Segment) -> None:
         segment.allocated = segment.length
@@ -281,6 +295,20 @@ class Log(LogSegments):
                 await self._waiters.park()
             else:
                 await self._sync_round(generation)
+
+    async def sync_uncounted(self) -> None:
+        """Return when the uncounted bytes, and all before them, are durable. OSError as for ``sync``."""
+        self._wants_durable = True
+        while self._in_use:
+            await self._waiters.park()
+        self.check()
+        await self._sync_round(self.generation)
+
+    def known_durable(self, txid: int) -> None:
+        """The record ``txid`` was durable before it was counted."""
+        if self.durable_txid == txid - 1:
+            self.durable_txid = txid
+            self._mark(txid)
 
     async def _sync_round(self, generation: int) -> None:
         self._covering = self.last_txid

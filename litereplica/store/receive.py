@@ -10,6 +10,7 @@ from litereplica.ltx.decode import Event, PageBlock, RecordDecoder
 from litereplica.ltx.format import RecordHeader, RecordTrailer
 from litereplica.ltx.position import Position
 from litereplica.store.database import Counted, Database
+from litereplica.store.replica_wal import journal_mode_of
 
 
 class Diverged(Refused):
@@ -23,8 +24,8 @@ class LogReceiver:
     """
 
     __slots__ = (
-        "_database", "_decoder", "_entries", "_epoch", "_header", "_page_count", "_page_size", "_pending", "_position",
-        "_records", "_whole",
+        "_database", "_decoder", "_entries", "_epoch", "_header", "_journal_mode", "_page_count", "_page_size",
+        "_pending", "_position", "_records", "_whole",
     )  # fmt: skip
 
     def __init__(self, database: Database) -> None:
@@ -38,6 +39,8 @@ class LogReceiver:
         self._position = database.position
         self._epoch = database.epoch
         self._page_size, self._page_count = database.page_size, database.page_count
+        # What the newest page 1 says.
+        self._journal_mode = database.journal_mode
         # The record at hand: its header, its (pgno, checksum) so far.
         self._header: RecordHeader | None = None
         self._entries: list[tuple[int, int]] = []
@@ -84,6 +87,8 @@ class LogReceiver:
         for event in events:
             if type(event) is PageBlock:
                 self._entries += [(pgno, page_checksum(pgno, page)) for pgno, page in event.pages]
+                if event.pages[0][0] == 1:
+                    self._journal_mode = journal_mode_of(event.pages[0][1])
             elif type(event) is RecordHeader:
                 self._begin(event, epoch)
             else:
@@ -111,9 +116,10 @@ class LogReceiver:
             raise Diverged(
                 f"{what} is of epoch {header.epoch}, this node has records of epoch {self._epoch}: a snapshot is needed"
             )
-        if header.page_size != self._page_size and self._page_count:
+        if header.page_size != self._page_size and self._page_count and not header.holds_every_page:
             raise Diverged(
-                f"{what} has pages of {header.page_size} bytes, this node has {self._page_size}: a snapshot is needed"
+                f"{what} has pages of {header.page_size} bytes and not all of them, this node has {self._page_size}: "
+                f"a snapshot is needed"
             )
         self._header = header
         self._entries = []
@@ -135,6 +141,7 @@ class LogReceiver:
         if self._records:
             records = self._records
             self._records = []
+            self._database.journal_mode = self._journal_mode
             try:
                 self._database.count_records(records)
             except Corrupt as error:

@@ -8,19 +8,24 @@ Nothing that is damaged is changed or deleted: Corrupt says what to do.
 """
 
 import contextlib
+import os
+from array import array
 from pathlib import Path
 
 import structlog
 
 from litereplica.errors import Corrupt
+from litereplica.ltx.checksum import page_checksum
 from litereplica.ltx.position import Position
-from litereplica.store.database import Database
+from litereplica.sqlite.pages import DATABASE_HEADER_BYTES, parse_database_header
+from litereplica.store.database import ROLLBACK_MODE, WAL_MODE, Database
 from litereplica.store.disk import Disk
 from litereplica.store.dropped import finish_drop, forget_dropped, forget_unlinked
 from litereplica.store.install import finish_install, place_install
 from litereplica.store.meta import NOT_CLEAN, Meta, load_meta
 from litereplica.store.redo import redo, sum_up
 from litereplica.store.reopen import Known, reopen, reopen_clean
+from litereplica.store.roll_back import roll_back
 
 log = structlog.get_logger()
 
@@ -29,20 +34,39 @@ _SIDE_SUFFIXES = ("-wal", "-journal")
 _UNFINISHED = "new"
 
 
-def recover(database: Database) -> None:
-    """Bring position, page checksums and the database file to the end of the log. Blocking; before the mount."""
+def open_log(database: Database) -> Meta:
+    """Open the log, its torn tail dropped; ``bring_up`` has to follow. Blocking; before the mount.
+
+    Raises Corrupt, Refused, OSError.
+    """
     meta = load_meta(database.directory)
     database.set_page_size(meta.page_size)
     database.base = database.saved_base = database.position = meta.base
     database.base_pages = database.saved_base_pages = database.page_count = meta.base_pages
     database.epoch, database.timestamp_ms = meta.epoch, meta.timestamp_ms
     database.log = database.new_log(meta.base)
-    if not (meta.clean and _recover_clean(database, meta)):
-        _recover_dirty(database, meta)
+    if not (meta.clean and _open_clean(database, meta)):
+        _open_dirty(database, meta)
+    return meta
+
+
+def bring_up(database: Database, meta: Meta) -> None:
+    """Bring position, page checksums and the database file to the end of the log."""
+    if not database.settled:
+        _bring_up_dirty(database, meta)
     database.applied = database.position.txid
+    database.journal_mode = _journal_mode(database)
 
 
-def _recover_clean(database: Database, meta: Meta) -> bool:
+def _journal_mode(database: Database) -> str:
+    try:
+        with database.file_path.open("rb") as file:
+            return WAL_MODE if parse_database_header(file.read(DATABASE_HEADER_BYTES)).wal else ROLLBACK_MODE
+    except (FileNotFoundError, Corrupt):
+        return WAL_MODE
+
+
+def _open_clean(database: Database, meta: Meta) -> bool:
     """Take the files as a clean stop left them, if they are; the database file is not read."""
     if not _is_untouched(database, meta) or not reopen_clean(database.log, meta.base):
         return False
@@ -75,13 +99,17 @@ def file_stamp(path: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _recover_dirty(database: Database, meta: Meta) -> None:
-    disk, directory, checksums = database.store.disk, database.directory, database.checksums
+def _open_dirty(database: Database, meta: Meta) -> None:
+    checksums = database.checksums
     finish_install(database, meta)
     durable = checksums.durable_txid or 0
     if meta.clean:
         durable = max(durable, meta.base.txid)
-    reopen(disk, database.log, Known(database.name, meta.base, durable, checksums.same_boot))
+    reopen(database.store.disk, database.log, Known(database.name, meta.base, durable, checksums.same_boot))
+
+
+def _bring_up_dirty(database: Database, meta: Meta) -> None:
+    disk, directory, checksums = database.store.disk, database.directory, database.checksums
     _take_tail(database)
     # Redo must not put anything into the file that is not yet durable in the log.
     database.log.sync_blocking()
@@ -91,8 +119,11 @@ def _recover_dirty(database: Database, meta: Meta) -> None:
         disk.unlink(directory / _UNFINISHED)
     if database.position.txid:
         finish_drop(disk, database.file_path, directory, dropped=not database.exists)
+    played = roll_back(disk, database.file_path)
     if database.exists:
         redo(database)
+        # What a journal gave back is what the log says, or the journal was not this file's.
+        _check_pages(database, played)
         # After a clean stop there was nothing to redo: somebody else had the file, or the checksums are damaged.
         _check(database, read_file=meta.clean)
     else:
@@ -112,6 +143,25 @@ def _take_tail(database: Database) -> None:
     database.set_page_size(tail.header.page_size)
 
 
+def _check_pages(database: Database, pgnos: "array[int]") -> None:
+    disk, size, table = database.store.disk, database.page_size, database.checksums.table
+    if not pgnos or database.checksums.xor_range(1, database.page_count) != database.position.checksum:
+        return  # the page checksums were lost: the whole file is summed up
+    descriptor = disk.open(database.file_path, os.O_RDONLY)
+    try:
+        for pgno in pgnos:
+            if pgno <= database.page_count and pgno != database.lock_page:
+                page = disk.pread(descriptor, size, (pgno - 1) * size)
+                if page_checksum(pgno, page) != table[pgno - 1]:
+                    raise Corrupt(
+                        f"page {pgno} of {database.file_path} is not what its log says, after its rollback journal was "
+                        f"played back: keep a copy, then move it and {database.directory} aside and let this node take "
+                        f"a snapshot, or restore a backup"
+                    )
+    finally:
+        disk.close(descriptor)
+
+
 def _check(database: Database, *, read_file: bool) -> None:
     """Compare the rolling checksum; when the array was lost, sum the file up."""
     checksums = database.checksums
@@ -129,8 +179,13 @@ def _check(database: Database, *, read_file: bool) -> None:
 
 
 def fold(database: Database, *, clean: bool = False) -> None:
-    """Remember that all of the log is in the file (it is, durably), then let go of WAL and journal."""
+    """Let go of WAL and journal, then remember that all of the log is in the file (it is, durably).
+
+    In this order: a journal that the next start finds again would be played back, and nothing redone after it.
+    """
     disk, path = database.store.disk, database.file_path
+    if database.exists:
+        remove_sides(disk, path)
     database.base = database.saved_base = database.position
     database.base_pages = database.saved_base_pages = database.page_count
     database.checksums.sync()
@@ -142,8 +197,6 @@ def fold(database: Database, *, clean: bool = False) -> None:
         forget_dropped(disk, database.directory)
     else:
         forget_unlinked(disk, path, database.directory)
-    if database.exists:
-        remove_sides(disk, path)
 
 
 def stop(database: Database) -> None:
@@ -158,6 +211,7 @@ def stop(database: Database) -> None:
     records.sync_blocking()
     if database.position.txid:
         place_install(database)
+        roll_back(database.store.disk, database.file_path)
         if database.exists:
             redo(database)
         elif database.applied < database.position.txid:

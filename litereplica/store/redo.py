@@ -40,8 +40,9 @@ def redo(database: Database) -> None:
         if empty:
             disk.truncate(descriptor, 0)
             database.checksums.clear_from(1)
+        page_size = 0
         while (span := records.spans(after, _SPAN_BYTES, _SPAN_RECORDS)) is not None:
-            _redo_span(database, descriptor, span)
+            page_size = _redo_span(database, descriptor, span, page_size)
             after = span.last_txid
         disk.truncate(descriptor, database.page_count * database.page_size)
         disk.fdatasync(descriptor)
@@ -63,10 +64,11 @@ def _last_drop(database: Database) -> int:
     )
 
 
-def _redo_span(database: Database, descriptor: int, span: Span) -> None:
+def _redo_span(database: Database, descriptor: int, span: Span, page_size: int) -> int:
+    """Redo the records of ``span``, the first ones if ``page_size`` is 0, else that of those before; the newest one."""
     disk, checksums = database.store.disk, database.checksums
     source = disk.open(span.path, os.O_RDONLY)
-    page_size = pages = 0
+    pages = 0
 
     def pieces() -> Iterator[bytes]:
         for offset in range(0, span.length, CHUNK_BYTES):
@@ -75,7 +77,12 @@ def _redo_span(database: Database, descriptor: int, span: Span) -> None:
     try:
         for event in decode_all(pieces()):
             if isinstance(event, RecordHeader):
-                if event.commit < pages or event.commit == 0:
+                if event.page_size != page_size and event.holds_every_page:
+                    # Another page size (the first record may bring it): the file and the numbers of its pages begin
+                    # anew.
+                    disk.truncate(descriptor, 0)
+                    checksums.clear_from(1)
+                elif event.commit < pages or event.commit == 0:
                     disk.truncate(descriptor, event.commit * event.page_size)
                     checksums.clear_from(event.commit + 1)
                 page_size, pages = event.page_size, event.commit
@@ -92,6 +99,7 @@ def _redo_span(database: Database, descriptor: int, span: Span) -> None:
         ) from None
     finally:
         disk.close(source)
+    return page_size
 
 
 def sum_up(database: Database) -> None:

@@ -42,14 +42,19 @@ _CHECKSUMS_NAME: Final = "checksums"
 
 # ------------------------------------------------------------------------------------------------------ on the primary
 class SnapshotSource:
-    """Reads the pages of a database's file; keeps the records after the base from being trimmed until closed."""
+    """Reads the pages of a database's file; keeps the records after the base from being trimmed until closed.
 
-    __slots__ = ("_database", "_descriptor", "_key", "base", "first_pgno", "page_count", "page_size")
+    Pages under a live rollback journal may be those of a transaction that never happens, and no record repairs them:
+    what ``read`` returns counts only as ``wait_certain`` says.
+    """
+
+    __slots__ = ("_database", "_descriptor", "_key", "base", "first_pgno", "open_pages", "page_count", "page_size")
 
     def __init__(self, database: Database, key: str, progress: SnapshotProgress | None = None) -> None:
         """``progress``: what the replica has of an earlier attempt; it is gone on with where the log still allows."""
         self._database = database
         self._key = key
+        self.open_pages = database.open_pages
         self.page_size = database.page_size
         resumed = progress is not None and _resumable(database, progress)
         self.base = progress.base if progress is not None and resumed else database.base
@@ -70,6 +75,18 @@ class SnapshotSource:
         size = self.page_size
         data = self._database.store.disk.pread(self._descriptor, count * size, (first_pgno - 1) * size)
         return data if len(data) % size == 0 else data[: len(data) - len(data) % size]
+
+    async def wait_certain(self, first_pgno: int, count: int, rollbacks: int) -> bool:
+        """Whether what was just read of these pages is of transactions that have happened; if not, when to read again.
+
+        ``rollbacks``: ``open_pages.rollbacks`` before the read. False comes when the journal in the way has ended; it
+        may be that of an application that was stopped in the middle.
+        """
+        pages = self.open_pages
+        if pages.rollbacks == rollbacks and not pages.intersects(first_pgno, count):
+            return True
+        await pages.wait_closed()
+        return False
 
     def close(self) -> None:
         """Let the file and the log go."""
@@ -246,8 +263,11 @@ class SnapshotSink:
                 f"in the snapshot of {self.database}"
             )
         if header.page_size != self._page_size:
-            if self._commit != 0 and self._page_size:
-                raise Corrupt(f"{self.database} changes its page size in the middle of a snapshot")
+            if self._commit != 0 and self._page_size and not header.holds_every_page:
+                raise Corrupt(f"{self.database} changes its page size in a record that does not hold every page")
+            # The numbers of the pages so far mean other bytes now, and none of them stays.
+            self._disk.truncate(self._pages_descriptor, 0)
+            del self._checksums[:]
             self._set_page_size(header.page_size)
         self._header = header
         self._entries = []

@@ -19,15 +19,17 @@ import xxhash
 from litereplica.errors import Corrupt, LitereplicaError, Refused
 from litereplica.ltx.format import database_name_problem
 from litereplica.ltx.position import Position
+from litereplica.sqlite.journal import is_super_journal
 from litereplica.store.base import advance_base
 from litereplica.store.database import CHECKSUMS_NAME, Database
 from litereplica.store.disk import Disk
 from litereplica.store.dropped import forget_unlinked
 from litereplica.store.foreign import settle_unknown
+from litereplica.store.group import settle_groups
 from litereplica.store.install import begin_install, end_install, install_path, place_install
 from litereplica.store.log import SEGMENT_BYTES
-from litereplica.store.meta import META_NAME, load_meta
-from litereplica.store.recover import recover, stop
+from litereplica.store.meta import META_NAME, Meta, load_meta
+from litereplica.store.recover import bring_up, open_log, stop
 from litereplica.store.sync import BlockingCalls
 
 log = structlog.get_logger()
@@ -139,6 +141,7 @@ class Store:
             )
 
     def _recover_all(self) -> None:
+        found: list[tuple[Database, Meta]] = []
         for directory in sorted((self.root / "db").iterdir()):
             if not directory.is_dir():
                 log.warning("unknown_file_left_alone", path=str(directory))
@@ -155,7 +158,10 @@ class Store:
                 )
             database = Database(self, name, directory)
             self.databases[name] = database
-            recover(database)
+            found.append((database, open_log(database)))
+        settle_groups(self)
+        for database, meta in found:
+            bring_up(database, meta)
         settle_unknown(self.disk, self.root / "files", SIDE_SUFFIXES, self._has_log)
 
     def _has_log(self, name: str) -> bool:
@@ -201,6 +207,11 @@ class Store:
         """Return a database by its path below the mount; also one that was dropped."""
         return self.databases.get(name)
 
+    def next_txid(self, name: str) -> int:
+        """The TXID that the next transaction of a database gets, which need not be there yet."""
+        database = self.databases.get(name)
+        return database.position.txid + 1 if database is not None else 1
+
     def file_path(self, name: str) -> Path:
         """The backing file of a name in the mount."""
         return self.root / "files" / name
@@ -208,7 +219,7 @@ class Store:
     @staticmethod
     def name_problem(name: str) -> str | None:
         """Why ``name`` cannot be a database's, or None."""
-        if name.endswith(SIDE_SUFFIXES):
+        if name.endswith(SIDE_SUFFIXES) or is_super_journal(name):
             return "the name is that of a side file"
         if Path(name).name.startswith(".fuse_hidden"):
             return "the name is one of the kernel's"
@@ -283,18 +294,16 @@ class Store:
         database = self.databases.get(name)
         if database is None:
             database = self.create(name, page_size)
-        had_file, old_size = database.exists, database.page_size
+        had_file = database.exists
         begin_install(database, pages_file, page_size, page_count, position)
         database.log.restart(position)
         try:
-            end_install(database, self.diverged)
-            database.checksums.replace(memoryview(checksums).cast("B") if page_count else b"")
+            end_install(database, self.diverged, memoryview(checksums).cast("B") if page_count else b"")
         except OSError as error:
             # The snapshot counts and its place is not ready: the next start makes it so.
             database.log.fail(error)
             raise
         database.base, database.base_pages = position, page_count
-        database.checksums.begin_boot(position.txid)
         if had_file and database.applied >= position.txid:
             # What readers see is of another history, whatever its number.
             database.applied = 0
@@ -303,7 +312,7 @@ class Store:
         database.epoch, database.timestamp_ms = epoch, timestamp_ms
         if had_file and not page_count:
             database.dropped_txid = position.txid
-        if had_file and page_count and old_size == page_size:
+        if had_file and page_count:
             database.pending_install = database.kept_install = install_path(database.directory, position)
         else:
             place_install(database)

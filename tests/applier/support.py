@@ -223,7 +223,7 @@ class Node:
         self.reports = 0
         self.checkpointed: list[tuple[int, bool]] = []
         self.failures: list[tuple[int, str, bool]] = []
-        self.restarts = 0
+        self.restarts = self.closed = 0
         self._sent = 0
         self.changed = trio.Event()
 
@@ -264,6 +264,11 @@ class Node:
     def on_failed(self, database: str, txid: int, reason: str, *, retry: bool) -> None:
         assert database == self.spans[0].database
         self.failures.append((txid, reason, retry))
+        self._notify()
+
+    def on_closed(self, database: str) -> None:
+        assert database == self.spans[0].database
+        self.closed += 1
         self._notify()
 
     def on_restarted(self) -> None:

@@ -6,7 +6,7 @@ import trio
 
 from litereplica.ltx.checksum import page_checksum
 from litereplica.mount.access import Access
-from litereplica.mount.files import DatabaseFile
+from litereplica.mount.database_file import DatabaseFile
 from litereplica.mount.tree import Tree
 from litereplica.mount.wal_file import WalFile
 from litereplica.sqlite.wal import WalHeader, encode_frames

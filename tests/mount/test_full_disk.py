@@ -132,3 +132,41 @@ def check_after_restart(node: Node, rows: int) -> None:
     assert node.position() == position
     assert run_sql(node.path(), "SELECT count(*) FROM t") == [(rows,)]
     assert integrity(node.path()) == "ok"
+
+
+@pytest.mark.parametrize("mode", ["DELETE", "TRUNCATE", "PERSIST"])
+@pytest.mark.parametrize("small_disk", ["tmpfs", "ext4"], indirect=True)
+def test_in_rollback_modes_a_refused_commit_is_rolled_back_and_others_go_on_when_there_is_room(
+    nodes: Nodes, small_disk: Path, mode: str
+) -> None:
+    node = nodes.make(data=small_disk / "data").start()
+    path = node.path()
+    with Session(path) as session:
+        session.run(f"PRAGMA journal_mode={mode}")
+        session.run("CREATE TABLE t (v)")
+        session.run("INSERT INTO t (v) VALUES (randomblob(3000))", times=20)
+        ballast = fill(small_disk)
+        committed, refused = 20, 0
+        while refused < 5:
+            try:
+                session.run("INSERT INTO t (v) VALUES (randomblob(3000))")
+                committed += 1
+            except SqlError as error:
+                assert error.code in {  # noqa: PT017  which of many inserts fails, and at which step, is not known
+                    "SQLITE_FULL",
+                    "SQLITE_IOERR_DELETE",
+                    "SQLITE_IOERR_TRUNCATE",
+                    "SQLITE_IOERR_WRITE",
+                }
+                refused += 1
+        assert session.run("SELECT count(*) FROM t") == [(committed,)]
+        position = node.position()
+        ballast.unlink()
+        session.run("INSERT INTO t (v) VALUES (randomblob(3000))", times=10)
+        assert int(node.position()[:16], 16) == int(position[:16], 16) + 10
+        assert session.run("SELECT count(*) FROM t") == [(committed + 10,)]
+    assert integrity(path) == "ok"
+    node.stop()
+    node.start()
+    assert run_sql(path, "SELECT count(*) FROM t") == [(committed + 10,)]
+    assert integrity(path) == "ok"

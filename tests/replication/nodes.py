@@ -127,7 +127,7 @@ class Node:
         pages = content(database)
         database.file_path.parent.mkdir(parents=True, exist_ok=True)
         database.file_path.write_bytes(pages)
-        database.wal_restarted()
+        database.file_complete()
 
     async def begin_segment(self, name: str = "app.db") -> None:
         """The next record begins a new segment, as if the newest were full."""

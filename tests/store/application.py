@@ -113,7 +113,7 @@ class Application:
                     disk.pwrite(descriptor, page, (pgno - 1) * self.page_size)
             if whole:
                 disk.truncate(descriptor, len(content) * self.page_size)
-                self.database.wal_restarted()
+                self.database.file_complete()
         finally:
             disk.close(descriptor)
 

@@ -246,5 +246,5 @@ async def test_a_file_is_folded_when_it_has_every_page_of_the_wal(app: Applicati
     assert not database.is_folded(read)
     del content[1]
     assert not database.is_folded(read)
-    database.wal_restarted()
+    database.file_complete()
     assert database.is_folded(read)

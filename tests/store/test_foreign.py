@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from litereplica.errors import Corrupt
 from litereplica.ltx.decode import decode_record
 from litereplica.store.adopt import adopt, is_wal_database
 from litereplica.store.store import Store
@@ -90,15 +89,16 @@ def test_a_rollback_database_is_left_as_it_is_at_every_start(root: Path) -> None
     assert target.read_bytes() == before
 
 
-def test_a_file_that_sqlite_cannot_read_is_refused_and_kept(root: Path) -> None:
+def test_a_file_that_sqlite_cannot_read_is_kept_and_in_nobodys_way(root: Path) -> None:
     target = root / "files" / "app.db"
     make_database(target, "DELETE")
     with target.open("r+b") as file:
         file.seek(50)
         file.write(b"\xff" * 200)
     before = target.read_bytes()
-    with pytest.raises(Corrupt, match=r"app\.db cannot be read by SQLite"):
-        open_store(root)
+    store = open_store(root)
+    assert not store.databases
+    store.close()
     assert target.read_bytes() == before
 
 
@@ -180,20 +180,20 @@ async def test_the_file_of_a_dropped_database_goes_when_a_crash_came_before_its_
     store.close()
 
 
-async def test_the_file_comes_back_when_the_record_of_its_drop_was_lost(tmp_path: Path) -> None:
+async def test_a_drop_is_durable_before_its_name_is_free_for_another_file(tmp_path: Path) -> None:
     root = tmp_path / "data"
     disk = FaultyDisk(root, tmp_path / "graves")
     store = open_store(root, disk)
     path = store.file_path("app.db")
     make_database(path, "WAL")
     database = await adopt(store, "app.db")
-    content = path.read_bytes()
     await store.maintain(1e9, 1 << 40)
     database.drop()
     path.unlink()
     store.close()
     disk.lose_power("nothing")
     store = open_store(root, disk)
-    assert path.read_bytes() == content
-    assert store.databases["app.db"].position.txid == 1
+    assert store.databases["app.db"].position.txid == 2
+    assert not store.databases["app.db"].exists
+    assert not path.exists()
     store.close()

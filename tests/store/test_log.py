@@ -87,7 +87,7 @@ def test_a_cursor_beyond_the_log_or_before_what_is_kept_is_trimmed(app: Applicat
         log.cursor(26)
     slow = log.cursor(0)
     slow.read(100)
-    app.database.wal_restarted()
+    app.database.file_complete()
     trio.run(log.sync)
     assert log.trim(25, 0, 1)
     with pytest.raises(Trimmed):

@@ -50,7 +50,7 @@ async def test_a_checkpoint_during_the_sync_of_the_file_does_not_move_the_saved_
     async with trio.open_nursery() as nursery:
         nursery.start_soon(store.advance_base, app.database)
         await entered(gated)
-        app.database.wal_restarted()
+        app.database.file_complete()
         gated.gate.set()
     assert app.database.saved_base.txid == 1
     assert app.database.base.txid == 2

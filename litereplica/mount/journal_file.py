@@ -1,0 +1,197 @@
+"""Rollback journals of the mount, and the super-journals that tie several of them together.
+
+Knows when a journal begins to protect its database file and what ends it: its end is the commit. Does not know what was
+committed (mount.rollback).
+"""
+
+import errno
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyfuse3
+
+from litereplica.mount.access import Access
+from litereplica.mount.database_file import Finish
+from litereplica.mount.files import File
+from litereplica.mount.rollback import end_journals
+from litereplica.sqlite.journal import JOURNAL_MAGIC, is_live_journal, super_journal_name
+from litereplica.store.store import Store
+
+if TYPE_CHECKING:
+    from litereplica.mount.database_file import DatabaseFile
+
+_MAGIC_BYTES = 8
+
+
+class Journals:
+    """The journals of a mount that somebody else asks for: ``live`` ones, and ``unnamed`` ones.
+
+    A super-journal commits live ones; the name of an unnamed one becomes durable with its directory.
+    """
+
+    __slots__ = ("live", "unnamed")
+
+    def __init__(self) -> None:
+        self.live: set[JournalFile] = set()
+        self.unnamed: set[JournalFile] = set()
+
+    def directory_synced(self, folder: Path) -> None:
+        """An application has made the names in ``folder`` durable."""
+        self.unnamed -= {each for each in self.unnamed if each.path.parent == folder}
+
+
+class JournalFile(File):
+    """A rollback journal.
+
+    As long as the backing database file has nothing that it would have to undo, its magic is kept out of its own
+    backing file: it was not made durable, and what a loss of power leaves of it must not be played back.
+    """
+
+    __slots__ = ("_changes", "_hidden", "_journals", "_owner", "_synced", "is_live")
+
+    def __init__(self, store: Store, access: Access, owner: "DatabaseFile", name: str, journals: Journals) -> None:
+        super().__init__(store, access, name)
+        self._owner = owner
+        self._journals = journals
+        # It begins with the magic: whoever opens the database next would play it back.
+        self.is_live = False
+        # Readers of the mount see the magic, the backing file does not have it.
+        self._hidden = False
+        self._changes = 0
+        self._synced = -1
+        journals.unnamed.add(self)
+        if self.path.exists():
+            self.ensure_open()
+            self._set_live(is_live_journal(self.read_now(0, _MAGIC_BYTES)))
+
+    @property
+    def owner(self) -> "DatabaseFile":
+        """The database file that it protects."""
+        return self._owner
+
+    @property
+    def is_durable(self) -> bool:
+        """Its bytes and its name are on the disk: the way back survives a loss of power."""
+        return self._synced == self._changes and self not in self._journals.unnamed
+
+    def _set_live(self, live: bool) -> None:  # noqa: FBT001  the one state of it
+        self.is_live = live
+        if live:
+            self._journals.live.add(self)
+            if (database := self._owner.database) is not None:
+                database.open_pages.open()
+        else:
+            self._journals.live.discard(self)
+
+    async def write(self, offset: int, data: bytes) -> int:
+        if offset >= _MAGIC_BYTES or not data:
+            self._changes += 1
+            return self.store.disk.pwrite(self.descriptor, data, offset)
+        before = self.read_now(0, _MAGIC_BYTES)
+        size = len(data)
+        after = (before[:offset].ljust(offset, b"\0") + data)[:_MAGIC_BYTES] + before[offset + len(data) :]
+        lives = is_live_journal(after)
+        if self.is_live and not lives:
+            await self._end(lambda: self.store.disk.pwrite(self.descriptor, data, offset))
+            self._changes += 1
+            self._hidden = False
+        else:
+            self._changes += 1
+            hidden = lives and not self._owner.is_written_through
+            if hidden:
+                data = bytes(_MAGIC_BYTES - offset) + data[_MAGIC_BYTES - offset :]
+            self.store.disk.pwrite(self.descriptor, data, offset)
+            self._hidden = hidden
+            if lives != self.is_live:
+                self._set_live(lives)
+        return size
+
+    def read_now(self, offset: int, size: int) -> bytes:
+        data = super().read_now(offset, size)
+        if self._hidden and offset < _MAGIC_BYTES:
+            end = min(_MAGIC_BYTES - offset, len(data))
+            data = JOURNAL_MAGIC[offset : offset + end] + data[end:]
+        return data
+
+    async def read(self, offset: int, size: int) -> bytes:
+        return self.read_now(offset, size)
+
+    async def truncate(self, size: int) -> None:
+        self.ensure_open()
+        if self.is_live and size < _MAGIC_BYTES:
+            await self._end(lambda: self.store.disk.truncate(self.descriptor, size))
+            self._changes += 1
+            self._hidden = False
+            return
+        self._changes += 1
+        await super().truncate(size)
+
+    async def unlink(self, finish: Finish) -> None:
+        """Remove its name by ``finish``; the commit, if it protected anything."""
+        if self.is_live:
+            await self._end(finish)
+        else:
+            finish()
+
+    async def _end(self, finish: Finish) -> None:
+        if self.access.primary and not self._owner.unlinked:
+            await end_journals(self.store, self.access, [self._owner], finish)
+        else:
+            finish()
+        self._set_live(False)  # noqa: FBT003
+
+    def close(self) -> None:
+        if self.unlinked:
+            self._journals.unnamed.discard(self)
+        super().close()
+
+    async def sync(self) -> None:
+        if self._owner.database is not None and not self._owner.is_written_through:
+            return  # the backing file has nothing yet that it would have to undo
+        await self._sync()
+
+    async def _sync(self) -> None:
+        changes = self._changes
+        await super().sync()
+        self._synced = changes
+
+    async def make_durable(self) -> None:
+        """Before the first change of the backing database file, whatever ``synchronous`` is. Raises OSError."""
+        if self._hidden:
+            await self._sync()
+            self.store.disk.pwrite(self.descriptor, JOURNAL_MAGIC, 0)
+            self._hidden = False
+            self._changes += 1
+        if self._synced != self._changes:
+            await self._sync()
+        if self in self._journals.unnamed:
+            disk, folder = self.store.disk, self.path.parent
+            await self.store.calls.run(lambda: disk.fsync_directory(folder))
+            self._journals.directory_synced(folder)
+
+    def depends_on(self, path: str) -> bool:
+        """Whether its transaction is committed by the removal of the super-journal ``path`` (below the mount)."""
+        self.ensure_open()
+        name = super_journal_name(self.read_now, self.size())
+        return name is not None and (name == path or name.endswith(f"/{path}"))
+
+
+class SuperJournalFile(File):
+    """Names the journals of one transaction over several databases; its removal commits them all (pager.c)."""
+
+    __slots__ = ("_journals",)
+
+    def __init__(self, store: Store, access: Access, name: str, journals: Journals) -> None:
+        super().__init__(store, access, name)
+        self._journals = journals
+
+    async def unlink(self, finish: Finish) -> None:
+        """Remove its name by ``finish``, and commit what depends on it."""
+        journals = [each for each in self._journals.live if each.depends_on(self.name)]
+        owners = sorted({each.owner for each in journals if not each.owner.unlinked}, key=lambda each: each.name)
+        if not owners:
+            finish()
+            return
+        if not self.access.primary:
+            raise pyfuse3.FUSEError(errno.EROFS)
+        await end_journals(self.store, self.access, owners, finish, journals_stay=True)

@@ -1,0 +1,207 @@
+"""The end of a rollback journal: what it protected becomes a transaction.
+
+Knows how to find out what changed (the pages written under the journal, compared with the checksums of the pages
+before it), and the order: the record is durable in the log before the journal's end reaches its backing file, so after
+a crash either both happened or the journal is played back. A rollback ends its journal too: nothing differs then, and
+nothing is logged. Does not know what ends a journal (mount.journal_file).
+"""
+
+import errno
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import pyfuse3
+import structlog
+import trio
+
+from litereplica.errors import Corrupt
+from litereplica.ltx.checksum import page_checksum
+from litereplica.mount.access import Access
+from litereplica.mount.database_file import FIRST_BYTES, DatabaseFile, Finish
+from litereplica.mount.files import fence
+from litereplica.sqlite.pages import DatabaseHeader, lock_page, parse_database_header, stored_page_count
+from litereplica.store.adopt import log_file, whole_pages
+from litereplica.store.commit import PendingCommit, log_pages
+from litereplica.store.database import ROLLBACK_MODE, WAL_MODE, Database, Pages
+from litereplica.store.group import GroupFile
+from litereplica.store.store import Store
+
+log = structlog.get_logger()
+
+# Read and compared at once; other databases are served in between.
+STEP_BYTES: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """What a journal protected: ``pgnos`` differ from before. ``restored``: of what was written some does not."""
+
+    file: DatabaseFile
+    header: DatabaseHeader
+    page_count: int
+    pgnos: list[int]
+    restored: bool
+
+    @property
+    def is_transaction(self) -> bool:
+        database = self.file.database
+        return database is None or bool(self.pgnos) or self.page_count != database.page_count
+
+
+async def end_journals(
+    store: Store, access: Access, files: list[DatabaseFile], finish: Finish, *, journals_stay: bool = False
+) -> None:
+    """Commit what the live journals of ``files`` protect, all or nothing; ``finish`` ends them, once it is durable.
+
+    ``journals_stay``: they are ended by what ``finish`` does to a super-journal, and stay live for now; so the base
+    does not move: a start would play them back, and has to redo this transaction after that. Raises OSError, FUSEError;
+    then nothing has ended, the journals are hot and SQLite rolls back.
+    """
+    if access.fenced is not None:
+        raise files[0].refuse("commit_refused", access.fenced, errno.EIO)
+    try:
+        changes = [change for file in files if (change := await _find_change(file)) is not None]
+        transactions = [change for change in changes if change.is_transaction]
+        pending = await _log(store, access, files, transactions, finish)
+    except BaseException as error:
+        for file in files:
+            file.say_refused(error)
+        raise
+    for commit in pending:
+        commit.count()
+    for change in transactions:
+        database = change.file.database
+        assert database is not None
+        database.journal_mode = WAL_MODE if change.header.wal else ROLLBACK_MODE
+        change.file.say_accepted()
+    for change in changes:
+        if (database := change.file.database) is not None:
+            database.open_pages.close(rolled_back=change.restored)
+            if not journals_stay:
+                database.file_complete()
+    for file in files:
+        file.journal_ended()
+
+
+async def _log(
+    store: Store, access: Access, files: list[DatabaseFile], changes: list[_Change], finish: Finish
+) -> list[PendingCommit]:
+    """Make the transactions durable in their logs, then ``finish``."""
+    pending: list[PendingCommit] = []
+    group = None
+    try:
+        if len(changes) > 1:
+            group = GroupFile.write(store, {change.file.name: store.next_txid(change.file.name) for change in changes})
+        for change in changes:
+            pending.append(await _log_one(store, change))  # noqa: PERF401  what there is so far is cut on an error
+        for commit in pending:
+            await _make_durable(access, commit)
+        for file in files:
+            if file.is_torn or any(change.file is file for change in changes):
+                await _write_held(file)
+        finish()
+    except BaseException:
+        for commit in pending:
+            commit.cut()
+        if group is not None:
+            group.remove()
+        raise
+    if group is not None:
+        group.remove()
+    return pending
+
+
+async def _make_durable(access: Access, commit: PendingCommit) -> None:
+    try:
+        await commit.make_durable()
+    except OSError as error:
+        fence(access, commit.database, error)
+        raise
+
+
+async def _write_held(file: DatabaseFile) -> None:
+    """Bring the pages to the backing file; when it refuses, see to it that the journal can undo what it has taken."""
+    try:
+        file.write_held()
+    except OSError:
+        database = file.database
+        assert database is not None
+        for pgno in file.held:
+            database.open_pages.add(pgno, pgno)
+        assert file.journal is not None
+        await file.journal.make_durable()
+        raise
+
+
+async def _log_one(store: Store, change: _Change) -> PendingCommit:
+    file = change.file
+    database = file.database
+    if database is None:
+        return await log_file(store, file.name)
+    size = change.header.page_size
+    pgnos = change.pgnos
+
+    def read(start: int, end: int) -> Pages:
+        return [page for run in _runs(pgnos[start:end], size) for page in _read_run(file, run, size)]
+
+    return await log_pages(database, pgnos, change.page_count, size, read)
+
+
+async def _find_change(file: DatabaseFile) -> _Change | None:
+    """What differs from before the journal; None for a file that is no database (yet, or not any more)."""
+    database = file.database
+    if database is None and not whole_pages(file.path):
+        return None
+    try:
+        header = parse_database_header(file.read_now(0, FIRST_BYTES))
+        page_count = stored_page_count(header, file.size())
+    except Corrupt as error:
+        raise file.refuse("commit_refused", f"the database file cannot be read: {error.message}", errno.EIO) from None
+    if database is None:
+        return _Change(file, header, page_count, [], restored=False)
+    if header.page_size != database.page_size:
+        locked = lock_page(header.page_size)
+        every = [pgno for pgno in range(1, page_count + 1) if pgno != locked]
+        return _Change(file, header, page_count, every, restored=True)
+    # What was written beyond the end is of a savepoint that was rolled back: SQLite cuts it off next.
+    held = [pgno for pgno in file.held if pgno <= page_count]
+    candidates = sorted({*database.open_pages.changed(page_count, database.page_count), *held})
+    differing = await _differing(file, database, candidates)
+    return _Change(file, header, page_count, differing, restored=len(differing) < len(candidates))
+
+
+async def _differing(file: DatabaseFile, database: Database, candidates: list[int]) -> list[int]:
+    """Those of ``candidates`` whose checksum is not the known one, and all that are new."""
+    size, known, locked = database.page_size, database.page_count, database.lock_page
+    table = database.checksums.table
+    found: list[int] = []
+    done_bytes = 0
+    for run in _runs([pgno for pgno in candidates if pgno != locked], size):
+        found += [
+            pgno
+            for pgno, page in _read_run(file, run, size)
+            if pgno > known or page_checksum(pgno, page) != table[pgno - 1]
+        ]
+        done_bytes += len(run) * size
+        if done_bytes >= STEP_BYTES:
+            done_bytes = 0
+            await trio.lowlevel.checkpoint()
+    return found
+
+
+def _runs(pgnos: list[int], page_size: int) -> Iterator[range]:
+    """Page numbers that follow each other, at most STEP_BYTES of pages in one."""
+    longest = max(1, STEP_BYTES // page_size)
+    start = 0
+    for index in range(1, len(pgnos) + 1):
+        if index == len(pgnos) or pgnos[index] != pgnos[index - 1] + 1 or index - start == longest:
+            yield range(pgnos[start], pgnos[index - 1] + 1)
+            start = index
+
+
+def _read_run(file: DatabaseFile, run: range, page_size: int) -> Pages:
+    data = file.read_now((run.start - 1) * page_size, len(run) * page_size)
+    if len(data) != len(run) * page_size:
+        raise pyfuse3.FUSEError(errno.EIO)
+    return [(pgno, data[index * page_size : (index + 1) * page_size]) for index, pgno in enumerate(run)]
