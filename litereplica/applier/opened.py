@@ -83,7 +83,11 @@ class OpenDatabase:
         self.page_size = header.page_size
         if frame := lookup(self.memory.blocks, 1, header.max_frame):
             offset = WAL_HEADER_BYTES + (frame - 1) * (FRAME_HEADER_BYTES + self.page_size) + FRAME_HEADER_BYTES
-            self.rollback = parse_database_header(os.pread(self.wal, DATABASE_HEADER_BYTES, offset)).rollback
+            first = os.pread(self.wal, DATABASE_HEADER_BYTES, offset)
+            if len(first) < DATABASE_HEADER_BYTES:
+                # -wal and -shm are of two files of one name: the first was dropped in this instant.
+                raise Unavailable(f"{self.path} is being dropped")
+            self.rollback = parse_database_header(first).rollback
 
     def show_page_size(self, page_size: int) -> None:
         """The newest transaction has another page size: the connection has to read before it may checkpoint.

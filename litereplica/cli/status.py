@@ -69,7 +69,12 @@ def _databases(databases: list[dict[str, Any]]) -> list[str]:
         for database in databases
     ]
     headers = ("DATABASE", "TXID", "CHECKSUM", "JOURNAL MODE", "PAGES", "LAG")
-    return table(headers, rows) or ["no databases yet: create one in the mount"]
+    damaged = [
+        paint(f"{each.get('name')} has damaged pages: litereplica verify names them", "red")
+        for each in databases
+        if each.get("damaged")
+    ]
+    return [*table(headers, rows), *damaged] or ["no databases yet: create one in the mount"]
 
 
 def _replicas(replicas: list[dict[str, Any]]) -> list[str]:

@@ -18,7 +18,7 @@ import structlog
 
 from litereplica.mount.access import Access
 from litereplica.mount.files import File, fence
-from litereplica.sqlite.pages import DATABASE_MAGIC, is_database
+from litereplica.sqlite.version import header_problem
 from litereplica.store.adopt import adopt, is_wal_database, whole_pages
 from litereplica.store.database import Database
 from litereplica.store.folded import changed_pages
@@ -62,7 +62,7 @@ class DatabaseFile(File):
         self.held: dict[int, bytes] = {}
         # The transaction is too large (or not in whole pages): the backing file has what it writes.
         self.is_written_through = False
-        # It has refused some of what is held, and may have taken some: a rollback has to be written to it too.
+        # It has been given what is held, and perhaps taken only some: a rollback has to be written to it too.
         self.is_torn = False
         # The first bytes have been seen to be a database's.
         self._known = False
@@ -155,13 +155,15 @@ class DatabaseFile(File):
 
     def write_held(self) -> None:
         """Bring what is held to the backing file; pages behind its end first, which a full disk refuses. OSError."""
+        if not self.held:
+            return
         disk, descriptor = self.store.disk, self.descriptor
         before = super().size()
+        self.is_torn = True
         try:
             for pgno, page in sorted(self.held.items(), reverse=True):
                 disk.pwrite(descriptor, page, (pgno - 1) * len(page))
         except OSError:
-            self.is_torn = True
             disk.truncate(descriptor, before)
             raise
 
@@ -208,28 +210,26 @@ class DatabaseFile(File):
 
     def _check_unknown(self, offset: int, data: bytes) -> None:
         if not self.is_protected and not self.importers and self.access.primary:
-            if offset == 0 and not data.startswith(DATABASE_MAGIC) and not self.size():
-                raise self._reject()
+            if offset == 0 and not self.size() and (problem := header_problem(data[:FIRST_BYTES])) is not None:
+                raise self._reject(problem)
             raise self.refuse("write_refused", f"a new database is {NO_JOURNAL}")
         if self._known:
             return
-        if self.size() == 0:
-            if not (self.is_protected and offset) and not (offset == 0 and data.startswith(DATABASE_MAGIC)):
-                raise self._reject()
-        elif not is_database(self.read_now(0, FIRST_BYTES)) and offset and not self.is_protected:
-            raise self.refuse("not_a_database", "the first page of this file is not SQLite's; it is left as it is")
-        if offset == 0 and is_database(data):
-            self._known = True
+        if offset:
+            # Under a journal the first page may come last; of a copy it comes first.
+            if not self.is_protected and (problem := header_problem(self.read_now(0, FIRST_BYTES))) is not None:
+                raise self._reject(problem)
+            return
+        if (problem := header_problem(data[:FIRST_BYTES])) is not None:
+            raise self._reject(problem)
+        self._known = True
 
-    def _reject(self) -> pyfuse3.FUSEError:
+    def _reject(self, problem: str) -> pyfuse3.FUSEError:
         """Once in the log for each file, however often its writer tries."""
         if self.rejected:
             return pyfuse3.FUSEError(errno.EACCES)
         self.rejected = True
-        return self.refuse(
-            "not_a_database",
-            "only SQLite databases can be replicated, so only they are kept in the mount: put this file elsewhere",
-        )
+        return self.refuse("not_a_database", problem)
 
     async def adopt_if_wal(self) -> None:
         """Take a database that has become a WAL database into the log; nothing when it is there or is none."""
@@ -240,7 +240,7 @@ class DatabaseFile(File):
         """Whoever copied a file here has closed it. Raises OSError when the log refuses."""
         if self.database is not None or self.unlinked or not self.access.primary or self.is_protected:
             return
-        if not whole_pages(self.path):
+        if not whole_pages(self.path) or header_problem(self.read_now(0, FIRST_BYTES)) is not None:
             if self.size():
                 log.warning(
                     "import_incomplete",

@@ -23,6 +23,7 @@ from litereplica.mount.journal_file import JournalFile, SuperJournalFile
 from litereplica.mount.tree import ROOT_INODE, Inode, Kind, Tree, kind_of
 from litereplica.mount.virtual import content
 from litereplica.mount.wal_file import WalFile
+from litereplica.sqlite.version import name_problem
 from litereplica.store.store import Store
 
 log = structlog.get_logger()
@@ -275,7 +276,7 @@ class Operations(pyfuse3.Operations):
 
     def _create_file(self, path: str, kind: Kind, stem: str, mode: pyfuse3.ModeT, ctx: pyfuse3.RequestContext) -> None:
         if kind is Kind.DATABASE:
-            problem = self.store.name_problem(path)
+            problem = name_problem(path) or self.store.name_problem(path)
             if problem is not None:
                 log.warning("file_refused", file=path, reason=problem)
                 raise pyfuse3.FUSEError(errno.EACCES)

@@ -21,6 +21,7 @@ from litereplica.mount.access import Access
 from litereplica.mount.database_file import FIRST_BYTES, DatabaseFile, Finish
 from litereplica.mount.files import fence
 from litereplica.sqlite.pages import DatabaseHeader, lock_page, parse_database_header, stored_page_count
+from litereplica.sqlite.version import header_problem
 from litereplica.store.adopt import log_file, whole_pages
 from litereplica.store.commit import PendingCommit, log_pages
 from litereplica.store.database import ROLLBACK_MODE, WAL_MODE, Database, Pages
@@ -99,9 +100,12 @@ async def _log(
             await _make_durable(access, commit)
         for file in files:
             if file.is_torn or any(change.file is file for change in changes):
-                await _write_held(file)
+                file.write_held()
         finish()
     except BaseException:
+        for file in files:
+            # Before the records go: what the backing files have taken has to be undone if they are not there.
+            await _protect_torn(access, file)
         for commit in pending:
             commit.cut()
         if group is not None:
@@ -120,18 +124,18 @@ async def _make_durable(access: Access, commit: PendingCommit) -> None:
         raise
 
 
-async def _write_held(file: DatabaseFile) -> None:
-    """Bring the pages to the backing file; when it refuses, see to it that the journal can undo what it has taken."""
+async def _protect_torn(access: Access, file: DatabaseFile) -> None:
+    """The backing file has pages of a transaction that is refused: see to it that the journal can undo them."""
+    database = file.database
+    if not file.is_torn or database is None or file.journal is None:
+        return
+    for pgno in file.held:
+        database.open_pages.add(pgno, pgno)
     try:
-        file.write_held()
-    except OSError:
-        database = file.database
-        assert database is not None
-        for pgno in file.held:
-            database.open_pages.add(pgno, pgno)
-        assert file.journal is not None
-        await file.journal.make_durable()
-        raise
+        with trio.CancelScope(shield=True):
+            await file.journal.make_durable()
+    except OSError as error:
+        fence(access, database, error)
 
 
 async def _log_one(store: Store, change: _Change) -> PendingCommit:
@@ -153,8 +157,11 @@ async def _find_change(file: DatabaseFile) -> _Change | None:
     database = file.database
     if database is None and not whole_pages(file.path):
         return None
+    first = file.read_now(0, FIRST_BYTES)
+    if (problem := header_problem(first)) is not None:
+        raise file.refuse("commit_refused", problem)
     try:
-        header = parse_database_header(file.read_now(0, FIRST_BYTES))
+        header = parse_database_header(first)
         page_count = stored_page_count(header, file.size())
     except Corrupt as error:
         raise file.refuse("commit_refused", f"the database file cannot be read: {error.message}", errno.EIO) from None

@@ -70,8 +70,10 @@ class PendingCommit:
         database.changed()
 
     def cut(self) -> None:
-        """It will not happen."""
+        """It will not happen, and does not come back after a loss of power. Raises OSError."""
         self.database.log.cut_uncounted()
+        if self._durable:
+            self.database.log.make_cut_durable()
 
 
 async def log_pages(

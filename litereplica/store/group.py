@@ -50,9 +50,11 @@ class GroupFile:
         return cls(store, path, members)
 
     def remove(self) -> None:
-        """All of them count, or none. A crash that brings the file back finds it true."""
+        """All of them count, or none, durably. A crash that brings the file back finds it true."""
         with contextlib.suppress(OSError):
             self._store.disk.unlink(self._path)
+            # One that came back much later could name TXIDs that another history has not reached.
+            self._store.disk.fsync_directory(self._path.parent)
 
 
 def load_groups(store: "Store") -> Iterator[GroupFile]:

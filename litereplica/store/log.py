@@ -149,6 +149,17 @@ class Log(LogSegments):
         if segment is not None and segment.descriptor >= 0:
             self._cut(segment)
 
+    def make_cut_durable(self) -> None:
+        """What was cut off must not come back with a loss of power: its transaction was refused. Blocking; OSError."""
+        segment = self._newest
+        if segment is None or segment.descriptor < 0:
+            return
+        try:
+            self._disk.fdatasync(segment.descriptor)
+        except OSError as error:
+            self.fail(error)
+            raise
+
     def cut_last(self) -> None:
         """Take the newest record back: the write that it was logged for did not reach the file."""
         segment = self._newest
@@ -172,10 +183,12 @@ class Log(LogSegments):
                 segment.bounds(self._disk, segment.first_txid)
             if segment.starts:
                 self.cut_last()
+            self.make_cut_durable()
             if not segment.length:
                 self._segments.remove(segment)
                 self._remove(segment)
                 self._disk.unlink(segment.path)
+                self._disk.fsync_directory(self.directory)
                 self._newest = self._segments[-1] if self._segments else None
 
     def _cut(self, segment: Segment) -> None:

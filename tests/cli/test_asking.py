@@ -179,3 +179,9 @@ def test_a_node_without_databases_says_so() -> None:
 
 def test_a_table_without_rows_is_nothing() -> None:
     assert table(("A", "B"), []) == []
+
+
+def test_a_status_says_which_databases_are_damaged() -> None:
+    document = {"node": "b", "ready": False, "databases": [{"name": "a.db", "damaged": [3]}, {"name": "b.db"}]}
+    lines = [line for line in status_lines(document) if "damaged" in line]
+    assert lines == ["a.db has damaged pages: litereplica verify names them"]
