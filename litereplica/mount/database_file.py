@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import pyfuse3
 import structlog
+import trio
 
 from litereplica.mount.access import Access
 from litereplica.mount.files import File, fence
@@ -43,6 +44,7 @@ class DatabaseFile(File):
     """A database, or an empty file that may become one."""
 
     __slots__ = (
+        "_adopting",
         "_known",
         "held",
         "importers",
@@ -68,6 +70,8 @@ class DatabaseFile(File):
         self._known = False
         # Somebody tried to make another kind of file of it; when it is closed, nothing of it stays.
         self.rejected = False
+        # While the whole file is read to be logged.
+        self._adopting: trio.Event | None = None
         # Handles that can only write: somebody copies a file here (SQLite always opens for reading too).
         self.importers = 0
         # The disk has refused a commit and taken none since: an application that tries again and again is one line.
@@ -87,6 +91,7 @@ class DatabaseFile(File):
         return self.journal is not None and self.journal.is_live
 
     async def write(self, offset: int, data: bytes) -> int:
+        await self.wait_adopted()
         database = self.database
         if database is None:
             self._check_unknown(offset, data)
@@ -231,28 +236,49 @@ class DatabaseFile(File):
         self.rejected = True
         return self.refuse("not_a_database", problem)
 
+    async def wait_adopted(self) -> None:
+        """Return when nobody reads the whole file to log it: it must not change meanwhile."""
+        while self._adopting is not None:
+            await self._adopting.wait()
+
     async def adopt_if_wal(self) -> None:
         """Take a database that has become a WAL database into the log; nothing when it is there or is none."""
+        await self.wait_adopted()
         if self.database is None and not self.unlinked and self.access.primary and is_wal_database(self.path):
             await adopt(self.store, self.name)
 
-    async def imported(self) -> None:
-        """Whoever copied a file here has closed it. Raises OSError when the log refuses."""
-        if self.database is not None or self.unlinked or not self.access.primary or self.is_protected:
+    @property
+    def _is_unknown(self) -> bool:
+        return self.database is None and not self.unlinked and self.access.primary and not self.is_protected
+
+    async def copied(self) -> None:
+        """Whoever copies a file here closes it, and waits: if it is whole it enters the log. OSError: it does not."""
+        await self.wait_adopted()
+        if not self._is_unknown or not whole_pages(self.path) or header_problem(self.read_now(0, FIRST_BYTES)):
             return
-        if not whole_pages(self.path) or header_problem(self.read_now(0, FIRST_BYTES)) is not None:
-            if self.size():
-                log.warning(
-                    "import_incomplete",
-                    file=self.name,
-                    reason="it is no whole SQLite database, so it is not replicated: copy it again, or remove it",
-                )
-            return
-        await adopt(self.store, self.name)
+        self._adopting = trio.Event()
+        try:
+            await adopt(self.store, self.name)
+        except BaseException as error:
+            self.say_refused(error)
+            raise
+        finally:
+            self._adopting.set()
+            self._adopting = None
+
+    def left(self) -> None:
+        """Whoever copied a file here is gone."""
+        if self._is_unknown and self._adopting is None and self.size():
+            log.warning(
+                "import_incomplete",
+                file=self.name,
+                reason="it is no whole SQLite database, so it is not replicated: copy it again, or remove it",
+            )
 
     # -- its size --------------------------------------------------------------------------------------------------
 
     async def truncate(self, size: int) -> None:
+        await self.wait_adopted()
         database = self.database
         if database is not None:
             if self.access.primary:

@@ -78,8 +78,6 @@ class JournalFile(File):
         self.is_live = live
         if live:
             self._journals.live.add(self)
-            if (database := self._owner.database) is not None:
-                database.open_pages.open()
         else:
             self._journals.live.discard(self)
 

@@ -104,6 +104,13 @@ class Operations(pyfuse3.Operations):
         return await self._handles[fh].read(off, size)
 
     @translated
+    async def flush(self, fh: pyfuse3.FileHandleT) -> None:
+        if fh in self._importing:
+            file = self._handles[fh]
+            assert isinstance(file, DatabaseFile)
+            await file.copied()
+
+    @translated
     async def fsync(self, fh: pyfuse3.FileHandleT, datasync: bool) -> None:  # noqa: FBT001
         await self._handles[fh].sync()
 
@@ -301,7 +308,7 @@ class Operations(pyfuse3.Operations):
             if fh in self._importing:
                 self._importing.discard(fh)
                 file.importers -= 1
-                await file.imported()
+                file.left()
             if file.rejected:
                 self._remove_rejected(file)
 

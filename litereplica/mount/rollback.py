@@ -61,6 +61,8 @@ async def end_journals(
     """
     if access.fenced is not None:
         raise files[0].refuse("commit_refused", access.fenced, errno.EIO)
+    for file in files:
+        await file.wait_adopted()
     try:
         changes = [change for file in files if (change := await _find_change(file)) is not None]
         transactions = [change for change in changes if change.is_transaction]

@@ -33,14 +33,14 @@ class OpenPages:
         # The file was cut to so many pages meanwhile; None when it was not.
         self._kept: int | None = None
 
-    def open(self) -> None:
-        """A journal lives; the pages of an earlier one that has the same end to come stay."""
+    def _open(self) -> None:
         if not self.is_open:
             self.is_open = True
             self._closed = trio.Event()
 
     def add(self, first_pgno: int, last_pgno: int) -> None:
         """These pages are about to be written."""
+        self._open()
         if last_pgno == first_pgno:
             self._pages.add(first_pgno)
         else:
@@ -51,6 +51,7 @@ class OpenPages:
 
     def cut(self, page_count: int) -> None:
         """The file is about to be cut to ``page_count`` pages."""
+        self._open()
         self._kept = page_count if self._kept is None else min(self._kept, page_count)
 
     def changed(self, page_count: int, known_pages: int) -> list[int]:
@@ -85,6 +86,6 @@ class OpenPages:
         self._closed.set()
 
     async def wait_closed(self) -> None:
-        """Return when no journal lives; another may by then."""
+        """Return when the journal has ended under which pages were written; another may live by then."""
         if self.is_open:
             await self._closed.wait()

@@ -125,7 +125,6 @@ async def old(primary: Node, pages: int) -> bytes:
 async def test_pages_under_a_live_journal_are_not_sent(primary: Node, replica: Node) -> None:
     committed = await old(primary, 1000)
     database = primary.database()
-    database.open_pages.open()
     database.open_pages.add(500, 500)
     with database.file_path.open("r+b") as file:
         file.seek(499 * PAGE)
@@ -153,7 +152,6 @@ async def test_pages_that_a_journal_takes_back_while_they_are_read_are_read_agai
             while not same(primary, replica):
                 turn += 1
                 first = 1 + (turn * 371) % 2900
-                database.open_pages.open()
                 database.open_pages.add(first, first + 99)
                 file.seek((first - 1) * PAGE)
                 file.write(bytes(100 * PAGE))
@@ -175,7 +173,6 @@ async def test_a_journal_that_stays_open_stalls_no_other_snapshot(primary: Node,
     primary.touch(1, "b.db")
     await primary.trim()
     database = primary.database()
-    database.open_pages.open()
     database.open_pages.add(290, 290)
     database.file_path.write_bytes(committed[: 289 * PAGE] + bytes(PAGE) + committed[290 * PAGE :])
     async with primary.serving(), replica.following(primary.port):

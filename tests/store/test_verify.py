@@ -139,7 +139,6 @@ async def test_a_page_under_a_live_journal_is_waited_for(tmp_path: Path) -> None
     async with application(tmp_path) as app:
         pages = app.database.open_pages
         original = app.database.file_path.read_bytes()
-        pages.open()
         pages.add(9, 9)
         flip(app, 9)
         verification = Verification(app.database, "test")
@@ -171,7 +170,6 @@ async def test_a_page_read_while_a_journal_was_rolled_back_is_read_again(tmp_pat
                     trio.from_thread.run_sync(lambda: app.database.open_pages.close(rolled_back=True))
                 return data
 
-        app.database.open_pages.open()
         app.database.open_pages.add(9, 9)
         flip(app, 9)
         check = FileCheck(app.database)
