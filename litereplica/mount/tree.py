@@ -3,9 +3,10 @@
 Knows which path an inode number stands for, what kind of file a name is, and how long the kernel holds on to an
 inode. Does not know what reads and writes mean (mount.files).
 
-Inode numbers are never used again while the daemon runs, so the kernel cannot mistake a new file for an old one.
+Inode numbers are never used again, so neither the kernel nor an application can mistake a new file for an old one.
 """
 
+import os
 from collections.abc import Iterator
 from enum import Enum, auto
 from pathlib import PurePosixPath
@@ -81,7 +82,9 @@ class Tree:
     def __init__(self, store: Store, access: Access) -> None:
         self._store = store
         self._access = access
-        self._next = ROOT_INODE + 1
+        # From a random number on: a process that still holds files of an earlier mount, which may have had the same
+        # device number, must not take them for files of this one (SQLite finds its locks by device and inode).
+        self._next = int.from_bytes(os.urandom(5)) << 20
         root = Inode(ROOT_INODE, "", None, None)
         self._inodes: dict[int, Inode] = {ROOT_INODE: root}
         self._names: dict[str, Inode] = {"": root}
