@@ -168,7 +168,9 @@ class WalFile(File):
         if header is None:
             return
         step = FRAME_HEADER_BYTES + header.page_size
-        frame = (offset - WAL_HEADER_BYTES) // step
+        frame, rest = divmod(offset - WAL_HEADER_BYTES, step)
+        if rest:
+            return  # a piece of a page that happens to have a header's length
         if data[8:] != _NO_SUMS:
             if frame == self.detector.committed_frames:
                 self._forget_overwriting()  # a new transaction

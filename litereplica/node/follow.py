@@ -289,6 +289,11 @@ class Follower:
             await database.log.sync()
             if database.dropped_txid > after or database.pending_install is not None or database.file_path.exists():
                 disk.unlink(temporary)
+            elif not temporary.stat().st_size:
+                # The last of the records is a drop: there is nothing to show.
+                disk.unlink(temporary)
+                progress.sent = after
+                database.set_applied(after)
             else:
                 disk.make_directories(database.file_path.parent)
                 wal = wal_of(database)
