@@ -159,7 +159,7 @@ async def _find_change(file: DatabaseFile) -> _Change | None:
     database = file.database
     if database is None and not whole_pages(file.path):
         return None
-    first = file.read_now(0, FIRST_BYTES)
+    first = file.held[1][:FIRST_BYTES] if 1 in file.held else file.read_now(0, FIRST_BYTES)
     if (problem := header_problem(first)) is not None:
         raise file.refuse("commit_refused", problem)
     try:
@@ -210,6 +210,8 @@ def _runs(pgnos: list[int], page_size: int) -> Iterator[range]:
 
 
 def _read_run(file: DatabaseFile, run: range, page_size: int) -> Pages:
+    if len(run) == 1 and (page := file.held.get(run.start)) is not None:
+        return [(run.start, page)]
     data = file.read_now((run.start - 1) * page_size, len(run) * page_size)
     if len(data) != len(run) * page_size:
         raise pyfuse3.FUSEError(errno.EIO)

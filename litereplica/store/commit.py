@@ -112,7 +112,8 @@ async def log_pages(
                 checksum ^= entry if is_new_content else entry ^ table[pgno - 1]
                 entries.append(entry)
             piece = encoder.block(pages)
-            await trio.lowlevel.checkpoint()
+            if len(pgnos) > step:
+                await trio.lowlevel.checkpoint()
         if not is_new_content and commit < database.page_count:
             checksum ^= checksums.xor_range(commit + 1, database.page_count)
         piece += encoder.end(checksum)
