@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from litereplica.applier.protocol import Applied, Apply, Checkpointed, Close, Failed, Install
+from litereplica.applier.protocol import Applied, Apply, Checkpointed, Close, Closed, Failed, Install
 from tests.applier.support import Child, Primary, assert_equal_files, client, rows, together
 
 
@@ -253,19 +253,27 @@ def test_install_of_a_file_that_is_too_short_changes_nothing(tmp_path: Path, chi
     assert rows(child.mount / "app.db", "SELECT count(*) FROM t") == [(0,)]
 
 
+def close(child: Child) -> None:
+    """From the answer on another file may have the name."""
+    child.send(Close("app.db"))
+    while isinstance(answer := child.receive(), Checkpointed):
+        pass
+    assert answer == Closed("app.db")
+
+
 def test_close_leaves_the_files_alone_and_the_name_can_be_used_again(tmp_path: Path, child: Child) -> None:
     replica = child.mount / "app.db"
     first = Primary(tmp_path / "1")
     child.apply(first.change("CREATE TABLE first (n)"))
-    child.send(Close("app.db"))
+    close(child)
     for suffix in ("", "-wal", "-shm"):
         Path(f"{replica}{suffix}").unlink()
     second = Primary(tmp_path / "2", page_size=1024)
     child.apply(second.change("CREATE TABLE second (n)"))
     assert rows(replica, "SELECT name FROM sqlite_schema") == [("second",)]
-    child.send(Close("app.db"))
+    close(child)
     third = Primary(tmp_path / "3", "c.db")
-    child.apply(third.change("CREATE TABLE third (n)"))  # by then the Close is done
+    child.apply(third.change("CREATE TABLE third (n)"))
     assert Path(f"{replica}-wal").stat().st_size > 0
     assert Path(f"{replica}-shm").exists()
     assert_equal_files(second, replica)
