@@ -19,6 +19,7 @@ import threading
 import time
 from typing import Final
 
+from litereplica.applier import locks
 from litereplica.applier.checkpoint import Checkpointer
 from litereplica.applier.protocol import (
     Apply,
@@ -198,7 +199,7 @@ def _warm(path: str, length: int) -> None:
     except OSError:
         return
     finally:
-        os.close(descriptor)
+        locks.close(descriptor)
 
 
 def main(arguments: list[str]) -> int:

@@ -8,7 +8,9 @@ kinds conflict with each other, also within one process, which is exactly what i
 description locks").
 """
 
+import contextlib
 import fcntl
+import os
 from struct import Struct
 from typing import Final
 
@@ -45,3 +47,9 @@ def _try(descriptor: int, kind: int, offset: int, length: int) -> bool:
     except (BlockingIOError, PermissionError):  # EAGAIN or EACCES: fcntl(2) names both
         return False
     return True
+
+
+def close(descriptor: int) -> None:
+    """Give a descriptor back, and its locks with it; also of a mount that is dead by now, whose close is an error."""
+    with contextlib.suppress(OSError):
+        os.close(descriptor)

@@ -65,7 +65,7 @@ class OpenDatabase:
             _close_connection(path, connection)
             for descriptor in (self.wal, self.shm):
                 if descriptor >= 0:
-                    os.close(descriptor)
+                    locks.close(descriptor)
             raise
         try:
             self._read_wal()
@@ -122,8 +122,8 @@ class OpenDatabase:
             self.closed = True
             self.memory.close()
             _close_connection(self.path, self.connection)
-            os.close(self.wal)
-            os.close(self.shm)
+            locks.close(self.wal)
+            locks.close(self.shm)
 
 
 def is_busy(error: Exception) -> bool:
@@ -183,7 +183,7 @@ def _close_connection(path: str, connection: sqlite3.Connection) -> None:
     with contextlib.suppress(sqlite3.Error):
         connection.close()
     if reader >= 0:
-        os.close(reader)
+        locks.close(reader)
 
 
 def _read_header(path: str) -> DatabaseHeader | None:
@@ -196,7 +196,7 @@ def _read_header(path: str) -> DatabaseHeader | None:
     try:
         data = os.pread(descriptor, DATABASE_HEADER_BYTES, 0)
     finally:
-        os.close(descriptor)
+        locks.close(descriptor)
     return parse_database_header(data) if data else None
 
 

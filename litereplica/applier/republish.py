@@ -41,7 +41,7 @@ def republish(path: str, wanted: Republish) -> bool:
             return False
         return _reset(descriptor, wanted)
     finally:
-        os.close(descriptor)
+        locks.close(descriptor)
 
 
 def _reset(descriptor: int, wanted: Republish) -> bool:

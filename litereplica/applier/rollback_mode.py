@@ -57,9 +57,9 @@ def make_first_wal(path: str) -> None:
                 data = first_wal(lambda offset, count: os.pread(descriptor, count, offset), size, os.urandom(8))
                 os.pwrite(wal, data, 0)
         finally:
-            os.close(wal)
+            locks.close(wal)
     finally:
-        os.close(descriptor)  # and with it its locks
+        locks.close(descriptor)  # and with it its locks
 
 
 def begin_wal_again(opened: "OpenDatabase") -> bool:
