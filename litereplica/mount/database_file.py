@@ -19,6 +19,7 @@ import trio
 
 from litereplica.mount.access import Access
 from litereplica.mount.files import File, fence
+from litereplica.sqlite.pages import DATABASE_HEADER_BYTES
 from litereplica.sqlite.version import header_problem
 from litereplica.store.adopt import adopt, is_wal_database, whole_pages
 from litereplica.store.database import Database
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-FIRST_BYTES: Final = 100
 # Of one transaction: twice SQLite's default cache, beyond which it begins to write before the commit.
 HELD_LIMIT_BYTES: Final = 4 << 20
 NO_JOURNAL: Final = (
@@ -117,7 +117,7 @@ class DatabaseFile(File):
         if self.is_protected:
             if database.settled:
                 database.unsettle()
-            if self.is_written_through and not self._journal_is_durable:
+            if self.is_written_through:
                 await self._make_journal_durable()
         else:
             wal = self.wal
@@ -140,10 +140,6 @@ class DatabaseFile(File):
             fence(self.access, database, error)
             raise
 
-    @property
-    def _journal_is_durable(self) -> bool:
-        return self.journal is not None and self.journal.is_durable
-
     async def _make_journal_durable(self) -> None:
         assert self.journal is not None
         if not self.journal.is_durable:
@@ -152,11 +148,15 @@ class DatabaseFile(File):
     async def _write_through(self, database: Database) -> None:
         """From here on the backing file has what the transaction writes. Raises OSError."""
         await self._make_journal_durable()
-        for pgno in self.held:
-            database.open_pages.add(pgno, pgno)
+        self.open_held(database)
         self.write_held()
         self.held = {}
         self.is_written_through = True
+
+    def open_held(self, database: Database) -> None:
+        """The backing file has, or is about to have, what is held: the journal has to undo it there."""
+        for pgno in self.held:
+            database.open_pages.add(pgno, pgno)
 
     def write_held(self) -> None:
         """Bring what is held to the backing file; pages behind its end first, which a full disk refuses. OSError."""
@@ -215,17 +215,24 @@ class DatabaseFile(File):
 
     def _check_unknown(self, offset: int, data: bytes) -> None:
         if not self.is_protected and not self.importers and self.access.primary:
-            if offset == 0 and not self.size() and (problem := header_problem(data[:FIRST_BYTES])) is not None:
+            if (
+                offset == 0
+                and not self.size()
+                and (problem := header_problem(data[:DATABASE_HEADER_BYTES])) is not None
+            ):
                 raise self._reject(problem)
             raise self.refuse("write_refused", f"a new database is {NO_JOURNAL}")
         if self._known:
             return
         if offset:
             # Under a journal the first page may come last; of a copy it comes first.
-            if not self.is_protected and (problem := header_problem(self.read_now(0, FIRST_BYTES))) is not None:
+            if (
+                not self.is_protected
+                and (problem := header_problem(self.read_now(0, DATABASE_HEADER_BYTES))) is not None
+            ):
                 raise self._reject(problem)
             return
-        if (problem := header_problem(data[:FIRST_BYTES])) is not None:
+        if (problem := header_problem(data[:DATABASE_HEADER_BYTES])) is not None:
             raise self._reject(problem)
         self._known = True
 
@@ -254,7 +261,11 @@ class DatabaseFile(File):
     async def copied(self) -> None:
         """Whoever copies a file here closes it, and waits: if it is whole it enters the log. OSError: it does not."""
         await self.wait_adopted()
-        if not self._is_unknown or not whole_pages(self.path) or header_problem(self.read_now(0, FIRST_BYTES)):
+        if (
+            not self._is_unknown
+            or not whole_pages(self.path)
+            or header_problem(self.read_now(0, DATABASE_HEADER_BYTES))
+        ):
             return
         self._adopting = trio.Event()
         try:

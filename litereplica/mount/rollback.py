@@ -18,9 +18,15 @@ import trio
 from litereplica.errors import Corrupt
 from litereplica.ltx.checksum import page_checksum
 from litereplica.mount.access import Access
-from litereplica.mount.database_file import FIRST_BYTES, DatabaseFile, Finish
+from litereplica.mount.database_file import DatabaseFile, Finish
 from litereplica.mount.files import fence
-from litereplica.sqlite.pages import DatabaseHeader, lock_page, parse_database_header, stored_page_count
+from litereplica.sqlite.pages import (
+    DATABASE_HEADER_BYTES,
+    DatabaseHeader,
+    lock_page,
+    parse_database_header,
+    stored_page_count,
+)
 from litereplica.sqlite.version import header_problem
 from litereplica.store.adopt import log_file, whole_pages
 from litereplica.store.commit import PendingCommit, log_pages
@@ -131,8 +137,7 @@ async def _protect_torn(access: Access, file: DatabaseFile) -> None:
     database = file.database
     if not file.is_torn or database is None or file.journal is None:
         return
-    for pgno in file.held:
-        database.open_pages.add(pgno, pgno)
+    file.open_held(database)
     try:
         with trio.CancelScope(shield=True):
             await file.journal.make_durable()
@@ -159,7 +164,7 @@ async def _find_change(file: DatabaseFile) -> _Change | None:
     database = file.database
     if database is None and not whole_pages(file.path):
         return None
-    first = file.held[1][:FIRST_BYTES] if 1 in file.held else file.read_now(0, FIRST_BYTES)
+    first = file.held[1][:DATABASE_HEADER_BYTES] if 1 in file.held else file.read_now(0, DATABASE_HEADER_BYTES)
     if (problem := header_problem(first)) is not None:
         raise file.refuse("commit_refused", problem)
     try:

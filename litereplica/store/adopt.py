@@ -13,7 +13,7 @@ from litereplica.errors import Corrupt
 from litereplica.ltx.position import format_txid
 from litereplica.sqlite.pages import lock_page, parse_database_header, stored_page_count
 from litereplica.store.commit import PendingCommit, log_pages
-from litereplica.store.database import ROLLBACK_MODE, WAL_MODE, Database, Pages
+from litereplica.store.database import Database, Pages, journal_mode_of
 from litereplica.store.store import Store
 
 log = structlog.get_logger()
@@ -55,7 +55,8 @@ async def log_file(store: Store, name: str) -> PendingCommit:
     disk = store.disk
     descriptor = disk.open(store.file_path(name), os.O_RDONLY)
     try:
-        header = parse_database_header(disk.pread(descriptor, HEADER_BYTES, 0))
+        first = disk.pread(descriptor, HEADER_BYTES, 0)
+        header = parse_database_header(first)
         page_size = header.page_size
         page_count = stored_page_count(header, os.fstat(descriptor).st_size)
         locked = lock_page(page_size)
@@ -72,7 +73,7 @@ async def log_file(store: Store, name: str) -> PendingCommit:
         pending = await log_pages(database, pgnos, page_count, page_size, read)
     finally:
         disk.close(descriptor)
-    database.journal_mode = WAL_MODE if header.wal else ROLLBACK_MODE
+    database.journal_mode = journal_mode_of(first)
     log.info("database_adopted", database=name, txid=format_txid(pending.txid), pages=page_count)
     return pending
 

@@ -38,6 +38,11 @@ ROLLBACK_MODE: Final = "rollback"
 Pages = list[tuple[int, bytes]]
 
 
+def journal_mode_of(first_page: bytes | memoryview) -> str:
+    """What the format versions in page 1 (its beginning is enough) say: read version 2 is WAL mode."""
+    return WAL_MODE if first_page[19:20] == b"\x02" else ROLLBACK_MODE
+
+
 @dataclass(frozen=True, slots=True)
 class Counted:
     """A received record whose bytes are in the log, not yet counted; ``pages`` are (pgno, page checksum)."""

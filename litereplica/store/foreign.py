@@ -31,14 +31,14 @@ def settle_unknown(disk: Disk, files: Path, side_suffixes: tuple[str, ...], is_k
         roll_back(disk, path)
         with path.open("rb") as file:
             first = file.read(100)
-        if not first:
-            with contextlib.suppress(FileNotFoundError):
-                disk.unlink(journal_of(path))
-            disk.unlink(path)
-        elif is_database(first):
-            with contextlib.suppress(FileNotFoundError):
-                disk.unlink(journal_of(path))
+        if first and not is_database(first):
+            continue
+        with contextlib.suppress(FileNotFoundError):
+            disk.unlink(journal_of(path))
+        if first:
             settle(path)
+        else:
+            disk.unlink(path)
 
 
 def settle(path: Path) -> None:

@@ -19,11 +19,11 @@ import structlog
 
 from litereplica.ltx.position import Position
 from litereplica.sqlite.pages import DATABASE_HEADER_BYTES
+from litereplica.store.database import journal_mode_of
 from litereplica.store.disk import Disk
 from litereplica.store.dropped import keep_dropped
 from litereplica.store.meta import Meta
 from litereplica.store.reopen import segment_files
-from litereplica.store.replica_wal import journal_mode_of
 from litereplica.store.segment import INDEX_SUFFIX
 
 if TYPE_CHECKING:

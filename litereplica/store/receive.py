@@ -9,8 +9,7 @@ from litereplica.ltx.checksum import page_checksum
 from litereplica.ltx.decode import Event, PageBlock, RecordDecoder
 from litereplica.ltx.format import RecordHeader, RecordTrailer
 from litereplica.ltx.position import Position
-from litereplica.store.database import Counted, Database
-from litereplica.store.replica_wal import journal_mode_of
+from litereplica.store.database import Counted, Database, journal_mode_of
 
 
 class Diverged(Refused):

@@ -17,8 +17,8 @@ import structlog
 from litereplica.errors import Corrupt
 from litereplica.ltx.checksum import page_checksum
 from litereplica.ltx.position import Position
-from litereplica.sqlite.pages import DATABASE_HEADER_BYTES, parse_database_header
-from litereplica.store.database import ROLLBACK_MODE, WAL_MODE, Database
+from litereplica.sqlite.pages import DATABASE_HEADER_BYTES
+from litereplica.store.database import Database, journal_mode_of
 from litereplica.store.disk import Disk
 from litereplica.store.dropped import finish_drop, forget_dropped, forget_unlinked
 from litereplica.store.install import finish_install, place_install
@@ -55,15 +55,9 @@ def bring_up(database: Database, meta: Meta) -> None:
     if not database.settled:
         _bring_up_dirty(database, meta)
     database.applied = database.position.txid
-    database.journal_mode = _journal_mode(database)
-
-
-def _journal_mode(database: Database) -> str:
-    try:
+    if database.exists:
         with database.file_path.open("rb") as file:
-            return WAL_MODE if parse_database_header(file.read(DATABASE_HEADER_BYTES)).wal else ROLLBACK_MODE
-    except (FileNotFoundError, Corrupt):
-        return WAL_MODE
+            database.journal_mode = journal_mode_of(file.read(DATABASE_HEADER_BYTES))
 
 
 def _open_clean(database: Database, meta: Meta) -> bool:

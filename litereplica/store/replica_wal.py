@@ -10,13 +10,8 @@ from pathlib import Path
 
 from litereplica.sqlite.pages import DATABASE_HEADER_BYTES, parse_database_header
 from litereplica.sqlite.wal import first_wal
-from litereplica.store.database import ROLLBACK_MODE, WAL_MODE, Database
+from litereplica.store.database import Database
 from litereplica.store.disk import Disk
-
-
-def journal_mode_of(first_page: bytes | memoryview) -> str:
-    """What the format versions in page 1 (its beginning is enough) say: read version 2 is WAL mode."""
-    return WAL_MODE if first_page[19:20] == b"\x02" else ROLLBACK_MODE
 
 
 def wal_of(database: Database) -> Path:

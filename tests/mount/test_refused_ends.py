@@ -108,17 +108,22 @@ def changed(original: bytes, pgnos: list[int]) -> dict[int, bytes]:
     return {1: first, **pages, count: b"\xaa" * SIZE}
 
 
-@pytest.mark.parametrize("step", range(1, 13))
-async def test_a_refused_step_refuses_the_commit_and_a_rollback_makes_all_as_it_was(tmp_path: Path, step: int) -> None:
-    root = tmp_path / "data"
-    disk = RefusingDisk()
+async def adopted(root: Path, disk: Disk) -> tuple[Writer, bytes]:
+    """A writer whose database is in the log, and its file."""
     writer = Writer(root, disk)
     with sqlite3.connect(writer.path) as connection:
         connection.execute("CREATE TABLE t (v)")
         connection.execute("INSERT INTO t VALUES (randomblob(40000))")
     connection.close()
     await adopt(writer.store, "app.db")
-    original = writer.exact()
+    return writer, writer.exact()
+
+
+@pytest.mark.parametrize("step", range(1, 13))
+async def test_a_refused_step_refuses_the_commit_and_a_rollback_makes_all_as_it_was(tmp_path: Path, step: int) -> None:
+    root = tmp_path / "data"
+    disk = RefusingDisk()
+    writer, original = await adopted(root, disk)
     before = writer.store.databases["app.db"].position
     file = writer.open()
     pgnos = [1, 2, 3, 5]
@@ -153,13 +158,7 @@ async def test_a_refused_step_refuses_the_commit_and_a_rollback_makes_all_as_it_
 async def test_a_process_that_dies_after_a_refused_step_finds_one_of_the_two_states(tmp_path: Path, step: int) -> None:
     root = tmp_path / "data"
     disk = RefusingDisk()
-    writer = Writer(root, disk)
-    with sqlite3.connect(writer.path) as connection:
-        connection.execute("CREATE TABLE t (v)")
-        connection.execute("INSERT INTO t VALUES (randomblob(40000))")
-    connection.close()
-    await adopt(writer.store, "app.db")
-    original = writer.exact()
+    writer, original = await adopted(root, disk)
     file = writer.open()
     pgnos = [1, 2, 3, 5]
     journal = await writer.begin(original, pgnos)
