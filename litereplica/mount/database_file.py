@@ -98,9 +98,9 @@ class DatabaseFile(File):
             if self.is_protected:
                 self.is_written_through = True
                 await self._make_journal_durable()
-        elif not self.access.primary:
-            await self._sync_log(database)
         else:
+            if not self.access.primary and not self.is_protected:
+                raise self.refuse("write_refused", self.access.problem() or "", errno.EIO)
             await self._prepare_change(database)
             if self.is_protected:
                 size = database.page_size
@@ -110,6 +110,11 @@ class DatabaseFile(File):
                         return len(data)
                     await self._write_through(database)
                 database.open_pages.add(offset // size + 1, (offset + len(data) - 1) // size + 1)
+        return self.store.disk.pwrite(self.descriptor, data, offset)
+
+    async def write_applied(self, offset: int, data: bytes) -> int:
+        if (database := self.database) is not None:
+            await self._sync_log(database)
         return self.store.disk.pwrite(self.descriptor, data, offset)
 
     async def _prepare_change(self, database: Database) -> None:
@@ -269,7 +274,8 @@ class DatabaseFile(File):
             return
         self._adopting = trio.Event()
         try:
-            await adopt(self.store, self.name)
+            with self.access.committing(self.name):
+                await adopt(self.store, self.name)
         except BaseException as error:
             self.say_refused(error)
             raise
@@ -292,7 +298,7 @@ class DatabaseFile(File):
         await self.wait_adopted()
         database = self.database
         if database is not None:
-            if self.access.primary:
+            if self.access.primary or self.is_protected:
                 await self._check_size(database, size)
             await self._sync_log(database)
         await super().truncate(size)

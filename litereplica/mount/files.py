@@ -67,6 +67,10 @@ class File:
     async def write(self, offset: int, data: bytes) -> int:
         return self.store.disk.pwrite(self.descriptor, data, offset)
 
+    async def write_applied(self, offset: int, data: bytes) -> int:
+        """Take what the applier of a replica writes."""
+        return self.store.disk.pwrite(self.descriptor, data, offset)
+
     async def write_request(self, offset: int, data: bytes) -> int:
         """``write`` for the kernel: every error is its own."""
         try:
@@ -90,6 +94,29 @@ class File:
         """Log why, once per refusal, and make the error."""
         log.warning(event, file=self.name, reason=reason)
         return pyfuse3.FUSEError(code)
+
+
+class AppliedHandle:
+    """A file as the applier has it open: on a replica it writes where nobody else may, else it is a client."""
+
+    __slots__ = ("file",)
+
+    def __init__(self, file: File) -> None:
+        self.file = file
+
+    async def read(self, offset: int, size: int) -> bytes:
+        return await self.file.read(offset, size)
+
+    async def write_request(self, offset: int, data: bytes) -> int:
+        try:
+            if self.file.access.primary:
+                return await self.file.write_request(offset, data)
+            return await self.file.write_applied(offset, data)
+        except BaseException as error:  # noqa: BLE001  the edge: everything becomes the kernel's
+            raise self.file.failure(error) from None
+
+    async def sync(self) -> None:
+        await self.file.sync()
 
 
 class ShmFile(File):

@@ -4,11 +4,8 @@ Knows when a journal begins to protect its database file and what ends it: its e
 committed (mount.rollback).
 """
 
-import errno
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import pyfuse3
 
 from litereplica.mount.access import Access
 from litereplica.mount.database_file import Finish
@@ -89,6 +86,9 @@ class JournalFile(File):
         size = len(data)
         after = (before[:offset].ljust(offset, b"\0") + data)[:_MAGIC_BYTES] + before[offset + len(data) :]
         lives = is_live_journal(after)
+        if lives and not self.is_live:
+            # A transaction begins.
+            self.access.check(self._owner.name)
         if self.is_live and not lives:
             await self._end(lambda: self.store.disk.pwrite(self.descriptor, data, offset))
             self._changes += 1
@@ -132,10 +132,16 @@ class JournalFile(File):
             finish()
 
     async def _end(self, finish: Finish) -> None:
-        if self.access.primary and not self._owner.unlinked:
+        if not self._owner.unlinked:
             await end_journals(self.store, self.access, [self._owner], finish)
         else:
             finish()
+        self._set_live(False)  # noqa: FBT003
+
+    def forget(self) -> None:
+        """What it protected has been undone: remove the file, if that has not happened. Raises OSError."""
+        if self.path.exists():
+            self.store.disk.unlink(self.path)
         self._set_live(False)  # noqa: FBT003
 
     def close(self) -> None:
@@ -190,6 +196,4 @@ class SuperJournalFile(File):
         if not owners:
             finish()
             return
-        if not self.access.primary:
-            raise pyfuse3.FUSEError(errno.EROFS)
         await end_journals(self.store, self.access, owners, finish, journals_stay=True)

@@ -145,10 +145,15 @@ class NameOperations(pyfuse3.Operations):
         entry.st_size = len(data)
         entry.st_mtime_ns = entry.st_ctime_ns = entry.st_atime_ns = modified_ns
 
-    def _check_writer(self, ctx: pyfuse3.RequestContext) -> None:
-        """On a replica only the applier writes; SQLite then opens the database read-only by itself."""
-        if not self._access.primary and not self._access.is_applier(ctx.pid):
+    def _check_writer(self, ctx: pyfuse3.RequestContext) -> bool:
+        """Whether it is the applier that asks. On a replica nobody else writes: SQLite then opens read-only by itself.
+
+        Raises EROFS.
+        """
+        applies = self._access.is_applier(ctx.pid)
+        if not applies and not self._access.primary:
             raise pyfuse3.FUSEError(errno.EROFS)
+        return applies
 
     def _name_changes(self, path: str, kind: Kind | None) -> None:
         if kind in (None, Kind.DATABASE):
@@ -303,17 +308,31 @@ class NameOperations(pyfuse3.Operations):
 
     # -- changes from our side -------------------------------------------------------------------------------------
 
+    def forget_names(self) -> None:
+        """The kernel asks for every name again: on a replica they are answered for no time, on the primary for long."""
+        for inode in self.tree.everything():
+            parent = self.tree.known(inode.name.rpartition("/")[0])
+            if parent is not None:
+                _forget_entry(parent.number, inode.name)
+
     def removed_here(self, path: str) -> None:
         """A database was dropped by replication: take its names away from the kernel too."""
-        for name in (path, f"{path}-wal", f"{path}-shm"):
-            folder, _, last = name.rpartition("/")
+        self.removed_names(path, f"{path}-wal", f"{path}-shm")
+
+    def removed_names(self, *names: str) -> None:
+        """These files are gone, and nobody asked for it through the mount."""
+        for name in names:
+            folder = name.rpartition("/")[0]
             parent = self.tree.known(folder)
             inode = self.tree.remove(name)
             if parent is not None and inode is not None:
-                # Asynchronous: the kernel may hold the directory's lock for a request that waits for us.
-                pyfuse3.invalidate_entry_async(
-                    pyfuse3.InodeT(parent.number), last.encode("utf-8", "surrogateescape"), ignore_enoent=True
-                )
+                _forget_entry(parent.number, name)
+
+
+def _forget_entry(parent: int, name: str) -> None:
+    # Asynchronous: the kernel may hold the directory's lock for a request that waits for us.
+    last = name.rpartition("/")[2].encode("utf-8", "surrogateescape")
+    pyfuse3.invalidate_entry_async(pyfuse3.InodeT(parent), last, ignore_enoent=True)
 
 
 assert pyfuse3.ROOT_INODE == ROOT_INODE

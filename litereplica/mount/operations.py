@@ -8,18 +8,20 @@ once.
 import errno
 import os
 import stat
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import pyfuse3
 import structlog
+import trio
 
 from litereplica.mount.access import Access
 from litereplica.mount.database_file import DatabaseFile
-from litereplica.mount.files import File, ShmFile
+from litereplica.mount.files import AppliedHandle, File, ShmFile
 from litereplica.mount.journal_file import JournalFile, SuperJournalFile
 from litereplica.mount.name_operations import VIRTUAL, NameOperations, translated
+from litereplica.mount.rollback import roll_back_abandoned
 from litereplica.mount.tree import Inode, Kind, kind_of
 from litereplica.mount.virtual import content
 from litereplica.mount.wal_file import WalFile
@@ -50,13 +52,16 @@ class VirtualHandle:
         """Nothing to make durable."""
 
 
+Handle = File | AppliedHandle | VirtualHandle
+
+
 class Operations(NameOperations):
     """pyfuse3's handler; one per mount."""
 
     def __init__(self, store: Store, access: Access) -> None:
         super().__init__(store, access)
-        self._handles: dict[int, File | VirtualHandle] = {}
-        # Who opened a WAL, by handle: when it is closed, it matters whether that process still lives.
+        self._handles: dict[int, Handle] = {}
+        # Who opened a WAL or a journal, by handle: when it is closed, it matters whether that process still lives.
         self._openers: dict[int, int] = {}
         # Handles that can only write a database file: copies into the mount.
         self._importing: set[int] = set()
@@ -84,7 +89,7 @@ class Operations(NameOperations):
 
     # -- files -----------------------------------------------------------------------------------------------------
 
-    def _handle(self, file: File | VirtualHandle) -> pyfuse3.FileHandleT:
+    def _handle(self, file: Handle) -> pyfuse3.FileHandleT:
         handle = pyfuse3.FileHandleT(self._next_handle)
         self._next_handle += 1
         self._handles[handle] = file
@@ -103,13 +108,17 @@ class Operations(NameOperations):
             return pyfuse3.FileInfo(fh=self._handle(VirtualHandle(data[0])), direct_io=True, keep_cache=False)
         file = found.file
         assert file is not None
+        applies = False
         if flags & WRITE_FLAGS and not isinstance(file, ShmFile):
-            self._check_writer(ctx)
+            await self._access.wait_open(ctx.pid)
+            applies = self._check_writer(ctx)
         file.ensure_open()
         if flags & os.O_TRUNC:
             await file.truncate(0)
+        if applies:
+            return pyfuse3.FileInfo(fh=self._handle(AppliedHandle(file)), keep_cache=True)
         handle = self._handle(file)
-        if isinstance(file, WalFile):
+        if isinstance(file, WalFile | JournalFile):
             self._openers[handle] = ctx.pid
         elif isinstance(file, DatabaseFile) and flags & os.O_ACCMODE == os.O_WRONLY:
             self._importing.add(handle)
@@ -134,6 +143,7 @@ class Operations(NameOperations):
             if self.tree.shm(path) is None:
                 self.tree.make_shm(path, stat.S_IFREG | (mode & 0o7777))
         elif not self.store.file_path(path).exists():
+            await self._access.wait_open(ctx.pid)
             self._check_writer(ctx)
             self._create_file(path, kind, stem, mode, ctx)
         elif flags & os.O_EXCL:
@@ -170,6 +180,9 @@ class Operations(NameOperations):
         file = self._handles.pop(fh, None)
         if isinstance(file, WalFile):
             await file.released(opener_is_gone=has_ended(self._openers.pop(fh, 0)))
+        elif isinstance(file, JournalFile):
+            if has_ended(self._openers.pop(fh, 0)) and not self._access.primary:
+                await self._abandon(file)
         elif isinstance(file, DatabaseFile):
             if fh in self._importing:
                 self._importing.discard(fh)
@@ -177,6 +190,51 @@ class Operations(NameOperations):
                 file.left()
             if file.rejected:
                 self._remove_rejected(file)
+
+    async def _abandon(self, journal: JournalFile) -> None:
+        """The writer of a transaction died and this is no primary, where the next reader would roll it back."""
+        if journal.is_live and not journal.unlinked and journal not in self._handles.values():
+            await roll_back_abandoned(self.store, journal)
+            self.removed_names(journal.name)
+            inode = self.tree.known(journal.owner.name)
+            if inode is not None:
+                # The kernel's cache has what was never committed.
+                await trio.to_thread.run_sync(pyfuse3.invalidate_inode, pyfuse3.InodeT(inode.number))
+
+    # -- a new role ------------------------------------------------------------------------------------------------
+
+    def databases_in_use(self) -> set[str]:
+        """Names of databases that somebody but the applier has open."""
+        return {file.name for file in self._handles.values() if isinstance(file, DatabaseFile)}
+
+    def begin_as_primary(self, frames: Mapping[str, int]) -> None:
+        """Follow the WALs from here on; ``frames``: how many of each, by database, are committed.
+
+        Raises OSError, Corrupt; then nothing else has changed.
+        """
+        for database in self.store.databases.values():
+            name = f"{database.name}-wal"
+            path = self.store.file_path(name)
+            if database.exists and path.exists() and (path.stat().st_size or self.tree.known(name) is not None):
+                wal = self.tree.take(name, directory=False).file
+                assert isinstance(wal, WalFile)
+                wal.begin_as_primary(frames.get(database.name, 0))
+
+    async def end_as_primary(self) -> dict[str, tuple[int, int, int]]:
+        """Nobody but the applier writes any more: salts and committed frames of each WAL, by database.
+
+        No commit is under way.
+        """
+        found = {}
+        for inode in self.tree.everything():
+            if isinstance(inode.file, WalFile):
+                salts_and_frames = inode.file.end_as_primary()
+                if salts_and_frames[2]:
+                    found[kind_of(inode.name)[1]] = salts_and_frames
+        self.forget_names()
+        for journal in list(self.tree.journals.live):
+            await self._abandon(journal)
+        return found
 
     def _remove_rejected(self, file: DatabaseFile) -> None:
         """Take away the empty file that somebody wanted to fill with something else, once nobody has it open."""
@@ -197,7 +255,7 @@ class Operations(NameOperations):
         if found.kind in VIRTUAL:
             raise pyfuse3.FUSEError(errno.EROFS)
         file = found.file
-        if not isinstance(file, ShmFile):
+        if not isinstance(file, ShmFile) and not is_rolling_back(file):
             self._check_writer(ctx)
         if fields.update_size:
             if file is None:
@@ -235,9 +293,9 @@ class Operations(NameOperations):
         if kind in VIRTUAL:
             raise pyfuse3.FUSEError(errno.EACCES)
         inode = self._find(path)
-        if not isinstance(inode.file, ShmFile):
-            self._check_writer(ctx)
         file = inode.file
+        if not isinstance(file, ShmFile) and not is_rolling_back(file):
+            self._check_writer(ctx)
         if isinstance(file, DatabaseFile):
             if file.database is not None and self._access.primary:
                 file.database.drop()
@@ -254,6 +312,13 @@ class Operations(NameOperations):
             self.store.disk.unlink(target)
         self._name_changes(path, kind)
         self.tree.remove(path)
+
+
+def is_rolling_back(file: File | None) -> bool:
+    """Whether the change is one that undoes a transaction, which its writer may do on any node."""
+    if isinstance(file, DatabaseFile):
+        return file.is_protected
+    return isinstance(file, SuperJournalFile) or (isinstance(file, JournalFile) and file.is_live)
 
 
 def has_ended(task_id: int) -> bool:

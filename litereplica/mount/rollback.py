@@ -9,7 +9,7 @@ nothing is logged. Does not know what ends a journal (mount.journal_file).
 import errno
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import pyfuse3
 import structlog
@@ -32,7 +32,11 @@ from litereplica.store.adopt import log_file, whole_pages
 from litereplica.store.commit import PendingCommit, log_pages
 from litereplica.store.database import ROLLBACK_MODE, WAL_MODE, Database, Pages
 from litereplica.store.group import GroupFile
+from litereplica.store.roll_back import roll_back
 from litereplica.store.store import Store
+
+if TYPE_CHECKING:
+    from litereplica.mount.journal_file import JournalFile
 
 log = structlog.get_logger()
 
@@ -65,14 +69,17 @@ async def end_journals(
     does not move: a start would play them back, and has to redo this transaction after that. Raises OSError, FUSEError;
     then nothing has ended, the journals are hot and SQLite rolls back.
     """
-    if access.fenced is not None:
-        raise files[0].refuse("commit_refused", access.fenced, errno.EIO)
     for file in files:
         await file.wait_adopted()
     try:
         changes = [change for file in files if (change := await _find_change(file)) is not None]
         transactions = [change for change in changes if change.is_transaction]
-        pending = await _log(store, access, files, transactions, finish)
+        if transactions:
+            with access.committing(files[0].name):
+                pending = await _log(store, access, files, transactions, finish)
+        else:
+            # A rollback: also where no commit is accepted (any more).
+            pending = await _log(store, access, files, transactions, finish)
     except BaseException as error:
         for file in files:
             file.say_refused(error)
@@ -93,6 +100,19 @@ async def end_journals(
         file.journal_ended()
 
 
+async def roll_back_abandoned(store: Store, journal: "JournalFile") -> None:
+    """Undo what the live ``journal`` of a dead writer protects, and remove it. Raises OSError, Corrupt."""
+    file = journal.owner
+    if file.is_written_through or file.is_torn:
+        # It is durable then, and the backing file has pages that are not committed.
+        await trio.to_thread.run_sync(roll_back, store.disk, file.path)
+    journal.forget()
+    if (database := file.database) is not None:
+        database.open_pages.close(rolled_back=True)
+    file.journal_ended()
+    log.info("transaction_rolled_back", database=file.name, reason="its writer died, and this node is not the primary")
+
+
 async def _log(
     store: Store, access: Access, files: list[DatabaseFile], changes: list[_Change], finish: Finish
 ) -> list[PendingCommit]:
@@ -106,6 +126,8 @@ async def _log(
             pending.append(await _log_one(store, change))  # noqa: PERF401  what there is so far is cut on an error
         for commit in pending:
             await _make_durable(access, commit)
+        if pending:
+            access.check(files[0].name)
         for file in files:
             if file.is_torn or any(change.file is file for change in changes):
                 file.write_held()

@@ -98,6 +98,10 @@ class Tree:
     def known(self, name: str) -> Inode | None:
         return self._names.get(name)
 
+    def everything(self) -> list[Inode]:
+        """All inodes but the root's whose names still stand."""
+        return [each for each in self._names.values() if each.number != ROOT_INODE]
+
     def path(self, parent: int, name: bytes) -> str:
         """The path below the mount of ``name`` in directory ``parent``."""
         folder = self._inodes[parent].name

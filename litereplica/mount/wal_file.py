@@ -17,6 +17,7 @@ import trio
 
 from litereplica.mount.access import Access
 from litereplica.mount.files import File, fence
+from litereplica.mount.unsummed import NO_SUMS, UnsummedFrames
 from litereplica.sqlite.detector import CommitDetector, Rewind
 from litereplica.sqlite.frames import Transaction
 from litereplica.sqlite.outcome import Examined
@@ -31,9 +32,6 @@ log = structlog.get_logger()
 
 # Uncommitted frames that are kept back at most: fewer, longer writes, and little to lose sight of.
 PENDING_LIMIT_BYTES: Final = 64 * 1024
-_NO_COMMIT: Final = bytes(4)
-_NO_SUMS: Final = bytes(16)
-_NO_FRAME: Final = 1 << 62
 
 
 class WalFile(File):
@@ -41,7 +39,7 @@ class WalFile(File):
 
     __slots__ = (
         "_held",
-        "_overwritten",
+        "_old_writer_said",
         "_owner",
         "_pending",
         "_pending_at",
@@ -49,7 +47,6 @@ class WalFile(File):
         "_pwrite",
         "_read",
         "_unsummed",
-        "_unsummed_end",
         "_waiting",
         "detector",
     )
@@ -60,11 +57,9 @@ class WalFile(File):
         self.detector = CommitDetector()
         # A commit is being logged in pieces: SQLite's locks keep other writers away, this keeps away all others.
         self._held = False
+        self._old_writer_said = False
         self._waiting = trio.lowlevel.ParkingLot()
-        # End of a commit frame that was written without salts and checksums and waits for its completion; 0 for none.
-        self._unsummed_end = 0
-        # Of the open transaction: the lowest frame that was overwritten in place, the lowest written without sums.
-        self._overwritten = self._unsummed = _NO_FRAME
+        self._unsummed = UnsummedFrames(self.detector)
         # Bytes of uncommitted frames, back to back from ``_pending_at``, answered but not yet written: they go to the
         # file together, at the latest with their commit. Until then they are no more than SQLite's own buffer was;
         # every other look at the file flushes them first.
@@ -78,23 +73,52 @@ class WalFile(File):
         """The hot path: two or three of these are one small commit."""
         try:
             if not self.access.primary:
-                return self._pwrite(self.descriptor, data, offset)
+                raise self._refuse_old_writer()  # noqa: TRY301  one way out for every error
             while self._held:
                 await self._waiting.park()
-            if self._unsummed_end and offset >= self._unsummed_end:
+            unsummed = self._unsummed
+            if unsummed.end and offset >= unsummed.end:
                 raise self.refuse_unsummed()  # noqa: TRY301  one way out for every error
             examined = self.detector.examine(offset, data, self._read)
             if examined is None:
-                if len(data) == FRAME_HEADER_BYTES and (
-                    data[8:] == _NO_SUMS or self._unsummed != _NO_FRAME or self._overwritten != _NO_FRAME
-                ):
-                    self._note_header(offset, data)
+                if len(data) == FRAME_HEADER_BYTES and (data[8:] == NO_SUMS or unsummed.any):
+                    self._check_header(offset, data)
                 return self._keep(offset, data)
             if not self._commit_now(examined, offset, data):
                 await self._commit(examined, offset, data)
         except BaseException as error:  # noqa: BLE001  the edge: everything becomes the kernel's
             raise self.failure(error) from None
         return len(data)
+
+    async def write_applied(self, offset: int, data: bytes) -> int:
+        return self._pwrite(self.descriptor, data, offset)
+
+    def _refuse_old_writer(self) -> pyfuse3.FUSEError:
+        """The error for who opened the file while this node was primary: its transaction ends here."""
+        if self._old_writer_said:
+            return pyfuse3.FUSEError(errno.EIO)
+        self._old_writer_said = True
+        return self.refuse("commit_refused", self.access.problem() or "", errno.EIO)
+
+    def begin_as_primary(self, frames: int) -> None:
+        """Follow the writes from here on: ``frames`` of the file are committed. Raises OSError, Corrupt."""
+        self.ensure_open()
+        self._reset()
+        self.detector.resume(frames, super().size(), self._read)
+
+    def end_as_primary(self) -> tuple[int, int, int]:
+        """Salts of the WAL and how many of its frames are committed; no write is taken any more but the applier's."""
+        with contextlib.suppress(OSError):  # of no commit
+            self.flush()
+        header, frames = self.detector.header, self.detector.committed_frames
+        self._reset()
+        return (header.salt1, header.salt2, frames) if header is not None else (0, 0, 0)
+
+    def _reset(self) -> None:
+        self._pending = []
+        self._pending_at = self._pending_end = 0
+        self._unsummed.reset()
+        self._old_writer_said = False
 
     def _keep(self, offset: int, data: bytes) -> int:
         """Take bytes that complete no transaction."""
@@ -106,7 +130,7 @@ class WalFile(File):
                 if self._pending:
                     self.flush()
                 if size != FRAME_HEADER_BYTES and offset != self._pending_end:
-                    self._note_overwriting(offset)
+                    self._unsummed.note_overwriting(offset)
                 self._pending = [data]
                 self._pending_at = offset
             end = self._pending_end = offset + size
@@ -162,52 +186,18 @@ class WalFile(File):
                 self.flush()
         super().close()
 
-    def _note_header(self, offset: int, data: bytes) -> None:
-        """Look at a frame header that completes nothing; raises EIO for one that nothing will ever complete."""
-        header = self.detector.header
-        if header is None:
-            return
-        step = FRAME_HEADER_BYTES + header.page_size
-        frame, rest = divmod(offset - WAL_HEADER_BYTES, step)
-        if rest:
-            return  # a piece of a page that happens to have a header's length
-        if data[8:] != _NO_SUMS:
-            if frame == self.detector.committed_frames:
-                self._forget_overwriting()  # a new transaction
-            return
-        self._unsummed = min(self._unsummed, frame)
-        if data[4:8] == _NO_COMMIT:
-            return
-        if self._unsummed < self._overwritten != _NO_FRAME:
-            # SQLite completes frames from the lowest that it has overwritten in place; some lie below it.
+    def _check_header(self, offset: int, data: bytes) -> None:
+        if not self._unsummed.note_header(offset, data):
             self.detector.forget(offset)
             raise self.refuse_unsummed()
-        self._unsummed_end = offset + step
-
-    def _forget_overwriting(self) -> None:
-        self._overwritten = self._unsummed = _NO_FRAME
-
-    def _note_overwriting(self, offset: int) -> None:
-        """Remember the lowest frame of the open transaction whose page alone is written again (SQLite's iReCksum)."""
-        header = self.detector.header
-        if header is not None:
-            frame, rest = divmod(offset - WAL_HEADER_BYTES, FRAME_HEADER_BYTES + header.page_size)
-            if rest == FRAME_HEADER_BYTES and frame >= self.detector.committed_frames:
-                self._overwritten = min(self._overwritten, frame)
 
     @property
     def is_unsummed(self) -> bool:
         """A commit frame without salts and checksums was written, and nothing has completed it since."""
-        return self._unsummed_end > 0
+        return self._unsummed.end > 0
 
     def refuse_unsummed(self) -> pyfuse3.FUSEError:
-        """The error for whatever builds on a commit that cannot be captured.
-
-        SQLite writes such frames while a spilled transaction goes on, and completes them at its commit
-        (walRewriteChecksums). Older versions (3.40) forget to after a ROLLBACK TO of a spilled savepoint: readers see
-        the transaction, but neither SQLite's own recovery nor we can tell it from one that was never committed.
-        Refused while it is written, it is rolled back cleanly.
-        """
+        """The error for whatever builds on a commit that cannot be captured (mount.unsummed)."""
         return self.refuse(
             "commit_not_captured",
             "SQLite writes a transaction (spilled, with a savepoint rolled back) in a form that no recovery can read, "
@@ -233,7 +223,7 @@ class WalFile(File):
             return False
         transaction = transactions[0]
         database = self._owner.database
-        if self.access.fenced is not None or database is None or database.page_size != transaction.page_size:
+        if database is None or database.page_size != transaction.page_size or self.access.problem() is not None:
             return False
         pages = transaction.small_pages
         if pages is None:
@@ -245,19 +235,22 @@ class WalFile(File):
                 return False
             data, offset = b"".join((*pending, data)), self._pending_at
         try:
-            database.commit(pages, transaction.commit, partial(self._pwrite, self.descriptor, data, offset))
+            database.commit(pages, transaction.commit, partial(self._complete, data, offset))
         except BaseException as error:
             detector.refuse()
             self._owner.say_refused(error)
             raise
         self._pending = []
-        self._unsummed_end = 0
-        if self._overwritten != _NO_FRAME or self._unsummed != _NO_FRAME:
-            self._forget_overwriting()
+        self._unsummed.reset()
         detector.accept()
         if self._owner.refusing:
             self._owner.say_accepted()
         return True
+
+    def _complete(self, data: bytes, offset: int) -> None:
+        """The transaction is logged: it happens, unless the lease has run out in this instant. Raises OSError."""
+        self.access.check(self._owner.name)
+        self._pwrite(self.descriptor, data, offset)
 
     async def settle(self) -> None:
         """Log a commit whose last bytes were in the file already, so that no write completed it (sqlite.detector).
@@ -287,27 +280,26 @@ class WalFile(File):
 
     async def _commit(self, examined: Examined, offset: int, data: bytes) -> None:
         owner = self._owner
-        if self.access.fenced is not None or owner.unlinked:
+        if owner.unlinked:
             self.detector.refuse()
-            raise self.refuse("commit_refused", self.access.fenced or "the database file was deleted", errno.EIO)
-        write = partial(self._pwrite, self.descriptor, data, offset)
+            raise self.refuse("commit_refused", "the database file was deleted", errno.EIO)
         self._held = True
         try:
-            self._flush_before(examined)
-            if examined.restart:
-                await self._restart()
-            if examined.transactions:
-                await self._log(examined.transactions, offset, write)
-            else:
-                write()
+            with self.access.committing(owner.name):
+                self._flush_before(examined)
+                if examined.restart:
+                    await self._restart()
+                if examined.transactions:
+                    await self._log(examined.transactions, offset, partial(self._complete, data, offset))
+                else:
+                    self._pwrite(self.descriptor, data, offset)
         except BaseException as error:
             self.detector.refuse()
             self._owner.say_refused(error)
             raise
         else:
             self.detector.accept()
-            self._unsummed_end = 0
-            self._forget_overwriting()
+            self._unsummed.reset()
             self._owner.say_accepted()
         finally:
             self._held = False
@@ -385,7 +377,7 @@ class WalFile(File):
                 ) from None
             database = self._owner.database
             if size == 0:
-                self._unsummed_end = 0
+                self._unsummed.end = 0
                 if database is not None:
                     database.file_complete()
         await super().truncate(size)
@@ -396,11 +388,15 @@ class WalFile(File):
         if database is None:
             await super().sync()
             return
+        was_primary = self.access.primary
         try:
             await database.log.sync()
         except OSError as error:
             fence(self.access, database, error)
             raise
+        if was_primary:
+            # What was logged may be of an epoch that has ended meanwhile: its outcome is open, which is no success.
+            self.access.check(self._owner.name)
 
     def may_unlink(self) -> None:
         """Raises unless all its transactions are in the database file."""

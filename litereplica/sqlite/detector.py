@@ -19,7 +19,7 @@ from litereplica.errors import Corrupt, Refused
 from litereplica.sqlite.chain import FRAME_HEADER, Chain, Read, Write
 from litereplica.sqlite.checksum import WalChecksum
 from litereplica.sqlite.frames import HELD_BYTES, FrameRun, Transaction
-from litereplica.sqlite.outcome import Examined, Outcome, follow
+from litereplica.sqlite.outcome import Examined, Outcome, follow, sums_after
 from litereplica.sqlite.wal import FRAME_HEADER_BYTES, WAL_HEADER_BYTES, WalHeader, parse_wal_header
 
 # No offset: a detector in this state looks at every write in full.
@@ -31,7 +31,7 @@ class Rewind(Refused):
 
 
 class CommitDetector:
-    """Follows the writes to one WAL file, which is empty when it starts.
+    """Follows the writes to one WAL file, which is empty when it starts, or as ``resume`` says.
 
     For each write: ``examine`` it before it is applied. None: apply it (and ``forget`` it should that fail). Otherwise
     decide, and call ``accept`` before the next ``examine`` when it will be applied, ``refuse`` when it will never be.
@@ -106,6 +106,24 @@ class CommitDetector:
         if self._recheck:
             return True
         return self._frame_start < self._written < self._frame_end <= self._size
+
+    def resume(self, frames: int, size: int, read: Read) -> None:
+        """Begin with a file of ``size`` bytes that others have written; ``frames`` of it are committed.
+
+        ``read`` as in ``examine``. Corrupt when the file does not have them: then nothing is known.
+        """
+        assert self._pending is None, "accept or refuse comes first"
+        self._no_header()
+        self._recheck = False
+        self._size, self._written = size, 0
+        if not frames:
+            return
+        chain = Chain(parse_wal_header(read(0, WAL_HEADER_BYTES)))
+        self._committed_sums = self._s0, self._s1 = sums_after(chain, frames, read)
+        self._chain, self._committed = chain, frames
+        self._run = FrameRun(frames, chain.header.page_size)
+        self._stand_after_run()
+        self._written = self._frame_start
 
     # ------------------------------------------------------------------------------------------------- the hot path
 

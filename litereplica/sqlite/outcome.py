@@ -6,7 +6,8 @@ Does not know whether the write will be applied: nothing here changes the state 
 
 from typing import NamedTuple
 
-from litereplica.sqlite.chain import Chain, Write, valid_frame
+from litereplica.errors import Corrupt
+from litereplica.sqlite.chain import Chain, Read, Write, valid_frame
 from litereplica.sqlite.frames import HELD_BYTES, FrameRun, Transaction
 from litereplica.sqlite.wal import WAL_HEADER_BYTES
 
@@ -77,3 +78,16 @@ def follow(
             committed_sums = sums
             run = FrameRun(frame, page_size)
     return Outcome(chain, first, run, sums, committed_sums, transactions, open_run is None, written, write)
+
+
+def sums_after(chain: Chain, frames: int, read: Read) -> tuple[int, int]:
+    """Checksum after the first ``frames`` frames of a file, which are committed. Raises Corrupt when they are not."""
+    write, sums, commit = Write(0, b"", read), (chain.header.s0, chain.header.s1), 0
+    for frame in range(frames):
+        found = valid_frame(chain, write, WAL_HEADER_BYTES + frame * chain.frame_bytes, sums)
+        if found is None:
+            raise Corrupt(f"frame {frame + 1} of a WAL with {frames} committed frames is not valid")
+        _, commit, sums, _ = found
+    if frames and not commit:
+        raise Corrupt(f"frame {frames} of a WAL is called the last of a transaction and is not")
+    return sums

@@ -21,6 +21,7 @@ from litereplica.ltx.format import database_name_problem
 from litereplica.ltx.position import Position
 from litereplica.sqlite.journal import is_super_journal
 from litereplica.store.base import advance_base
+from litereplica.store.cluster_state import STATE_NAME, ClusterState, load_state, save_state
 from litereplica.store.database import CHECKSUMS_NAME, Database
 from litereplica.store.disk import Disk
 from litereplica.store.dropped import forget_unlinked
@@ -52,7 +53,9 @@ class Store:
         self.node = node
         self.compression = compression
         self.segment_bytes = segment_bytes
+        # Of the records that this node makes; of its cluster, what it remembers.
         self.epoch = 1
+        self.state = ClusterState()
         self.calls = BlockingCalls()
         self.databases: dict[str, Database] = {}
         self.listeners: list[Listener] = []
@@ -92,7 +95,9 @@ class Store:
             store._check_format()
             for name in ("files", "db", "incoming", "diverged"):
                 disk.make_directories(root / name)
+            store.state = load_state(root)
             store._recover_all()
+            store.epoch = max(1, store.seen_epoch)
         except BaseException:
             store.close()
             raise
@@ -200,6 +205,17 @@ class Store:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
+
+    @property
+    def seen_epoch(self) -> int:
+        """The highest epoch that this node knows of."""
+        return max(self.state.epoch, *(each.epoch for each in self.databases.values()), 0)
+
+    def remember(self, state: ClusterState) -> None:
+        """Make what is known of the cluster durable. Blocking. Raises OSError."""
+        if state != self.state or not (self.root / STATE_NAME).exists():
+            save_state(self.disk, self.root, state)
+            self.state = state
 
     # -- databases -------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,113 @@
+"""The lease and the members as values: what every node reads before it decides.
+
+Knows what is written beside the lease and which times fit together. Does not know where it is kept (lease/), what a node
+does about it (role.py), or the time: instants are arguments, in seconds on one node's monotonic clock.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+PROTOCOL: Final = 1
+"""Version of what nodes write for each other; a node that finds a newer one refuses to take part."""
+RENEWALS_IN_TTL: Final = 3
+"""Two renewals may fail or be late, and the lease is still held."""
+MARGIN_SHARE: Final = 0.1
+"""Part of the ttl that its holder gives up. Clocks of different machines run at rates that differ by 0.05 % at worst
+(quartz under NTP's slewing: 500 ppm), 2.5 ms in a ttl of 5 s; the rest is for the time between the last look at the
+clock and the answer that the kernel gets, on a machine that is busy."""
+SHORTEST_MARGIN_S: Final = 0.1
+SHORTEST_TTL_S: Final = 1.0
+LONGEST_TTL_S: Final = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A node as others reach it; ``instance`` is unique to one start of its process."""
+
+    node: str
+    instance: str
+    http: str
+    replication: str
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """The lease, as it was read or written: who has it.
+
+    ``epoch``: 0 between taking it and saying so. ``counter`` rises with each renewal. ``index``: the version of the
+    written value that this is, as compare-and-set takes it. ``offered_to``: the node that may take it at once.
+    ``ttl_s``: what the holder promises; whoever wants to take it over waits that long.
+    """
+
+    holder: Endpoint
+    epoch: int
+    counter: int
+    ttl_s: float
+    index: int
+    offered_to: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """The lease at one instant: ``holding`` None when nobody has it. ``index`` differs between any two states."""
+
+    holding: Holding | None
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How far a node is, over all its databases.
+
+    ``epoch``: of its newest record. ``total``: the sum of its TXIDs. ``whole``: no database is in the middle of a
+    snapshot, and nothing is known to be damaged: it may be promoted.
+    """
+
+    epoch: int
+    total: int
+    whole: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """What a node publishes of itself. ``vacancy``: the View.index for which it did so, 0 at other times."""
+
+    endpoint: Endpoint
+    standing: Standing
+    candidate: bool
+    priority: int
+    vacancy: int = 0
+    protocol: int = PROTOCOL
+
+
+@dataclass(frozen=True, slots=True)
+class Reign:
+    """One entry of the history of primaries: who began to be primary, when (ms since 1970), why, and from where."""
+
+    epoch: int
+    node: str
+    timestamp_ms: int
+    reason: str
+    positions: dict[str, str]
+    """Database → ``TXID/checksum`` at the beginning; at most the 100 first by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """``ttl_s`` and what follows from it."""
+
+    ttl_s: float
+
+    @property
+    def margin_s(self) -> float:
+        """How much earlier the holder stops than others may begin."""
+        return max(SHORTEST_MARGIN_S, self.ttl_s * MARGIN_SHARE)
+
+    @property
+    def renew_every_s(self) -> float:
+        """From one renewal to the next."""
+        return self.ttl_s / RENEWALS_IN_TTL
+
+    def accepts_until(self, sent_at: float) -> float:
+        """Until when commits are accepted after a renewal that was sent at ``sent_at`` and succeeded."""
+        return sent_at + self.ttl_s - self.margin_s
