@@ -130,7 +130,8 @@ class Checkpointer:
         """Fold one database, and note when to look at it again."""
         opened = worker.opened
         due = self._due.get(worker)
-        if opened is None or due is None:
+        # No frame of ours is in it: it was released, and what others have in it is not ours to fold.
+        if opened is None or due is None or not (worker.frames or worker.wants_empty_wal):
             self.forget(worker)
             return
         folded = False

@@ -26,16 +26,17 @@ from litereplica.applier.protocol import (
     Close,
     Closed,
     Install,
-    Invalidated,
+    Lock,
     MessageReader,
     Ready,
+    Release,
     Republish,
     Stop,
     ToDaemon,
+    Unlock,
     Warm,
     encode,
 )
-from litereplica.applier.republish import republish
 from litereplica.applier.worker import DatabaseWorker
 
 _RECEIVE_BYTES: Final = 64 << 10
@@ -67,8 +68,6 @@ class Child:
         """Databases whose next turn can get further, in the order of their turns."""
         self._waiting: dict[DatabaseWorker, float] = {}
         """Databases that found a lock held, and the monotonic time of their next turn."""
-        self._republishing: set[str] = set()
-        """Databases whose wal-index a thread looks after."""
         self._stopping = False
         self._checkpointer = Checkpointer(self._send)
 
@@ -97,21 +96,27 @@ class Child:
         if not data:
             os._exit(0)
         for message in self._reader.feed(data):
-            if isinstance(message, Apply | Install):
+            if isinstance(message, Apply | Install | Republish | Release | Lock):
                 worker = self._workers.get(message.database) or self._new_worker(message.database)
                 worker.add(message)
-                if worker not in self._waiting:
-                    self._ready[worker] = None
+                self._give_turn(worker, at_once=isinstance(message, Release | Lock))
+            elif isinstance(message, Unlock):
+                if (found := self._workers.get(message.database)) is not None:
+                    found.unlock()
+                    self._give_turn(found, at_once=True)
             elif isinstance(message, Close):
                 self._close(message.database)
             elif isinstance(message, Warm):
                 _warm(f"{self._mount}/{message.database}-wal", message.length)
-            elif isinstance(message, Republish):
-                if message.database not in self._republishing:
-                    self._republishing.add(message.database)
-                    threading.Thread(target=self._republish, args=(message,), daemon=True).start()
             elif isinstance(message, Stop):
                 self._stopping = True
+
+    def _give_turn(self, worker: DatabaseWorker, *, at_once: bool) -> None:
+        """There is something to do for it; ``at_once``: what it waits for may have ended just now."""
+        if at_once:
+            self._waiting.pop(worker, None)
+        if worker not in self._waiting:
+            self._ready[worker] = None
 
     def _take_turns(self) -> None:
         """One turn for each database that can use one."""
@@ -130,7 +135,8 @@ class Child:
 
     def _new_worker(self, name: str) -> DatabaseWorker:
         path = f"{self._mount}/{name}"
-        worker = DatabaseWorker(name, path, self._send, self._checkpointer.published, self._make_room)
+        checkpointer = self._checkpointer
+        worker = DatabaseWorker(name, path, self._send, checkpointer.published, checkpointer.forget, self._make_room)
         self._workers[name] = worker
         return worker
 
@@ -152,16 +158,6 @@ class Child:
             self._checkpointer.forget(worker)
             worker.close()
         self._send(Closed(name))
-
-    def _republish(self, message: Republish) -> None:
-        """In a thread: it waits for a lock. The mount may go away meanwhile, and then nothing is lost."""
-        try:
-            if republish(f"{self._mount}/{message.database}", message):
-                self._send(Invalidated(message.database))
-        except OSError:
-            pass
-        finally:
-            self._republishing.discard(message.database)
 
     def _send(self, message: ToDaemon) -> None:
         """From either thread. The daemon reads always: what the socket holds is the bound."""

@@ -32,12 +32,19 @@ from litereplica.applier.protocol import (
     Failed,
     Install,
     Invalidated,
+    Lock,
+    Locked,
+    LockRefused,
     Message,
     MessageReader,
     Ready,
+    Release,
+    Released,
+    ReleaseFailed,
     Republish,
     Stop,
     ToChild,
+    Unlock,
     Warm,
     encode,
 )
@@ -74,6 +81,18 @@ class ApplierEvents(Protocol):
 
     def on_closed(self, database: str) -> None:
         """What was sent before ``close_database`` is over; lost with a child that dies (``on_restarted``)."""
+
+    def on_released(self, database: str, salt1: int, salt2: int, frames: int) -> None:
+        """The applier has let go of it; ``frames`` of the -wal with these salts are committed (0, 0, 0: none)."""
+
+    def on_release_failed(self, database: str, reason: str) -> None:
+        """The applier has it still, because it could not learn what is committed; ``release`` may be asked again."""
+
+    def on_locked(self, database: str) -> None:
+        """No application writes, or can begin to, until ``unlock``; lost with a child that dies (``on_restarted``)."""
+
+    def on_lock_refused(self, database: str, holder: str) -> None:
+        """``holder`` ("process 123 (python3)") kept SQLite's write lock all the while; nothing is locked."""
 
     def on_restarted(self) -> None:
         """A new child is up after the last one died: send again from the last applied TXID of each database."""
@@ -134,8 +153,30 @@ class ApplierLink:
         self._post(Warm(database, length))
 
     def republish(self, database: str, salt1: int, salt2: int, frames: int) -> None:
-        """Have the wal-index looked after when a writer is gone; lost when nobody can take it (see mount.files)."""
+        """Have the wal-index show that so many frames are committed; nothing sent later is applied over less.
+
+        Lost when nobody can take it: a writer that meets it is refused, and it is asked again (mount.wal_file); and a
+        child that starts later takes what the WAL holds for committed only if it is told again.
+        """
         self._post(Republish(database, salt1, salt2, frames))
+
+    def release(self, database: str) -> None:
+        """Have everything finished that was sent, and the database let go of: ``on_released`` or ``on_release_failed``.
+
+        It ends ``lock`` as well. Without a child there is no answer: a new one (``on_restarted``) is asked again.
+        """
+        self._post(Release(database))
+
+    def lock(self, database: str, limit_s: float) -> None:
+        """Have SQLite's write lock taken: ``on_locked``, or after ``limit_s`` at most ``on_lock_refused``.
+
+        What is sent for the database afterwards is not begun before ``unlock``.
+        """
+        self._post(Lock(database, round(limit_s * 1000)))
+
+    def unlock(self, database: str) -> None:
+        """Have the write lock given back, or no longer waited for (then there may be no answer to ``lock``)."""
+        self._post(Unlock(database))
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep a child running until ``stop``; started when the first one is up.
@@ -290,6 +331,16 @@ class ApplierLink:
             _log.warning("applier.checkpoint_failed", database=message.database, reason=message.reason)
         elif isinstance(message, Closed):
             self._events.on_closed(message.database)
+        elif isinstance(message, Released):
+            # Whatever a dead child may have published is in what it says, and the next TXIDs may be lower ones.
+            self._floor.pop(message.database, None)
+            self._events.on_released(*message)
+        elif isinstance(message, ReleaseFailed):
+            self._events.on_release_failed(message.database, message.reason)
+        elif isinstance(message, Locked):
+            self._events.on_locked(message.database)
+        elif isinstance(message, LockRefused):
+            self._events.on_lock_refused(message.database, message.holder)
         elif isinstance(message, Invalidated):
             _log.warning(
                 "wal_index_reset",

@@ -36,6 +36,17 @@ def try_shared(descriptor: int, offset: int, length: int = 1) -> bool:
     return _try(descriptor, fcntl.F_RDLCK, offset, length)
 
 
+def holder(descriptor: int, offset: int, length: int = 1, *, shared: bool = False) -> int | None:
+    """Return the process that keeps this descriptor from taking the bytes (``shared``: with other readers).
+
+    None when nobody does; 0 when the kernel does not tell: an OFD lock, or a process of another PID namespace.
+    """
+    kind = fcntl.F_RDLCK if shared else fcntl.F_WRLCK
+    answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _FLOCK.pack(kind, _SEEK_SET, offset, length, 0))
+    found, _, _, _, pid = _FLOCK.unpack(answer)
+    return None if found == fcntl.F_UNLCK else max(pid, 0)
+
+
 def release(descriptor: int, offset: int, length: int = 1) -> None:
     """Give the bytes back."""
     fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, _SEEK_SET, offset, length, 0))

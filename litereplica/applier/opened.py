@@ -15,15 +15,16 @@ import threading
 from pathlib import Path
 from typing import Final
 
-from litereplica.applier import locks
+from litereplica.applier import holders, locks
 from litereplica.applier.rollback_mode import make_first_wal
 from litereplica.applier.shared_memory import SharedMemory
+from litereplica.applier.turns import Turns, Waits
 from litereplica.errors import Refused, Unavailable
 from litereplica.sqlite.pages import DATABASE_HEADER_BYTES, DatabaseHeader, parse_database_header
-from litereplica.sqlite.shm import lookup, read_header
+from litereplica.sqlite.shm import WalIndexHeader, lookup, read_header
 from litereplica.sqlite.wal import FRAME_HEADER_BYTES, WAL_HEADER_BYTES
 
-_BUSY_CODES: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+_BUSY_CODES: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_INTERRUPT)
 
 
 class OpenDatabase:
@@ -62,7 +63,7 @@ class OpenDatabase:
             self.shm = os.open(f"{path}-shm", os.O_RDWR | os.O_CLOEXEC)
             self.memory = SharedMemory(self.shm)
         except OSError:
-            _close_connection(path, connection)
+            close_connection(path, connection)
             for descriptor in (self.wal, self.shm):
                 if descriptor >= 0:
                     locks.close(descriptor)
@@ -119,33 +120,69 @@ class OpenDatabase:
         """Close everything and leave the files alone: no checkpoint, -wal and -shm stay."""
         self.connection.interrupt()
         with self.gate, self.connection_lock:
-            self.closed = True
-            self.memory.close()
-            _close_connection(self.path, self.connection)
-            locks.close(self.wal)
-            locks.close(self.shm)
+            self._close()
+
+    def close_at(self) -> WalIndexHeader | None:
+        """As ``close``; returns what was committed in that instant: no checkpoint of ours comes between the two.
+
+        None, and nothing is closed, while the wal-index is being changed.
+        """
+        self.connection.interrupt()
+        with self.gate, self.connection_lock:
+            header = read_header(self.memory.blocks[0])
+            if header is not None:
+                self._close()
+            return header
+
+    def _close(self) -> None:
+        self.closed = True
+        self.memory.close()
+        close_connection(self.path, self.connection)
+        locks.close(self.wal)
+        locks.close(self.shm)
 
 
 def is_busy(error: Exception) -> bool:
-    """Whether a lock was in the way, and asking again may succeed."""
+    """Whether a lock was in the way, or we interrupted it ourselves, and asking again may succeed."""
     code = getattr(error, "sqlite_errorcode", None)
     return code is not None and code & 0xFF in _BUSY_CODES
 
 
-def open_database(path: str, page_size: int, first_page: bytes | None) -> OpenDatabase:
-    """Open the database at ``path``, in WAL mode whatever its header says.
+def prepare(path: str, waits: Waits) -> Turns[None]:
+    """See to it that the database at ``path`` can be opened in WAL mode, whatever its header says.
 
-    Where no file is, or an empty one, an empty database in WAL mode is made first, with pages of ``page_size`` bytes
-    and the text encoding that ``first_page``, the page 1 to come, has. Raises OSError, sqlite3.Error, Corrupt, Refused
-    for a file of a format that is not known, Unavailable when a lock is in the way.
+    Raises OSError, sqlite3.Error, Corrupt, Refused for a file of a format that is not known, Unavailable when
+    applications use it in rollback mode for longer than ``waits`` allows.
     """
     header = _read_header(path)
-    if header is not None and not header.wal:
-        if not header.rollback:
-            versions = f"{header.write_version} and {header.read_version}"
-            raise Refused(f"{path} has the format versions {versions}, known are 1 (rollback mode) and 2 (WAL mode)")
-        if not _has_bytes(f"{path}-wal"):
-            make_first_wal(path)
+    if header is None or header.wal:
+        return
+    if not header.rollback:
+        versions = f"{header.write_version} and {header.read_version}"
+        raise Refused(f"{path} has the format versions {versions}, known are 1 (rollback mode) and 2 (WAL mode)")
+    if not has_bytes(f"{path}-wal"):
+        yield from make_first_wal(path, waits)
+
+
+def open_database(path: str, page_size: int, first_page: bytes | None) -> OpenDatabase:
+    """Open the database at ``path``, once ``prepare`` is done.
+
+    Where no file is, or an empty one, an empty database in WAL mode is made first, with pages of ``page_size`` bytes
+    and the text encoding that ``first_page``, the page 1 to come, has. Raises OSError, sqlite3.Error, Corrupt, and
+    Unavailable when a lock is in the way.
+    """
+    return _connect(path, _read_header(path), page_size, first_page)
+
+
+def open_wal(path: str) -> OpenDatabase | None:
+    """Open the database at ``path`` if its -wal holds anything, and make nothing; raises as ``open_database``."""
+    if not has_bytes(f"{path}-wal") or not has_bytes(path):
+        return None
+    header = _read_header(path)
+    return None if header is None else _connect(path, header, header.page_size, None)
+
+
+def _connect(path: str, header: DatabaseHeader | None, page_size: int, first_page: bytes | None) -> OpenDatabase:
     connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=4)
     try:
         connection.execute("PRAGMA wal_autocheckpoint=0")
@@ -161,17 +198,18 @@ def open_database(path: str, page_size: int, first_page: bytes | None) -> OpenDa
             return OpenDatabase(path, connection, page_size, rollback=False)
         return OpenDatabase(path, connection, header.page_size, rollback=header.rollback)
     except sqlite3.OperationalError as error:
-        _close_connection(path, connection)
+        close_connection(path, connection)
         if is_busy(error):
-            raise Unavailable(f"{path} is locked while it is being opened: {error}") from error
+            reason = f"{path} is locked while it is being opened ({error}) by {holders.writer(path)}"
+            raise Unavailable(reason) from error
         raise
     except BaseException:
-        _close_connection(path, connection)
+        close_connection(path, connection)
         raise
 
 
-def _close_connection(path: str, connection: sqlite3.Connection) -> None:
-    """Close, and leave the files alone.
+def close_connection(path: str, connection: sqlite3.Connection) -> None:
+    """Close a connection of this process, its last to the database, and leave the files alone.
 
     The last closer checkpoints, then removes -wal and -shm by name, which may be another database's by now. A reader's
     lock on the database file keeps SQLite from believing that it is the last.
@@ -200,7 +238,8 @@ def _read_header(path: str) -> DatabaseHeader | None:
     return parse_database_header(data) if data else None
 
 
-def _has_bytes(path: str) -> bool:
+def has_bytes(path: str) -> bool:
+    """Whether there is such a file with anything in it; SQLite, too, takes an empty -wal for none."""
     try:
         return Path(path).stat().st_size > 0
     except FileNotFoundError:

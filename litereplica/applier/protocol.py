@@ -67,12 +67,40 @@ class Warm(NamedTuple):
 
 
 class Republish(NamedTuple):
-    """A writer is gone: see to it that the wal-index shows ``frames`` frames of the WAL with these salts (or newer)."""
+    """See to it that the wal-index shows ``frames`` frames of the WAL with these salts (or newer ones): all are logged.
+
+    A writer is gone, or this node is no longer the primary. Nothing that comes after it is applied over less.
+    """
 
     database: str
     salt1: int
     salt2: int
     frames: int
+
+
+class Release(NamedTuple):
+    """Finish what is queued for the database, say what is committed in its -wal, and let go of it; see ``Released``.
+
+    What was handed out for ``Lock`` is given back as well.
+    """
+
+    database: str
+
+
+class Lock(NamedTuple):
+    """Take SQLite's write lock, as a writer would, within ``limit_ms``; the answer is Locked or LockRefused.
+
+    Until ``Unlock`` no application is in a write transaction or begins one, and nothing is applied.
+    """
+
+    database: str
+    limit_ms: int
+
+
+class Unlock(NamedTuple):
+    """Give SQLite's write lock back, or wait for it no longer; no answer. What was queued behind it goes on."""
+
+    database: str
 
 
 class Stop(NamedTuple):
@@ -121,6 +149,38 @@ class Closed(NamedTuple):
     database: str
 
 
+class Released(NamedTuple):
+    """The answer to ``Release``: nothing of the child touches the database until something is asked for it again.
+
+    ``frames`` of the -wal with these salts were committed, as the wal-index says; 0 and zero salts when it has none.
+    """
+
+    database: str
+    salt1: int
+    salt2: int
+    frames: int
+
+
+class ReleaseFailed(NamedTuple):
+    """The other answer to ``Release``: what is committed could not be learned in time. To be asked again."""
+
+    database: str
+    reason: str
+
+
+class Locked(NamedTuple):
+    """The answer to ``Lock``: no application writes, or can begin to, until ``Unlock``."""
+
+    database: str
+
+
+class LockRefused(NamedTuple):
+    """The other answer to ``Lock``. ``holder``: who would not yield, for people ("process 123 (python3)")."""
+
+    database: str
+    holder: str
+
+
 class CheckpointFailed(NamedTuple):
     """A checkpoint failed for a reason other than a reader in its way. Nothing is lost; it is tried again later."""
 
@@ -134,13 +194,17 @@ class Invalidated(NamedTuple):
     database: str
 
 
-ToChild = Apply | Install | Close | Warm | Republish | Stop
-ToDaemon = Ready | Applied | Checkpointed | Failed | CheckpointFailed | Invalidated | Closed
+ToChild = Apply | Install | Close | Warm | Republish | Release | Lock | Unlock | Stop
+ToDaemon = (
+    Ready | Applied | Checkpointed | Failed | CheckpointFailed | Invalidated | Closed
+    | Released | ReleaseFailed | Locked | LockRefused
+)  # fmt: skip
 Message = ToChild | ToDaemon
 
 _KINDS: tuple[type[Message], ...] = (
-    Apply, Install, Close, Warm, Republish, Stop, Ready, Applied, Checkpointed, Failed, CheckpointFailed, Invalidated,
-    Closed,
+    Apply, Install, Close, Warm, Republish, Release, Lock, Unlock, Stop,
+    Ready, Applied, Checkpointed, Failed, CheckpointFailed, Invalidated, Closed,
+    Released, ReleaseFailed, Locked, LockRefused,
 )  # fmt: skip
 _NUMBERS = {kind: number for number, kind in enumerate(_KINDS)}
 _FIELD_TYPES: tuple[tuple[type, ...], ...] = tuple(tuple(kind.__annotations__.values()) for kind in _KINDS)

@@ -21,7 +21,19 @@ from typing import Any, Self, TypeVar
 import trio
 
 from litereplica.applier.link import ApplierLink
-from litereplica.applier.protocol import Applied, Apply, Message, MessageReader, Ready, ToChild, encode
+from litereplica.applier.protocol import (
+    Applied,
+    Apply,
+    Locked,
+    LockRefused,
+    Message,
+    MessageReader,
+    Ready,
+    Released,
+    ReleaseFailed,
+    ToChild,
+    encode,
+)
 from litereplica.ltx.encode import RecordEncoder, block_capacity
 from litereplica.ltx.format import RecordHeader
 from litereplica.sqlite.pages import lock_page
@@ -224,6 +236,7 @@ class Node:
         self.checkpointed: list[tuple[int, bool]] = []
         self.failures: list[tuple[int, str, bool]] = []
         self.restarts = self.closed = 0
+        self.answers: list[Message] = []
         self._sent = 0
         self.changed = trio.Event()
 
@@ -271,9 +284,33 @@ class Node:
         self.closed += 1
         self._notify()
 
+    def on_released(self, database: str, salt1: int, salt2: int, frames: int) -> None:
+        self.answers.append(Released(database, salt1, salt2, frames))
+        self._notify()
+
+    def on_release_failed(self, database: str, reason: str) -> None:
+        self.answers.append(ReleaseFailed(database, reason))
+        self._notify()
+
+    def on_locked(self, database: str) -> None:
+        self.answers.append(Locked(database))
+        self._notify()
+
+    def on_lock_refused(self, database: str, holder: str) -> None:
+        self.answers.append(LockRefused(database, holder))
+        self._notify()
+
+    async def answer(self) -> Message:
+        """The next answer to ``release`` or ``lock``."""
+        with trio.fail_after(ANSWER_TIMEOUT_S):
+            while not self.answers:
+                await self.changed.wait()
+        return self.answers.pop(0)
+
     def on_restarted(self) -> None:
         self.restarts += 1
         self.resend()
+        self._notify()
 
     def resend(self) -> None:
         """From the last applied one."""

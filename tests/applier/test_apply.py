@@ -134,6 +134,8 @@ def test_a_lock_that_is_never_released_ends_as_a_failure_worth_a_retry(tmp_path:
         failure = child.expect(Failed)
         assert (failure.txid, failure.retry) == (2, True)
         assert "write lock" in failure.reason
+        assert "process" in failure.reason
+        assert "(python" in failure.reason
         child.send(third)  # sent before the daemon had heard of the failure: not to be applied alone
         holder.run("ROLLBACK")
     child.apply(second, third)

@@ -13,6 +13,7 @@ import pytest
 import trio
 
 from litereplica.applier import link as link_module
+from litereplica.applier.protocol import Locked, LockRefused, Released
 from litereplica.errors import Unavailable
 from tests.applier.support import Node, Primary, assert_equal_files, client, memory_kib, rows
 
@@ -153,6 +154,61 @@ async def test_a_failure_is_reported_and_a_resend_heals_it(tmp_path: Path) -> No
         node.resend()
         await node.wait_applied(2)
     assert_equal_files(primary, tmp_path / "mount/app.db")
+
+
+@pytest.mark.timeout(60)
+async def test_a_change_of_role_and_back_goes_through_the_link(tmp_path: Path) -> None:
+    primary = Primary(tmp_path)
+    path = tmp_path / "mount/app.db"
+    async with running(Node(tmp_path)) as node:
+        node.add(primary.change("CREATE TABLE t (n)"))
+        await node.wait_applied(1)
+        node.link.release("app.db")
+        released = await node.answer()
+        assert isinstance(released, Released)
+        assert released.frames > 0
+        with client(path) as app:
+            assert app.run("INSERT INTO t VALUES (1)") == []
+            node.link.lock("app.db", 1)
+            assert await node.answer() == Locked("app.db")
+            assert "locked" in app.run("INSERT INTO t VALUES (2)")
+            node.link.unlock("app.db")
+            while "locked" in str(app.run("BEGIN IMMEDIATE")):
+                await trio.sleep(0.001)
+            node.link.lock("app.db", 0.1)
+            refused = await node.answer()
+            assert isinstance(refused, LockRefused)
+            assert "process" in refused.holder
+            app.run("ROLLBACK")
+            node.link.republish("app.db", released.salt1, released.salt2, released.frames)
+            primary.change("INSERT INTO t VALUES (1)")  # as the application did here
+            span = primary.change("INSERT INTO t VALUES (3)")
+            node.link.apply(span.database, Path(span.path), span.offset, span.length, 3, 3)
+            await node.wait_applied(3)
+            assert app.run("SELECT n FROM t") == [(1,), (3,)]
+        assert node.failures == []
+        assert_equal_files(primary, path)
+
+
+@pytest.mark.timeout(60)
+async def test_a_lock_is_gone_with_the_child_that_held_it(tmp_path: Path) -> None:
+    primary = Primary(tmp_path)
+    async with running(Node(tmp_path)) as node:
+        node.add(primary.change("CREATE TABLE t (n)"))
+        await node.wait_applied(1)
+        node.link.lock("app.db", 1)
+        assert await node.answer() == Locked("app.db")
+        assert node.link.pid is not None
+        with client(tmp_path / "mount/app.db") as app:
+            assert "locked" in app.run("BEGIN IMMEDIATE")
+            os.kill(node.link.pid, signal.SIGKILL)
+            with trio.fail_after(30):
+                while node.restarts == 0:
+                    await node.changed.wait()
+            assert app.run("BEGIN IMMEDIATE") == []
+            assert app.run("ROLLBACK") == []
+        node.link.lock("app.db", 1)
+        assert await node.answer() == Locked("app.db")
 
 
 async def test_signals_to_the_group_do_not_end_the_child(tmp_path: Path) -> None:

@@ -15,10 +15,18 @@ from litereplica.applier.protocol import (
     Close,
     Failed,
     Install,
+    Lock,
+    Locked,
+    LockRefused,
     Message,
     MessageReader,
     Ready,
+    Release,
+    Released,
+    ReleaseFailed,
+    Republish,
     Stop,
+    Unlock,
     Warm,
     encode,
 )
@@ -35,6 +43,14 @@ MESSAGES: list[Message] = [
     Checkpointed("a.db", 5, truncated=True),
     Failed("a.db", 5, "disk full", retry=False),
     CheckpointFailed("a.db", "disk full"),
+    Republish("a.db", 2**32 - 1, 0, 7),
+    Release("a.db"),
+    Lock("a.db", 250),
+    Unlock("a.db"),
+    Released("a.db", 2**32 - 1, 1, 4000),
+    ReleaseFailed("a.db", "in use"),
+    Locked("a.db"),
+    LockRefused("a.db", "process 1 (python3)"),
 ]
 
 
