@@ -5,6 +5,7 @@ is a greeting of another protocol version, nothing else; no length in it is allo
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, Final
 
 import msgpack
@@ -16,17 +17,24 @@ from litereplica.cluster.messages import (
     PROTOCOL,
     PROTOCOL_NAME,
     RECORDS_LIMIT_BYTES,
+    SAMPLE,
+    SAMPLES_LIMIT,
     TEXT_LIMIT_BYTES,
     Ack,
     Acknowledged,
+    Ask,
+    Found,
     Goodbye,
     Heartbeat,
     Hello,
     Kind,
     Message,
     Pages,
+    Promise,
     Records,
+    Resume,
     Resync,
+    Search,
     Snapshot,
     SnapshotEnd,
     SnapshotProgress,
@@ -110,6 +118,12 @@ def _read_tips(value: object) -> dict[str, Tip]:
     return {name: Tip(Position(entry[0], entry[1]), entry[2]) for name, entry in _map(value, 3).items()}
 
 
+def _read_names(value: object) -> frozenset[str]:
+    if type(value) is not dict or any(each is not None for each in value.values()):
+        raise _broken("a map of database names to nil expected")
+    return frozenset(map(_name, value))
+
+
 def _read_hello(fields: list[Any]) -> Hello:
     _, _, protocol, node, epoch, databases, snapshots = fields
     assert protocol == PROTOCOL
@@ -121,11 +135,9 @@ def _read_hello(fields: list[Any]) -> Hello:
 
 
 def _read_welcome(fields: list[Any]) -> Welcome:
-    _, _, protocol, node, epoch, databases, snapshots = fields
+    _, _, protocol, node, epoch, databases, snapshots, diverged = fields
     assert protocol == PROTOCOL
-    if type(snapshots) is not dict or any(value is not None for value in snapshots.values()):
-        raise _broken("a map of database names to nil expected")
-    return Welcome(_node(node), _uint(epoch), _read_tips(databases), frozenset(map(_name, snapshots)))
+    return Welcome(_node(node), _uint(epoch), _read_tips(databases), _read_names(snapshots), _read_names(diverged))
 
 
 def _read_goodbye(fields: list[Any]) -> Goodbye:
@@ -179,9 +191,43 @@ def _read_resync(fields: list[Any]) -> Resync:
     return Resync(_uint(epoch), _name(database), _text(reason))
 
 
+def _read_search(fields: list[Any]) -> Search:
+    _, epoch, database, data = fields
+    packed = _data(data, SAMPLES_LIMIT * SAMPLE.size)
+    if len(packed) % SAMPLE.size:
+        raise _broken(f"samples of {SAMPLE.size} bytes expected")
+    samples = tuple(Position(*each) for each in SAMPLE.iter_unpack(packed))
+    txids = [0, *(each.txid for each in samples)]
+    if any(after <= before for before, after in pairwise(txids)):
+        raise _broken("the samples of a search do not rise from 1")
+    return Search(_uint(epoch), _name(database), samples)
+
+
+def _read_found(fields: list[Any]) -> Found:
+    _, epoch, database, txid = fields
+    return Found(_uint(epoch), _name(database), _uint(txid))
+
+
+def _read_resume(fields: list[Any]) -> Resume:
+    _, epoch, database, txid, checksum = fields
+    return Resume(_uint(epoch), _name(database), _position(txid, checksum))
+
+
+def _read_ask(fields: list[Any]) -> Ask:
+    _, epoch, number, hold_ms = fields
+    return Ask(_uint(epoch), _uint(number), _uint(hold_ms, _U32_LIMIT))
+
+
+def _read_promise(fields: list[Any]) -> Promise:
+    _, epoch, number, promised = fields
+    if type(promised) is not bool:
+        raise _broken(f"{promised!r:.40} is neither true nor false")
+    return Promise(_uint(epoch), _uint(number), promised)
+
+
 _READERS: Final[dict[int, tuple[int, Callable[[list[Any]], Message]]]] = {
     Kind.HELLO: (7, _read_hello),
-    Kind.WELCOME: (7, _read_welcome),
+    Kind.WELCOME: (8, _read_welcome),
     Kind.GOODBYE: (6, _read_goodbye),
     Kind.RECORDS: (4, _read_records),
     Kind.SNAPSHOT: (10, _read_snapshot),
@@ -190,6 +236,11 @@ _READERS: Final[dict[int, tuple[int, Callable[[list[Any]], Message]]]] = {
     Kind.HEARTBEAT: (4, _read_heartbeat),
     Kind.ACK: (3, _read_ack),
     Kind.RESYNC: (4, _read_resync),
+    Kind.SEARCH: (4, _read_search),
+    Kind.FOUND: (4, _read_found),
+    Kind.RESUME: (5, _read_resume),
+    Kind.ASK: (4, _read_ask),
+    Kind.PROMISE: (4, _read_promise),
 }
 _GREETINGS: Final = (Kind.HELLO, Kind.WELCOME, Kind.GOODBYE)
 

@@ -15,16 +15,22 @@ from litereplica.cluster.messages import (
     MESSAGE_LIMIT_BYTES,
     PROTOCOL,
     PROTOCOL_NAME,
+    SAMPLE,
     TEXT_LIMIT_BYTES,
     Ack,
+    Ask,
+    Found,
     Goodbye,
     Heartbeat,
     Hello,
     Kind,
     Message,
     Pages,
+    Promise,
     Records,
+    Resume,
     Resync,
+    Search,
     Snapshot,
     SnapshotEnd,
     Tip,
@@ -54,9 +60,9 @@ def _hello_fields(message: Hello) -> Fields:
 
 def _welcome_fields(message: Welcome) -> Fields:
     # A map, not an array: arrays can then be limited to a few elements when decoding.
-    snapshots = dict.fromkeys(sorted(message.snapshots))
+    snapshots, diverged = dict.fromkeys(sorted(message.snapshots)), dict.fromkeys(sorted(message.diverged))
     databases = _tips(message.databases)
-    return (Kind.WELCOME, PROTOCOL_NAME, PROTOCOL, message.node, message.epoch, databases, snapshots)
+    return (Kind.WELCOME, PROTOCOL_NAME, PROTOCOL, message.node, message.epoch, databases, snapshots, diverged)
 
 
 def _goodbye_fields(message: Goodbye) -> Fields:
@@ -87,6 +93,16 @@ def _ack_fields(message: Ack) -> Fields:
     return (Kind.ACK, message.epoch, {name: (each.logged, each.applied) for name, each in message.databases.items()})
 
 
+def _search_fields(message: Search) -> Fields:
+    # One run of bytes, not an array: arrays can then be limited to a few elements when decoding.
+    samples = b"".join(SAMPLE.pack(each.txid, each.checksum) for each in message.samples)
+    return (Kind.SEARCH, message.epoch, message.database, samples)
+
+
+def _resume_fields(message: Resume) -> Fields:
+    return (Kind.RESUME, message.epoch, message.database, message.position.txid, message.position.checksum)
+
+
 _FIELDS: Final[dict[type[Any], Callable[[Any], Fields]]] = {
     Hello: _hello_fields,
     Welcome: _welcome_fields,
@@ -98,6 +114,11 @@ _FIELDS: Final[dict[type[Any], Callable[[Any], Fields]]] = {
     Heartbeat: _heartbeat_fields,
     Ack: _ack_fields,
     Resync: lambda message: (Kind.RESYNC, message.epoch, message.database, short_text(message.reason)),
+    Search: _search_fields,
+    Found: lambda message: (Kind.FOUND, message.epoch, message.database, message.txid),
+    Resume: _resume_fields,
+    Ask: lambda message: (Kind.ASK, message.epoch, message.number, message.hold_ms),
+    Promise: lambda message: (Kind.PROMISE, message.epoch, message.number, message.promised),
 }
 
 

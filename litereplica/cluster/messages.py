@@ -11,11 +11,13 @@ from typing import Final
 
 from litereplica.ltx.position import Position
 
-PROTOCOL: Final = 1
+PROTOCOL: Final = 2
 PROTOCOL_NAME: Final = "litereplica"
 """Second field of each greeting: an accidental msgpack speaker is told apart from another version of ours."""
 
 LENGTH: Final = Struct(">I")
+SAMPLE: Final = Struct(">QQ")
+"""One position of a Search: TXID, checksum."""
 MESSAGE_LIMIT_BYTES: Final = 4 * 1024 * 1024
 """Longest message; a Hello or Welcome of some 60,000 databases fits, and an end never holds more than one."""
 RECORDS_LIMIT_BYTES: Final = 256 * 1024
@@ -26,6 +28,8 @@ DATABASES_LIMIT: Final = 65_536
 """Databases named in one message."""
 TEXT_LIMIT_BYTES: Final = 1024
 """Longest reason in a Goodbye or Resync, and the longest string anywhere in a message."""
+SAMPLES_LIMIT: Final = 64
+"""Positions in one Search: three rounds are enough for 65 ** 3 = 274,625 records, and each costs the primary a look."""
 
 # Codes of a Goodbye. An unknown one is taken as it is: a later version may have more.
 GOODBYE_PROTOCOL: Final = "protocol"
@@ -66,12 +70,17 @@ class Tip:
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """First message of a primary: what it has, and for which databases a snapshot follows instead of records."""
+    """First message of a primary: what it has, and what follows for databases that do not just get records.
+
+    ``snapshots``: every page. ``diverged``: nothing before the replica has searched the last common position, because
+    the one that it has is not in the primary's history.
+    """
 
     node: str
     epoch: int
     databases: dict[str, Tip]
     snapshots: frozenset[str] = frozenset()
+    diverged: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +177,71 @@ class Resync:
     reason: str
 
 
-Message = Hello | Welcome | Goodbye | Records | Snapshot | Pages | SnapshotEnd | Heartbeat | Ack | Resync
+@dataclass(frozen=True, slots=True)
+class Search:
+    """A replica asks which of these positions of its own log are in the primary's history.
+
+    ``samples``: ascending by TXID, from 1, at most SAMPLES_LIMIT.
+    """
+
+    epoch: int
+    database: str
+    samples: tuple[Position, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The answer to a Search: TXID of the newest sample that is in the primary's history, 0 for none."""
+
+    epoch: int
+    database: str
+    txid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """A replica has gone back to ``position``, which the primary had found, and wants the records after it."""
+
+    epoch: int
+    database: str
+    position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """The primary cannot reach its lease, and asks the replica not to become primary for ``hold_ms`` from now on."""
+
+    epoch: int
+    number: int
+    hold_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """The answer to the Ask of this number. ``promised``: it knows of no other primary, and will."""
+
+    epoch: int
+    number: int
+    promised: bool
+
+
+Message = (
+    Hello
+    | Welcome
+    | Goodbye
+    | Records
+    | Snapshot
+    | Pages
+    | SnapshotEnd
+    | Heartbeat
+    | Ack
+    | Resync
+    | Search
+    | Found
+    | Resume
+    | Ask
+    | Promise
+)
 
 
 class Kind(IntEnum):
@@ -184,3 +257,8 @@ class Kind(IntEnum):
     HEARTBEAT = 8
     ACK = 9
     RESYNC = 10
+    SEARCH = 11
+    FOUND = 12
+    RESUME = 13
+    ASK = 14
+    PROMISE = 15

@@ -16,6 +16,7 @@ from litereplica.cluster.encoding import encode
 from litereplica.cluster.framing import BUFFER_BYTES
 from litereplica.cluster.messages import (
     GOODBYE_EPOCH,
+    GOODBYE_NOT_PRIMARY,
     GOODBYE_REPLACED,
     Goodbye,
     Hello,
@@ -38,6 +39,10 @@ log = structlog.get_logger(__name__)
 BACKOFF_FIRST_S: Final = 0.1
 BACKOFF_LAST_S: Final = 2.0
 """A primary that comes back is found within this time, and a dead one costs one connection attempt in it."""
+NOT_PRIMARY_FIRST_S: Final = 0.05
+NOT_PRIMARY_LAST_S: Final = 0.2
+NOT_PRIMARY_FOR_S: Final = 5.0
+"""A node that is said to be primary and is not yet will be in some milliseconds, or never: asked often for so long."""
 REPLACED_PAUSE_S: Final = 10.0
 """After another node of this one's name took its place: two of them must not push each other out all the time."""
 UNAPPLIED_LIMIT_BYTES: Final = 256 * 1024 * 1024
@@ -46,11 +51,49 @@ RESUME_BYTES: Final = UNAPPLIED_LIMIT_BYTES - 16 * 1024 * 1024
 """Reading goes on below this, so that it does not start and stop with each record."""
 
 
+def never(epoch: int, hold_s: float) -> bool:  # noqa: ARG001  the form of a promise
+    """Promise nothing."""
+    return False
+
+
+class _Backoff:
+    """How long to wait before the next attempt."""
+
+    __slots__ = ("_normal_s", "_quick_s", "_quick_until")
+
+    def __init__(self) -> None:
+        self.succeeded()
+
+    def succeeded(self) -> None:
+        """A connection has lasted: begin anew."""
+        self._normal_s = BACKOFF_FIRST_S
+        self._quick_s = NOT_PRIMARY_FIRST_S
+        self._quick_until: float | None = None
+
+    def next_s(self, code: str | None) -> float:
+        """After a failure; ``code``: of the primary's Goodbye."""
+        if code == GOODBYE_REPLACED:
+            return REPLACED_PAUSE_S
+        now = trio.current_time()
+        if code == GOODBYE_NOT_PRIMARY:
+            if self._quick_until is None:
+                self._quick_until = now + NOT_PRIMARY_FOR_S
+            if now < self._quick_until:
+                pause_s = self._quick_s
+                self._quick_s = min(2 * pause_s, NOT_PRIMARY_LAST_S)
+                return pause_s
+        pause_s = self._normal_s
+        self._normal_s = min(2 * pause_s, BACKOFF_LAST_S)
+        # Spread, so that the replicas of a primary that comes back do not all come at once.
+        return pause_s * random.uniform(0.75, 1.25)  # noqa: S311 - nothing secret
+
+
 class ReplicationClient:
     """Follows the primary at ``address`` until ``run`` is cancelled.
 
     ``install`` makes a finished snapshot the database's content and returns when the database is at its position,
     while readers may still use the old content. ``epoch`` is the highest that this node has ever seen.
+    ``promise(epoch, hold_s)`` answers at once whether this node keeps from becoming primary for so long.
     """
 
     def __init__(
@@ -60,6 +103,7 @@ class ReplicationClient:
         address: Address,
         *,
         install: Callable[[FinishedSnapshot], Awaitable[None]],
+        promise: Callable[[int, float], bool] = never,
         epoch: int = 0,
         heartbeat_s: float = 1.0,
         timeout_s: float = 5.0,
@@ -68,10 +112,13 @@ class ReplicationClient:
         self.store = store
         self.address = address
         self.install = install
+        self.promise = promise
         self.heartbeat_s = heartbeat_s
         self.epoch = epoch
         self.primary: str | None = None
         self.sinks: dict[str, SnapshotSink] = {}
+        # Databases whose history here is not yet the primary's.
+        self.foreign: set[str] = set()
         self._node = node
         self._timeout_s = timeout_s
         self._limit_bytes = unapplied_limit_bytes
@@ -104,7 +151,7 @@ class ReplicationClient:
     @property
     def caught_up(self) -> bool:
         """Readers here see everything that the primary had when it welcomed this node, or more."""
-        if self._last_contact is None:
+        if self._last_contact is None or self.foreign:
             return False
         databases = self.store.databases
         return all(
@@ -209,27 +256,29 @@ class ReplicationClient:
         """Connect, follow, try again; ends only by cancellation."""
         self.sinks = await trio.to_thread.run_sync(resume_snapshots, self.store)
         self.store.listeners.append(self._changed)
-        backoff_s = BACKOFF_FIRST_S
+        backoff = _Backoff()
         try:
             while True:
                 began = trio.current_time()
-                try:
-                    await self._follow()
-                except LitereplicaError as error:
-                    self._report(error)
-                    if isinstance(error, Dismissed) and error.code == GOODBYE_REPLACED:
-                        await trio.sleep(REPLACED_PAUSE_S)
-                except OSError as error:
-                    self._report(Unavailable(f"replication stopped: {error}"))
+                code = await self._attempt()
                 if trio.current_time() - began > BACKOFF_LAST_S:
-                    backoff_s = BACKOFF_FIRST_S
-                # Spread, so that the replicas of a primary that comes back do not all come at once.
-                await trio.sleep(backoff_s * random.uniform(0.75, 1.25))  # noqa: S311 - nothing secret
-                backoff_s = min(2 * backoff_s, BACKOFF_LAST_S)
+                    backoff.succeeded()
+                await trio.sleep(backoff.next_s(code))
         finally:
             self.store.listeners.remove(self._changed)
             for sink in self.sinks.values():
                 sink.close()
+
+    async def _attempt(self) -> str | None:
+        """Follow for as long as it goes; the answer is the code of the primary's Goodbye, if that was the end."""
+        try:
+            await self._follow()
+        except LitereplicaError as error:
+            self._report(error)
+            return error.code if isinstance(error, Dismissed) else None
+        except OSError as error:
+            self._report(Unavailable(f"replication stopped: {error}"))
+        return None
 
     def _report(self, error: LitereplicaError) -> None:
         """One line per problem, not one per attempt."""
@@ -292,15 +341,18 @@ class ReplicationClient:
         self.primary = welcome.node
         self._last_problem = ""
         self._tips = welcome.databases
+        self.foreign = set(welcome.snapshots | welcome.diverged)
         self.heard()
         for name in set(self.sinks) - welcome.snapshots:
             # The primary sends records for it: what was begun is of no use.
             self.sinks.pop(name).remove()
         for name, database in self.store.databases.items():
-            if name not in welcome.databases and database.exists and name not in self._warned:
+            if name in welcome.databases or not database.exists or name in self._warned:
+                continue
+            if welcome.epoch <= database.epoch:
                 self._warned.add(name)
-                log.warning("database_unknown_to_primary", database=name, primary=welcome.node, then="it is kept")
+                log.warning("database_unknown_to_primary", database=name, primary=welcome.node, then="it stays")
         log.info(
             "primary_connected", primary=welcome.node, address=str(self.address), epoch=welcome.epoch,
-            databases=len(welcome.databases), snapshots=len(welcome.snapshots),
+            databases=len(welcome.databases), snapshots=len(welcome.snapshots), diverged=len(welcome.diverged),
         )  # fmt: skip

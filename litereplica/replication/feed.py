@@ -9,9 +9,13 @@ from litereplica.store.log import LogCursor
 
 
 class Feed:
-    """What one replica gets of one database. Without a cursor a snapshot is due or on its way."""
+    """What one replica gets of one database.
 
-    __slots__ = ("accepted_from", "cursor", "database", "failed", "marks", "resync_since")
+    Without a cursor a snapshot is due or on its way, or the replica is ``searching`` for a position that
+    both have.
+    """
+
+    __slots__ = ("accepted_from", "cursor", "database", "failed", "marks", "resync_since", "searching")
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -21,3 +25,4 @@ class Feed:
         self.marks = Marks()
         self.resync_since: float | None = None
         self.failed = False
+        self.searching = False

@@ -14,10 +14,13 @@ from litereplica.cluster.encoding import encode
 from litereplica.cluster.messages import (
     Ack,
     Acknowledged,
+    Ask,
+    Found,
     Goodbye,
     Heartbeat,
     Message,
     Pages,
+    Promise,
     Records,
     Resync,
     Snapshot,
@@ -26,8 +29,10 @@ from litereplica.cluster.messages import (
 )
 from litereplica.errors import Corrupt, LitereplicaError, Refused, Unavailable
 from litereplica.replication.channel import Channel
+from litereplica.replication.reconcile import Reconciler
 from litereplica.replication.wake import Wake
 from litereplica.store.database import Database
+from litereplica.store.diverged import forget_log, logs_set_aside
 from litereplica.store.receive import Diverged, LogReceiver
 from litereplica.store.snapshot import FinishedSnapshot, SnapshotSink
 
@@ -63,7 +68,10 @@ class Receiver:
         self._epoch = welcome.epoch
         self._receivers: dict[str, LogReceiver] = {}
         # Databases whose history here is not the primary's: not acknowledged until their snapshot is installed.
-        self._foreign = set(welcome.snapshots)
+        self._foreign = client.foreign
+        # Of those, the ones that are replaced although what is here is the primary's history: this node fell behind.
+        self._confirmed: set[str] = set()
+        self._reconciler = Reconciler(self, client, welcome)
         # Of those, the ones that are ignored until the snapshot that was asked for begins.
         self._awaited: set[str] = set()
         self._sinks: dict[str, SnapshotSink] = {}
@@ -71,7 +79,7 @@ class Receiver:
         self._saved = trio.lowlevel.ParkingLot()
         self._logged: dict[str, int] = {}
         self._ack_due: set[str] = set()
-        self._resyncs: list[Resync] = []
+        self._to_say: list[Message] = []
         self._heartbeat_due = False
         self._ack_at = 0.0
         self._wake = Wake()
@@ -94,6 +102,7 @@ class Receiver:
                 async with trio.open_nursery() as self._nursery:
                     self._nursery.start_soon(self._guard, self._read)
                     self._nursery.start_soon(self._guard, self._write)
+                    self._nursery.start_soon(self._guard, self._reconciler.run)
         finally:
             store.listeners.remove(self.changed)
             for receiver in self._receivers.values():
@@ -128,10 +137,31 @@ class Receiver:
         """Have a database replaced by the primary's, unless that is under way."""
         if name not in self._foreign:
             self._ask_snapshot(name, reason)
+            self._confirmed.add(name)
 
     def resume(self) -> None:
         """Something was applied: reading may go on."""
         self._resume.set()
+
+    def say(self, message: Message) -> None:
+        """Send a message soon."""
+        self._to_say.append(message)
+        self._wake.set()
+
+    def superseded(self, name: str) -> None:
+        """The log of a database may go with a snapshot: all of it is the primary's too, or kept."""
+        self._confirmed.add(name)
+
+    def hide(self, name: str) -> None:
+        """Ignore what comes for a database until it is ``settled``."""
+        self._foreign.add(name)
+        self._awaited.add(name)
+
+    def settled(self, database: Database) -> None:
+        """The history of a database is the primary's again."""
+        self._foreign.discard(database.name)
+        self._awaited.discard(database.name)
+        self.changed(database)
 
     # -- sending ---------------------------------------------------------------------------------------------------
 
@@ -144,8 +174,8 @@ class Receiver:
                 deadline = min(deadline, self._ack_at)
             with trio.CancelScope(deadline=deadline):
                 await self._wake.wait()
-            parts = [encode(resync) for resync in self._resyncs]
-            self._resyncs.clear()
+            parts = [encode(message) for message in self._to_say]
+            self._to_say.clear()
             if self._ack_due:
                 parts.append(self._make_ack())
             elif self._heartbeat_due or trio.current_time() - channel.last_sent >= client.heartbeat_s:
@@ -191,6 +221,11 @@ class Receiver:
             await self._snapshot(message)
         elif type(message) is SnapshotEnd:
             await self._snapshot_end(message)
+        elif type(message) is Found:
+            self._reconciler.found(message)
+        elif type(message) is Ask:
+            promised = self._client.promise(message.epoch, message.hold_ms / 1000)
+            self.say(Promise(self._epoch, message.number, promised))
         elif type(message) is Goodbye:
             raise Dismissed(message)
         else:
@@ -231,20 +266,17 @@ class Receiver:
         self._foreign.add(name)
         self._awaited.add(name)
         self._ack_due.discard(name)
+        self._confirmed.discard(name)
         resync = Resync(self._epoch, name, reason)
         if pause_s:
             assert self._nursery is not None
             self._nursery.start_soon(self._resync_later, resync, pause_s)
         else:
-            self._resync(resync)
+            self.say(resync)
 
     async def _resync_later(self, resync: Resync, pause_s: float) -> None:
         await trio.sleep(pause_s)
-        self._resync(resync)
-
-    def _resync(self, resync: Resync) -> None:
-        self._resyncs.append(resync)
-        self._wake.set()
+        self.say(resync)
 
     def _heartbeat(self, message: Heartbeat) -> None:
         self._client.set_clock(message.timestamp_ms)
@@ -267,6 +299,9 @@ class Receiver:
         receiver = self._receivers.pop(name, None)
         if receiver is not None:
             receiver.abort()
+        if name not in self._foreign:
+            # Nobody asked for it: the primary's log no longer goes on from where this node is.
+            self._confirmed.add(name)
         self._foreign.add(name)
         self._awaited.discard(name)
         self._ack_due.discard(name)
@@ -340,13 +375,20 @@ class Receiver:
     async def _install(self, finished: FinishedSnapshot) -> None:
         name = finished.database
         self._client.forget_marks(name)
-        await self._client.install(finished)
-        database = self._store.get(name)
+        before = logs_set_aside(self._store, name)
+        try:
+            await self._client.install(finished)
+        finally:
+            database = self._store.get(name)
+            if name in self._confirmed and database is not None and database.position == finished.position:
+                # The primary had all of it, and went on from there: nothing is lost with it.
+                for each in logs_set_aside(self._store, name) - before:
+                    forget_log(self._store.disk, each)
         assert database is not None
         assert database.position == finished.position, (database.position, finished.position)
         log.info("snapshot_installed", database=name, position=str(finished.position), pages=finished.page_count)
-        self._foreign.discard(name)
-        self.changed(database)
+        self._confirmed.discard(name)
+        self.settled(database)
 
     def _drop_sink(self, name: str) -> None:
         self._sinks.pop(name, None)

@@ -20,11 +20,15 @@ from litereplica.cluster.messages import (
     RECORDS_LIMIT_BYTES,
     Ack,
     Acknowledged,
+    Ask,
     Goodbye,
     Heartbeat,
     Hello,
     Message,
+    Promise,
+    Resume,
     Resync,
+    Search,
     Tip,
     Welcome,
 )
@@ -32,6 +36,7 @@ from litereplica.errors import Corrupt, LitereplicaError, Refused, Unavailable
 from litereplica.ltx.position import Position
 from litereplica.replication.channel import Channel
 from litereplica.replication.feed import Feed
+from litereplica.replication.searches import SearchQueue
 from litereplica.replication.snapshots import SnapshotQueue
 from litereplica.replication.wake import Wake
 from litereplica.store.database import Database
@@ -70,6 +75,10 @@ class Sender:
         self._snapshots = SnapshotQueue(
             channel, hello.node, epoch=epoch, key=key, progress=hello.snapshots, following=self.changed
         )
+        self._searches = SearchQueue(channel, epoch, key)
+        # What the primary wants to know in an outage of its lease; and what came back, None until something has.
+        self._asks: list[Ask] = []
+        self._promises: dict[int, bool | None] = {}
         self._hello = hello
         self._scope = trio.CancelScope()
         self._acks = trio.lowlevel.ParkingLot()
@@ -113,6 +122,31 @@ class Sender:
                     oldest = since
         return int((now - oldest) * 1000)
 
+    def ask(self, number: int, hold_ms: int) -> None:
+        """Ask for a promise; ``answered`` has the answer."""
+        self._promises[number] = None
+        self._asks.append(Ask(self._epoch, number, hold_ms))
+        self._wake.set()
+
+    async def answered(self, number: int) -> bool:
+        """Return what the replica has answered to the ask of this number; False when it has left."""
+        try:
+            while not self._ended and self._promises[number] is None:
+                await self._acks.park()
+            return bool(self._promises[number])
+        finally:
+            del self._promises[number]
+
+    async def logged(self) -> bool:
+        """Return True when the replica has logged what is committed in this instant, False when it has left."""
+        wanted = {name: each.position.txid for name, each in self._store.databases.items() if each.position.txid}
+        while not self._ended:
+            have = {name: self.acknowledged[name].logged for name in wanted if name in self.acknowledged}
+            if all(have.get(name, 0) >= txid for name, txid in wanted.items()):
+                return True
+            await self._acks.park()
+        return False
+
     async def drained(self) -> None:
         """Return when the replica has logged everything that is committed, or has left."""
         while not self._ended and self._is_behind():
@@ -141,6 +175,7 @@ class Sender:
                     nursery.start_soon(self._guard, self._read)
                     nursery.start_soon(self._guard, self._write)
                     nursery.start_soon(self._guard, self._snapshots.run)
+                    nursery.start_soon(self._guard, self._searches.run)
         finally:
             self._ended = True
             self._acks.unpark_all()
@@ -160,32 +195,49 @@ class Sender:
     def _welcome(self) -> bytes:
         """Decide for each database what this replica gets; the Welcome that says so."""
         tips = {}
-        snapshots = set()
+        how = {}
         for name, database in self._store.databases.items():
             tips[name] = Tip(database.position, database.timestamp_ms)
-            position = self._hello.databases.get(name, Position.ZERO)
-            if self._begin(database, position) is CatchUp.SNAPSHOT:
-                snapshots.add(name)
-        return encode(Welcome(self._node, self._epoch, tips, frozenset(snapshots)))
+            how[name] = self._begin(database, self._hello.databases.get(name, Position.ZERO))
+        snapshots = frozenset(name for name, each in how.items() if each is CatchUp.SNAPSHOT)
+        diverged = frozenset(name for name, each in how.items() if each is CatchUp.SEARCH)
+        return encode(Welcome(self._node, self._epoch, tips, snapshots, diverged))
 
     def _begin(self, database: Database, position: Position) -> CatchUp:
         """The feed of a database for a replica that is at ``position``."""
         name = database.name
         feed = self._feeds[name] = Feed(database)
-        try:
-            how = decide(position, database.position, database.log.checksum_at)
-        except (LitereplicaError, OSError) as error:
-            log.warning("log_unreadable", database=name, reason=str(error), then="the replica gets a snapshot")
+        how = self._decide(feed, position)
+        if how is CatchUp.SEARCH and name in self._hello.snapshots:
+            # It has searched before, could not go back, and is in the middle of a snapshot.
             how = CatchUp.SNAPSHOT
         if how is CatchUp.SNAPSHOT:
             self._ask_snapshot(feed)
-            return how
+        elif how is CatchUp.SEARCH:
+            feed.searching = True
+            feed.resync_since = time.monotonic()
+            log.warning("replica_diverged", replica=self.replica, database=name, position=str(position))
+        else:
+            self._send_after(feed, position)
+        return how
+
+    @staticmethod
+    def _decide(feed: Feed, position: Position) -> CatchUp:
+        database = feed.database
+        try:
+            return decide(position, database.position, database.log.checksum_at)
+        except (LitereplicaError, OSError) as error:
+            log.warning("log_unreadable", database=database.name, reason=str(error), then="the replica gets a snapshot")
+            return CatchUp.SNAPSHOT
+
+    def _send_after(self, feed: Feed, position: Position) -> None:
+        """The records after ``position``, which both have, are sent."""
+        database = feed.database
         feed.cursor = database.log.cursor(position.txid)
         database.log.pin(self._key, position.txid)
-        if how is CatchUp.RECORDS:
-            self._dirty[name] = time.monotonic()
+        if feed.cursor.txid < database.position.txid:
+            self._dirty[database.name] = time.monotonic()
             self._wake.set()
-        return how
 
     def _ask_snapshot(self, feed: Feed) -> None:
         self.acknowledged.pop(feed.database.name, None)
@@ -205,14 +257,38 @@ class Sender:
     def _take(self, message: Message) -> None:
         if isinstance(message, Goodbye):
             raise Unavailable(f"replica {self.replica} leaves: {message.message}")
-        if not isinstance(message, Ack | Heartbeat | Resync):
+        if not isinstance(message, Ack | Heartbeat | Resync | Search | Resume | Promise):
             raise Corrupt(f"replica {self.replica} sent a {type(message).__name__}, which only a primary may")
         if message.epoch > self._epoch:
             raise Refused(f"replica {self.replica} knows epoch {message.epoch}, this primary is of {self._epoch}")
         if isinstance(message, Ack):
             self._take_ack(message)
-        elif isinstance(message, Resync):
-            self._resync(message)
+        elif isinstance(message, Promise):
+            if message.number in self._promises:
+                self._promises[message.number] = message.promised
+                self._acks.unpark_all()
+        elif isinstance(message, Resync | Search | Resume) and (feed := self._feeds.get(message.database)) is not None:
+            self._take_wish(feed, message)
+
+    def _take_wish(self, feed: Feed, message: Resync | Search | Resume) -> None:
+        """What a replica wants of one database; a wish that a snapshot on its way has overtaken is none."""
+        if isinstance(message, Resync):
+            if feed.cursor is not None or feed.searching:
+                self._resync(feed, message.reason)
+        elif not feed.searching:
+            return
+        elif isinstance(message, Search):
+            self._searches.add(feed, message)
+        elif self._decide(feed, message.position) in (CatchUp.NOTHING, CatchUp.RECORDS):
+            feed.searching = False
+            feed.resync_since = None
+            feed.accepted_from = message.position.txid
+            self._send_after(feed, message.position)
+            log.info(
+                "replica_went_back", replica=self.replica, database=message.database, position=str(message.position)
+            )
+        else:
+            self._resync(feed, f"the log of {self._node} does not go on from {message.position}")
 
     def _take_ack(self, message: Ack) -> None:
         for name, each in message.databases.items():
@@ -225,11 +301,8 @@ class Sender:
         if self._acks:
             self._acks.unpark_all()
 
-    def _resync(self, message: Resync) -> None:
-        feed = self._feeds.get(message.database)
-        if feed is None or feed.cursor is None:
-            return
-        log.warning("replica_asks_snapshot", replica=self.replica, database=message.database, reason=message.reason)
+    def _resync(self, feed: Feed, reason: str) -> None:
+        log.warning("replica_asks_snapshot", replica=self.replica, database=feed.database.name, reason=reason)
         self._ask_snapshot(feed)
 
     # -- records ---------------------------------------------------------------------------------------------------
@@ -243,7 +316,10 @@ class Sender:
             if pause_s > 0 and not self._heartbeat_due:
                 await trio.sleep(pause_s)
             gathered_at = trio.current_time()
-            while self._dirty or self._heartbeat_due:
+            while self._dirty or self._heartbeat_due or self._asks:
+                if self._asks:
+                    asks, self._asks = self._asks, []
+                    await self._channel.send(*map(encode, asks))
                 if self._heartbeat_due:
                     self._heartbeat_due = False
                     await self._channel.send(self._make_heartbeat())

@@ -110,6 +110,7 @@ class ReplicationServer:
         self._senders: dict[str, Sender] = {}
         self._connections = 0
         self._numbers = 0
+        self._asked = 0
 
     async def serve(
         self, host: str, port: int, *, task_status: "trio.TaskStatus[int]" = trio.TASK_STATUS_IGNORED
@@ -140,6 +141,34 @@ class ReplicationServer:
                 await sender.drained()
             return True
         return False
+
+    async def acknowledged(self, node: str, limit_s: float) -> bool:
+        """Whether the connected replica ``node`` has logged, within ``limit_s``, all that is committed in this instant.
+
+        False too when it is not connected, or leaves.
+        """
+        sender = self._senders.get(node)
+        if sender is not None:
+            with trio.move_on_after(limit_s):
+                return await sender.logged()
+        return False
+
+    async def ask_promises(self, nodes: frozenset[str], hold_s: float, limit_s: float) -> frozenset[str]:
+        """Ask connected replicas to keep from becoming primary for ``hold_s``; who has promised within ``limit_s``."""
+        self._asked += 1
+        number = self._asked
+        promised: set[str] = set()
+
+        async def ask(name: str, sender: Sender) -> None:
+            sender.ask(number, int(hold_s * 1000))
+            if await sender.answered(number):
+                promised.add(name)
+
+        with trio.move_on_after(limit_s):
+            async with trio.open_nursery() as nursery:
+                for name in nodes & self._senders.keys():
+                    nursery.start_soon(ask, name, self._senders[name])
+        return frozenset(promised)
 
     async def _beat(self) -> None:
         """One timer for all replicas: an idle node wakes once per heartbeat, not once per replica."""

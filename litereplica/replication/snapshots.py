@@ -75,6 +75,7 @@ class SnapshotQueue:
     def ask(self, feed: Feed) -> None:
         """``feed`` needs a snapshot; asking twice is asking once."""
         feed.cursor = None
+        feed.searching = False
         feed.marks.clear()
         feed.resync_since = time.monotonic()
         if feed not in self._queue:

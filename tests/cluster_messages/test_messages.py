@@ -18,16 +18,23 @@ from litereplica.cluster.messages import (
     PROTOCOL,
     PROTOCOL_NAME,
     RECORDS_LIMIT_BYTES,
+    SAMPLE,
+    SAMPLES_LIMIT,
     TEXT_LIMIT_BYTES,
     Ack,
     Acknowledged,
+    Ask,
+    Found,
     Goodbye,
     Heartbeat,
     Hello,
     Message,
     Pages,
+    Promise,
     Records,
+    Resume,
     Resync,
+    Search,
     Snapshot,
     SnapshotEnd,
     SnapshotProgress,
@@ -61,9 +68,15 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
     )  # fmt: skip
 
 
+@st.composite
+def searches(draw: st.DrawFn) -> Search:
+    txids = sorted(draw(st.sets(st.integers(1, 2**64 - 1), min_size=1, max_size=SAMPLES_LIMIT)))
+    return Search(draw(u64), draw(names), tuple(Position(txid, draw(u64)) for txid in txids))
+
+
 messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(Hello, part, u64, by_name(positions), by_name(st.builds(SnapshotProgress, positions, page_sizes, u32))),
-    st.builds(Welcome, part, u64, by_name(tips), st.frozensets(names, max_size=5)),
+    st.builds(Welcome, part, u64, by_name(tips), st.frozensets(names, max_size=5), st.frozensets(names, max_size=5)),
     st.builds(Goodbye, st.text(max_size=20), st.text(max_size=200), u64, st.integers(0, 2**32)),
     st.builds(Records, u64, names, st.binary(min_size=1, max_size=300)),
     snapshots(),
@@ -72,6 +85,11 @@ messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(Heartbeat, u64, u64, by_name(tips)),
     st.builds(Ack, u64, by_name(st.builds(Acknowledged, u64, u64))),
     st.builds(Resync, u64, names, st.text(max_size=200)),
+    searches(),
+    st.builds(Found, u64, names, u64),
+    st.builds(Resume, u64, names, positions),
+    st.builds(Ask, u64, u64, st.integers(0, 2**32 - 1)),
+    st.builds(Promise, u64, u64, st.booleans()),
 )
 
 
@@ -124,10 +142,12 @@ msgpack_values = st.recursive(
 )
 
 
-@given(st.integers(0, 12), st.lists(msgpack_values, max_size=9))
+@given(st.integers(0, 17), st.lists(msgpack_values, max_size=9))
 @example(1, [PROTOCOL_NAME, PROTOCOL])
 @example(2, [PROTOCOL_NAME, True, "a", 1, {}, {}])
 @example(4, [1, "app.db", "text"])
+@example(11, [1, "app.db", b"short"])
+@example(2, [PROTOCOL_NAME, PROTOCOL, "a", 1, {}, {}, {"x": 1}])
 def test_any_msgpack_gives_a_message_or_the_documented_error(kind: int, values: list[Any]) -> None:
     with contextlib.suppress(Corrupt, Refused):
         decode(msgpack.packb([kind, *values]))
@@ -167,6 +187,19 @@ def test_a_name_that_leads_elsewhere_is_corrupt(name: str) -> None:
         (9, 1, []),
         (10, 1, "a", 5),
         (11, 1),
+        (11, 1, "a", b""),
+        (11, 1, "a", SAMPLE.pack(1, 1)[:-1]),
+        (11, 1, "a", SAMPLE.pack(0, 1)),
+        (11, 1, "a", SAMPLE.pack(2, 1) + SAMPLE.pack(2, 1)),
+        (11, 1, "a", SAMPLE.pack(2, 1) + SAMPLE.pack(1, 1)),
+        (11, 1, "a", b"".join(SAMPLE.pack(txid, 1) for txid in range(1, SAMPLES_LIMIT + 2))),
+        (12, 1, "a", -1),
+        (13, 1, "a", 1),
+        (13, 1, "a", 1, True),
+        (14, 1, 1, 2**32),
+        (15, 1, 1, 1),
+        (15, 1, 1, None),
+        (16, 1),
         (True, 1),
         ("a",),
         (),

@@ -1,0 +1,190 @@
+"""An entry of ``diverged/`` comes about: records and a copy of the database, before anything of them is given up.
+
+Knows the order of the steps. Does not know why the cluster does not have the transactions, or what happens to the
+database next.
+"""
+
+import errno
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from litereplica.ltx.decode import PageBlock
+from litereplica.ltx.format import RecordHeader
+from litereplica.ltx.position import Position
+from litereplica.store.cursor import Span, Trimmed
+from litereplica.store.database import Database
+from litereplica.store.diverged import (
+    CHECKSUMS_NAME,
+    DATABASE_NAME,
+    ENTRY_NAME,
+    RECORDS_NAME,
+    TIME_LIMIT_MS,
+    Entry,
+    encode_entry,
+    entries,
+    new_folder,
+    remove_half_kept,
+)
+from litereplica.store.held import Held, in_steps
+
+log = structlog.get_logger()
+
+COPY_BYTES: Final = 1024 * 1024
+"""Read and written at a time."""
+RANGE_BYTES: Final = 64 * 1024 * 1024
+"""Handed to the kernel at a time, which copies by itself (or shares the blocks, where the file system can)."""
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+async def keep(
+    database: Database, base: Position, *, common: bool, primary: str, primary_epoch: int, reason: str
+) -> Entry:
+    """Keep the records after ``base``, and the database as it is: durable when this returns.
+
+    ``base`` is of its log, or the position before that; ``common``: the primary has it. What an earlier attempt has
+    kept of the same is taken for this one. Without room for the database only the records are kept, and the entry says
+    so. Nobody may write to the database meanwhile; readers, and the applier's checkpoints, go on.
+    Raises Corrupt, Trimmed (the log), OSError (no room for the records either).
+    """
+    store = database.store
+    remove_half_kept(store, database.name)
+    entry = replace(
+        _describe(database, base), node=store.node, primary=primary, primary_epoch=primary_epoch,
+        kept_ms=time.time_ns() // 1_000_000, reason=reason, common=common,
+    )  # fmt: skip
+    for known in entries(store.diverged):
+        if isinstance(known, Entry) and not known.log_only and known.same_history(entry):
+            return known
+    folder = new_folder(database)
+    with Held(database, base.txid) as held:
+        try:
+            await in_steps(_copy_records(held, base.txid, folder / RECORDS_NAME))
+        except FileNotFoundError as error:
+            raise Trimmed(f"the log of {database.name} was trimmed meanwhile ({error.filename})") from None
+        whole = bool(held.page_count) and await _keep_database(held, folder)
+    entry = replace(entry, id=folder.name, whole=whole)
+    store.disk.fsync_directory(folder)
+    store.disk.write_file(folder / ENTRY_NAME, encode_entry(entry))
+    log.warning(
+        "transactions_kept", database=database.name, id=entry.id, base=str(base), end=str(entry.end),
+        records=entry.records, whole=whole, reason=reason,
+    )  # fmt: skip
+    return entry
+
+
+def _describe(database: Database, base: Position) -> Entry:
+    records, end = database.log, database.position
+    first_epoch = last_epoch = database.epoch
+    first_ms = last_ms = database.timestamp_ms
+    if end.txid > base.txid:
+        header = records.summary(base.txid + 1).header
+        first_epoch, first_ms = header.epoch, header.timestamp_ms
+        header = records.summary(end.txid).header
+        last_epoch, last_ms = header.epoch, header.timestamp_ms
+    return Entry(
+        "", database.name, base, end, end.txid - base.txid, _size(database, base.txid), database.page_size,
+        database.page_count, first_epoch, last_epoch, min(first_ms, TIME_LIMIT_MS), min(last_ms, TIME_LIMIT_MS),
+    )  # fmt: skip
+
+
+def _size(database: Database, after_txid: int) -> int:
+    """Bytes of the records after a TXID."""
+    records, total = database.log, 0
+    for segment in records.segments():
+        if segment.length and segment.last_txid > after_txid:
+            start = records.bounds(segment, after_txid + 1)[0] if after_txid >= segment.first_txid else 0
+            total += segment.length - start
+    return total
+
+
+def _copy_records(held: Held, after_txid: int, target: Path) -> Iterator[None]:
+    disk = held.disk
+    descriptor = disk.open(target, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+    try:
+        offset = 0
+        for span in held.after(after_txid):
+            for piece in held.pieces(span):
+                offset += disk.pwrite(descriptor, piece, offset)
+            yield
+        disk.fdatasync(descriptor)
+    finally:
+        disk.close(descriptor)
+
+
+async def _keep_database(held: Held, folder: Path) -> bool:
+    """Keep the database file; False when there is no room for it."""
+    disk, paths = held.disk, (folder / DATABASE_NAME, folder / CHECKSUMS_NAME)
+    try:
+        await in_steps(_copy_database(held, *paths))
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        for path in paths:
+            if path.exists():
+                disk.unlink(path)
+        log.warning(
+            "diverged_database_not_kept", database=held.name, size_bytes=held.page_count * held.page_size,
+            reason=error.strerror, then="only its records are",
+        )  # fmt: skip
+        return False
+    return True
+
+
+def _copy_database(held: Held, target: Path, checksums: Path) -> Iterator[None]:
+    """The database at its end, in ``target``: its file, and over it the records after its base."""
+    disk = held.disk
+    descriptor = disk.open(target, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+    try:
+        # All of it at once: a disk that has no room for it shall not be filled first.
+        disk.allocate(descriptor, 0, held.page_count * held.page_size)
+        yield from _copy_file(held, descriptor)
+        for span in held.after(held.base.txid):
+            _lay_over(held, span, descriptor)
+            yield
+        disk.truncate(descriptor, held.page_count * held.page_size)
+        disk.fdatasync(descriptor)
+    finally:
+        disk.close(descriptor)
+    disk.write_file(checksums, held.table.tobytes())
+
+
+def _copy_file(held: Held, target: int) -> Iterator[None]:
+    if held.descriptor < 0:
+        return
+    disk, source = held.disk, held.descriptor
+    size = os.fstat(source).st_size
+    offset = 0
+    if size >= COPY_BYTES:
+        try:
+            while offset < size and (done := os.copy_file_range(source, target, RANGE_BYTES, offset, offset)):
+                offset += done
+                yield
+        except OSError as error:
+            if error.errno in _NO_ROOM:
+                raise
+            offset = 0  # this file system cannot
+    while data := disk.pread(source, COPY_BYTES, offset):
+        disk.pwrite(target, data, offset)
+        offset += len(data)
+        yield
+
+
+def _lay_over(held: Held, span: Span, target: int) -> None:
+    disk, page_size = held.disk, 0
+    for event in held.events(span):
+        if isinstance(event, RecordHeader):
+            if event.page_size != page_size and event.holds_every_page:
+                # Pages of another size before it would show where it has none, in the lock page.
+                disk.truncate(target, 0)
+            elif event.commit * event.page_size < os.fstat(target).st_size:
+                disk.truncate(target, event.commit * event.page_size)
+            page_size = event.page_size
+        elif isinstance(event, PageBlock):
+            for pgno, page in event.pages:
+                disk.pwrite(target, page, (pgno - 1) * page_size)

@@ -1,0 +1,105 @@
+"""The log up to a position comes back after an install has set all of it aside.
+
+Knows that segments return newest first, so that after a crash the log is a shorter one without gaps. Does not know why
+the database went back to the position.
+"""
+
+import os
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from litereplica.errors import Corrupt
+from litereplica.store.database import Database
+from litereplica.store.disk import Disk
+from litereplica.store.held import in_steps
+from litereplica.store.segment import INDEX_SUFFIX, Segment
+from litereplica.store.store import folder_name
+
+log = structlog.get_logger()
+
+COPY_BYTES: Final = 4 * 1024 * 1024
+"""One step: the segment that the position lies in is cut by a copy."""
+
+
+class OldLog:
+    """The segments with records up to a position, taken down before the install."""
+
+    __slots__ = ("_database", "_segments", "_starts", "_txid")
+
+    def __init__(self, database: Database, txid: int) -> None:
+        """``txid``: the position's. Raises Corrupt when a segment has no index and is damaged, OSError."""
+        self._database = database
+        self._txid = txid
+        records = database.log
+        self._segments = [each for each in records.segments() if each.length and each.first_txid <= txid]
+        self._starts = array("Q")
+        if self._segments:
+            newest = self._segments[-1]
+            last = min(newest.last_txid, txid)
+            # Where each of its records starts that stays, and where the last of them ends.
+            end = records.bounds(newest, last)[1]
+            assert newest.starts is not None
+            self._starts = newest.starts[: last - newest.first_txid + 1]
+            self._starts.append(end)
+
+    async def take_back(self, folder: Path) -> None:
+        """From ``folder``, where the install has put them, into the log, which is empty. Raises OSError."""
+        if not self._segments:
+            return
+        database, disk = self._database, self._database.store.disk
+        *older, newest = self._segments
+        length = self._starts[-1]
+        copy = database.store.incoming / folder_name(database.name) / "pages"
+        disk.make_directories(copy.parent)
+        await in_steps(_cut(disk, folder / newest.path.name, copy, length))
+        # From here on in one stretch.
+        assert database.log.last_txid == self._txid == database.log.first_txid - 1
+        directory = database.directory
+        disk.rename(copy, directory / newest.path.name)
+        disk.fsync_directory(directory)
+        for segment in reversed(older):
+            index = (folder / segment.path.name).with_suffix(INDEX_SUFFIX)
+            if index.exists():
+                disk.rename(index, directory / index.name)
+            disk.rename(folder / segment.path.name, directory / segment.path.name)
+        disk.fsync_directory(directory)
+        disk.fsync_directory(folder)
+        disk.rmdir(copy.parent)
+        database.log.take(
+            [
+                *(_again(each, each.last_txid, each.length, None) for each in older),
+                _again(newest, self._txid, length, self._starts[:-1]),
+            ],
+            self._txid,
+            [],
+        )
+        log.info("log_taken_back", database=database.name, first_txid=f"{database.log.first_txid:016x}")
+
+
+def _again(segment: Segment, last_txid: int, length: int, starts: "array[int] | None") -> Segment:
+    return Segment(
+        segment.path, segment.first_txid, last_txid, length, segment.newest_timestamp_ms, starts, allocated=length
+    )
+
+
+def _cut(disk: Disk, source: Path, target: Path, length: int) -> Iterator[None]:
+    """The first ``length`` bytes of a segment, durable."""
+    reading = disk.open(source, os.O_RDONLY)
+    try:
+        writing = disk.open(target, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        try:
+            for offset in range(0, length, COPY_BYTES):
+                data = disk.pread(reading, min(COPY_BYTES, length - offset), offset)
+                if len(data) != min(COPY_BYTES, length - offset):
+                    raise Corrupt(f"{source} is shorter than it was")
+                disk.pwrite(writing, data, offset)
+                yield
+            disk.fdatasync(writing)
+        finally:
+            disk.close(writing)
+    finally:
+        disk.close(reading)

@@ -1,0 +1,147 @@
+"""A node that returns with transactions that the others do not have, with real processes and mounts."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.comparing import assert_same, caught_up, content
+from tests.cluster.group import kill
+from tests.support.nodes import ROOT, Node, Nodes
+from tests.support.sql import Session, run_sql
+from tests.support.waiting import wait_until
+
+DB = "app.db"
+ROWS = 200
+LOST = 50
+NUMBERS = "WITH RECURSIVE numbers(value) AS (SELECT 1 UNION ALL SELECT value + 1 FROM numbers WHERE value < 6000)"
+
+
+def lead(primary: Node, *replicas: Node) -> None:
+    """From the next start on ``primary`` is the static primary of all of them."""
+    for node in (primary, *replicas):
+        node._primary = (primary.name, primary.http_port, primary.replication_port)
+        node.configure()
+
+
+def diverged(node: Node, *arguments: object) -> Any:
+    """What ``litereplica diverged`` answers on the machine of a node."""
+    done = subprocess.run(
+        [sys.executable, "-m", "litereplica", "-c", node.config, "--json", "diverged", *map(str, arguments)],
+        capture_output=True,
+        cwd=ROOT,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def fill(node: Node, first: int, count: int) -> None:
+    with Session(node.path(DB)) as session:
+        for number in range(first, first + count):
+            session.run("INSERT INTO t VALUES (?, ?)", number, f"{node.name} {number} " * 40)
+
+
+@pytest.mark.parametrize(("mode", "killed"), [("wal", False), ("wal", True), ("delete", False)])
+def test_an_old_primary_keeps_what_only_it_had_goes_back_and_follows(
+    nodes: Nodes, tmp_path: Path, mode: str, killed: bool
+) -> None:
+    a = nodes.primary("a")
+    b = nodes.replica(a, "b")
+    run_sql(a.path(DB), f"PRAGMA journal_mode={mode}; CREATE TABLE t (n INTEGER PRIMARY KEY, v);")
+    fill(a, 0, ROWS)
+    caught_up(a, [b])
+    common = a.position(DB)
+    b.stop()
+    fill(a, ROWS, LOST)
+    run_sql(a.path(DB), "DELETE FROM t WHERE n % 7 = 0;")
+    run_sql(a.path(DB), "PRAGMA wal_checkpoint(TRUNCATE);")
+    had, end = content(a.path(DB)), a.position(DB)
+    if killed:
+        a.kill()
+    else:
+        a.stop()
+
+    lead(b, a)
+    a.start(wait=False)
+    wait_until(lambda: len(a.log_lines("ready_to_serve")) == 2, "a is mounted again", 30)
+    with Session(a.path(DB), mode="ro") as reader, Session(a.path(DB), mode="ro") as other:
+        seen = reader.run("SELECT count(*), max(n) FROM t")
+        assert seen[0][1] == ROWS + LOST - 1
+        reader.run("BEGIN")
+        assert reader.run("SELECT count(*), max(n) FROM t") == seen
+        b.start()
+        fill(b, 1000, 30)
+        # Not /wait: until it has gone back, it says 409.
+        caught_up(b, [a])
+        # Not /wait: until it has gone back, it says 409.
+        caught_up(b, [a])
+        assert reader.run("SELECT count(*), max(n) FROM t") == seen, "a reader keeps what it reads"
+        assert other.run("SELECT count(*), max(n) FROM t") == [(ROWS + 30, 1029)]
+        reader.run("COMMIT")
+        assert reader.run("SELECT count(*), max(n) FROM t") == [(ROWS + 30, 1029)]
+    assert_same([b, a])
+
+    assert a.log_lines("went_back")
+    assert not a.log_lines("snapshot_begins"), "everything that was needed was here"
+    [entry] = diverged(a, "list")
+    assert (entry["database"], entry["base"], entry["end"]) == (DB, common, end)
+    assert (entry["records"], entry["node"], entry["primary"], entry["kept"]) == (LOST + 1, "a", "b", "database")
+    diverged(a, "export", entry["id"], tmp_path / "export.db")
+    assert (tmp_path / "export.db").read_bytes() == had
+    lost = f"SELECT count(*) FROM t WHERE n BETWEEN {ROWS} AND {ROWS + LOST - 1} AND n % 7"
+    assert run_sql(tmp_path / "export.db", lost)[0][0] > 0
+    diverged(a, "drop", "--yes", entry["id"])
+    assert not list((a.data / "diverged").iterdir())
+
+    # And nothing of that comes up again.
+    a.stop()
+    fill(b, 2000, 5)
+    a.start()
+    caught_up(b, [a])
+    assert_same([b, a])
+    assert len(a.log_lines("went_back")) == 1
+
+
+STEPS = ("history_diverged", "transactions_kept", "content_rebuilt", "log_set_aside", "went_back")
+
+
+def test_killed_at_each_step_on_the_way_back_it_arrives(nodes: Nodes, tmp_path: Path) -> None:
+    a = nodes.primary("a")
+    b = nodes.replica(a, "b")
+    run_sql(a.path(DB), "PRAGMA journal_mode=wal; CREATE TABLE t (n INTEGER PRIMARY KEY, v);")
+    with Session(a.path(DB)) as session:
+        session.run(f"{NUMBERS} INSERT INTO t SELECT value, randomblob(1000) FROM numbers WHERE value < 4000")
+    caught_up(a, [b])
+    b.stop()
+    with Session(a.path(DB)) as session:
+        session.run(f"{NUMBERS} INSERT INTO t SELECT value, randomblob(1000) FROM numbers WHERE value > 5000")
+        session.run("UPDATE t SET v = randomblob(1000) WHERE n % 5 = 0")
+    run_sql(a.path(DB), "PRAGMA wal_checkpoint(TRUNCATE);")
+    had = content(a.path(DB))
+    a.stop()
+    lead(b, a)
+    b.start()
+    fill(b, 10_000, 20)
+    for step in STEPS:
+        a.start(wait=False)
+        wait_until(lambda step=step: a.log_lines(step) or same_position(a, b), f"a comes to {step}", 60)  # type: ignore[misc]
+        kill(a)
+    a.start()
+    caught_up(b, [a])
+    fill(b, 20_000, 5)
+    caught_up(b, [a])
+    assert_same([b, a])
+    assert not a.log_lines("snapshot_begins")
+    [entry] = [each for each in diverged(a, "list") if each["kept"] != "log only"]
+    diverged(a, "export", entry["id"], tmp_path / "export.db")
+    assert (tmp_path / "export.db").read_bytes() == had
+
+
+def same_position(one: Node, other: Node) -> bool:
+    code, found = one.get("/status")
+    return code == 200 and found["databases"] == other.status()["databases"]

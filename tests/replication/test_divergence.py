@@ -1,0 +1,390 @@
+"""A replica with transactions that the primary does not have: what is lost is kept, the rest goes on, over TCP."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+import trio
+
+from litereplica.cluster.encoding import encode
+from litereplica.cluster.messages import Found, Message, Resume, Search, Tip, Welcome
+from litereplica.ltx.position import Position
+from litereplica.store.diverged import Entry, entries, export_entry
+from tests.replication.nodes import PAGE, Line, Node, content, same, until
+
+Lines = list[Any]
+
+
+@pytest.fixture
+def lines() -> Iterator[Lines]:
+    with structlog.testing.capture_logs() as captured:
+        yield captured
+
+
+def count(lines: Lines, event: str) -> int:
+    return sum(line["event"] == event for line in lines)
+
+
+def kept(node: Node) -> list[Entry]:
+    found = list(entries(node.store.diverged))
+    assert all(isinstance(each, Entry) for each in found), found
+    return [each for each in found if isinstance(each, Entry)]
+
+
+async def share(primary: Node, replica: Node, times: int = 5) -> Position:
+    """A history that both have, wholly in the files of both; its last position."""
+    primary.grow(40)
+    async with primary.serving(), replica.following(primary.port):
+        primary.touch(times)
+        await until(lambda: same(primary, replica))
+    primary.checkpoint()
+    replica.checkpoint()
+    replica.random.seed(99)
+    return primary.position()
+
+
+async def converge(primary: Node, replica: Node) -> None:
+    async with primary.serving(), replica.following(primary.port) as client:
+        await until(lambda: same(primary, replica))
+        primary.touch(3)
+        await until(lambda: same(primary, replica))
+        await until(lambda: client.caught_up)
+        assert content(primary.database()) == content(replica.database())
+
+
+def export(node: Node, entry: Entry, folder: Path) -> bytes:
+    export_entry(node.store.diverged, entry, folder / "export.db")
+    return (folder / "export.db").read_bytes()
+
+
+@pytest.mark.parametrize("lost", [1, 100, 10_000])
+async def test_lost_transactions_are_kept_and_the_replica_goes_back_by_itself(
+    primary: Node, replica: Node, lines: Lines, tmp_path: Path, lost: int
+) -> None:
+    common = await share(primary, replica)
+    for _ in range(lost):
+        replica.touch()
+    had, end = content(replica.database()), replica.position()
+    primary.touch(lost // 2 + 1)
+    line = Line()
+    async with primary.serving(), line.to(primary.port), replica.following(line.port):
+        await until(lambda: same(primary, replica), 60)
+        primary.touch(3)
+        await until(lambda: same(primary, replica))
+    assert content(primary.database()) == content(replica.database())
+    [entry] = kept(replica)
+    assert (entry.base, entry.end, entry.records) == (common, end, lost)
+    assert entry.common
+    assert entry.whole
+    assert export(replica, entry, tmp_path) == had
+    assert count(lines, "snapshot_begins") == 0
+    assert count(lines, "went_back") == 1
+    assert line.connections == 1
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+async def test_a_replica_that_is_just_ahead(
+    primary: Node, replica: Node, lines: Lines, tmp_path: Path, checkpoint: bool
+) -> None:
+    common = await share(primary, replica)
+    replica.touch(4)
+    replica.grow(3)
+    had = content(replica.database())
+    if checkpoint:
+        replica.checkpoint()
+    await converge(primary, replica)
+    [entry] = kept(replica)
+    assert (entry.base, entry.records) == (common, 5)
+    assert entry.reason == "the primary ends there"
+    assert export(replica, entry, tmp_path) == had
+    assert count(lines, "snapshot_begins") == 0
+
+
+async def test_pages_whose_past_is_not_here_need_a_snapshot(
+    primary: Node, replica: Node, lines: Lines, tmp_path: Path
+) -> None:
+    await share(primary, replica)
+    await replica.begin_segment()
+    async with primary.serving(), replica.following(primary.port):
+        primary.touch(1)
+        await until(lambda: same(primary, replica))
+    common = primary.position()
+    replica.checkpoint()
+    await replica.trim()
+    assert replica.database().log.first_txid == common.txid
+    replica.touch(4)
+    had = content(replica.database())
+    replica.checkpoint()  # and now the old pages are nowhere
+    primary.touch(9)
+    await converge(primary, replica)
+    [entry] = kept(replica)
+    assert (entry.base, entry.records, entry.common) == (common, 4, True)
+    assert export(replica, entry, tmp_path) == had
+    assert count(lines, "snapshot_installed") == 1
+    assert any("neither in the log" in str(line.get("reason")) for line in lines)
+
+
+async def test_a_common_position_that_only_the_file_has_is_enough(primary: Node, replica: Node, lines: Lines) -> None:
+    common = await share(primary, replica)
+    await replica.begin_segment()
+    replica.touch(1)
+    await replica.trim()
+    replica.touch(3)
+    assert replica.database().base == common  # nothing was folded since
+    primary.touch(9)
+    await converge(primary, replica)
+    assert count(lines, "snapshot_begins") == 0
+
+
+async def test_nothing_in_common(primary: Node, replica: Node, lines: Lines, tmp_path: Path) -> None:
+    replica.random.seed(99)
+    replica.grow(20)
+    replica.touch(5)
+    had = content(replica.database())
+    replica.checkpoint()
+    primary.grow(30)
+    primary.touch(20)
+    await converge(primary, replica)
+    [entry] = kept(replica)
+    assert (entry.base, entry.records, entry.common) == (Position.ZERO, 6, False)
+    assert export(replica, entry, tmp_path) == had
+    assert count(lines, "snapshot_installed") == 1
+
+
+async def test_the_primary_no_longer_has_the_log_of_the_common_position(
+    primary: Node, replica: Node, lines: Lines
+) -> None:
+    await share(primary, replica)
+    replica.touch(30)
+    await primary.begin_segment()
+    primary.touch(10)
+    primary.checkpoint()
+    await primary.begin_segment()
+    primary.touch(1)
+    await primary.trim()
+    assert primary.database().log.first_txid > 7
+    await converge(primary, replica)
+    [entry] = kept(replica)
+    assert not entry.common
+    assert entry.records == entry.end.txid
+    assert count(lines, "snapshot_installed") == 1
+
+
+async def test_a_replica_that_is_behind_what_the_log_keeps_is_not_diverged(
+    primary: Node, replica: Node, lines: Lines
+) -> None:
+    await share(primary, replica)
+    await primary.begin_segment()
+    primary.touch(10)
+    primary.checkpoint()
+    await primary.begin_segment()
+    primary.touch(1)
+    await primary.trim()
+    await converge(primary, replica)
+    # That its position was common history nobody could confirm any more: its log is kept, nothing else is.
+    assert all(entry.log_only for entry in kept(replica))
+    assert count(lines, "history_diverged") == 0
+
+
+async def test_databases_that_shrank_and_were_dropped_come_back(primary: Node, replica: Node, lines: Lines) -> None:
+    await share(primary, replica)
+    primary.grow(20, "b.db")
+    async with primary.serving(), replica.following(primary.port):
+        await until(lambda: same(primary, replica, "b.db"))
+    replica.checkpoint("b.db")
+    replica.commit([1, 2], 5)
+    replica.touch(2)
+    replica.grow(60)
+    replica.database("b.db").drop()
+    replica.database("b.db").file_path.unlink()
+    replica.commit([1, 2, 3], 3, "b.db")
+    async with primary.serving(), replica.following(primary.port):
+        await until(lambda: same(primary, replica) and same(primary, replica, "b.db"))
+        primary.touch(2)
+        primary.touch(2, "b.db")
+        await until(lambda: same(primary, replica) and same(primary, replica, "b.db"))
+    assert content(primary.database()) == content(replica.database())
+    assert content(primary.database("b.db")) == content(replica.database("b.db"))
+    assert {entry.database for entry in kept(replica)} == {"app.db", "b.db"}
+    assert count(lines, "went_back") == 2
+
+
+async def test_a_common_position_where_the_database_was_dropped(primary: Node, replica: Node, lines: Lines) -> None:
+    await share(primary, replica)
+    async with primary.serving(), replica.following(primary.port):
+        await until(lambda: same(primary, replica))
+        primary.database().drop()
+        await until(lambda: same(primary, replica))
+    replica.commit([1, 2], 2)
+    await converge_dropped(primary, replica)
+    assert count(lines, "went_back") == 1
+
+
+async def converge_dropped(primary: Node, replica: Node) -> None:
+    async with primary.serving(), replica.following(primary.port):
+        await until(lambda: same(primary, replica))
+        assert not replica.database().exists
+        primary.commit([1, 2, 3], 3)
+        await until(lambda: same(primary, replica))
+
+
+async def test_another_page_size_since_the_common_position_needs_a_snapshot(
+    primary: Node, replica: Node, lines: Lines, tmp_path: Path
+) -> None:
+    from tests.replication.test_journals import resize
+
+    await share(primary, replica)
+    await resize(replica, 30, 512)
+    replica.commit([1, 4], 30, page_size=512)
+    had = replica.position()
+    await converge(primary, replica)
+    [entry] = kept(replica)
+    assert (entry.page_size, entry.pages, entry.end) == (512, 30, had)
+    export_entry(replica.store.diverged, entry, tmp_path / "export.db")
+    assert count(lines, "snapshot_installed") == 1
+
+
+async def test_cut_anywhere_it_begins_anew_and_keeps_once(primary: Node, replica: Node, lines: Lines) -> None:
+    await share(primary, replica)
+    replica.touch(50)
+    primary.touch(20)
+    line = Line()
+    async with primary.serving(), line.to(primary.port):
+        for step in range(0, 600, 40):
+            line.cut_after_bytes = line.sent_bytes + step
+            async with replica.following(line.port):
+                await until(lambda: line.cut_after_bytes is None or same(primary, replica))
+                if same(primary, replica):
+                    break
+        line.cut_after_bytes = None
+        async with replica.following(line.port):
+            await until(lambda: same(primary, replica))
+    assert content(primary.database()) == content(replica.database())
+    assert len(kept(replica)) == 1
+
+
+async def test_a_database_that_only_this_node_has_goes_when_a_newer_epoch_does_not_know_it(
+    primary: Node, replica: Node, lines: Lines, tmp_path: Path
+) -> None:
+    await share(primary, replica)
+    replica.grow(12, "mine.db")
+    replica.touch(3, "mine.db")
+    had = content(replica.database("mine.db"))
+    await converge(primary, replica)
+    assert replica.database("mine.db").exists, "of the same epoch: it may have been made while nobody looked"
+    primary.store.epoch = 2
+    async with primary.serving(), replica.following(primary.port):
+        await until(lambda: not replica.database("mine.db").exists)
+        primary.touch(1)
+        await until(lambda: same(primary, replica))
+        [entry] = [each for each in kept(replica) if not each.log_only]
+        assert entry.database == "mine.db"
+        assert export(replica, entry, tmp_path) == had
+        primary.grow(4, "mine.db")
+        await until(lambda: same(primary, replica, "mine.db"))
+        assert content(replica.database("mine.db")) == content(primary.database("mine.db"))
+
+
+async def test_a_full_disk_keeps_the_records_or_waits(primary: Node, replica: Node, lines: Lines) -> None:
+    await share(primary, replica)
+    replica.touch(5)
+    replica.disk.full = True
+    async with primary.serving(), replica.following(primary.port):
+        await until(lambda: any("free some room" in str(line.get("reason")) for line in lines))
+        assert not same(primary, replica)
+        replica.disk.full = False
+        await until(lambda: same(primary, replica))
+    [entry] = kept(replica)
+    assert entry.whole
+    assert content(primary.database()) == content(replica.database())
+
+
+async def test_the_file_is_as_large_as_before_when_one_page_was_lost(
+    make_node: Callable[..., Node], primary: Node
+) -> None:
+    """A large database: the content is built in pieces, and its file copied by the kernel."""
+    replica = make_node("b")
+    primary.grow(2000, step=500)
+    async with primary.serving(), replica.following(primary.port):
+        await until(lambda: same(primary, replica))
+    replica.checkpoint()
+    replica.random.seed(99)
+    replica.touch(2)
+    replica.checkpoint()
+    had = content(replica.database())
+    assert len(had) == 2000 * PAGE
+    await converge(primary, replica)
+    [entry] = kept(replica)
+    assert (replica.store.diverged / entry.id / "database").read_bytes() == had
+
+
+# ------------------------------------------------------------------------------------------------- what others may say
+async def answering(replica: Node, answer: Callable[[Message], bytes], welcome: Welcome, lines: Lines) -> str:
+    """What the replica says about a primary that answers its messages so."""
+    from litereplica.cluster.framing import MessageReader
+
+    async def handle(stream: trio.SocketStream) -> None:
+        reader = MessageReader()
+        async with stream:
+            await stream.send_all(encode(welcome))
+            while data := await stream.receive_some(4096):
+                reader.room()[: len(data)] = data
+                reader.received(len(data))
+                while (message := reader.next()) is not None:
+                    if reply := answer(message):
+                        await stream.send_all(reply)
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(trio.serve_tcp, handle, 0)
+        port = listeners[0].socket.getsockname()[1]
+        async with replica.following(port):
+            await until(lambda: count(lines, "replication_interrupted") > 0)
+        nursery.cancel_scope.cancel()
+    return next(str(line["reason"]) for line in lines if line["event"] == "replication_interrupted")
+
+
+async def test_an_answer_to_nothing_that_was_asked_is_refused(replica: Node, lines: Lines) -> None:
+    replica.grow(10)
+    replica.touch(5)
+    at = replica.position()
+    welcome = Welcome("a", 1, {"app.db": Tip(at, 1)}, frozenset(), frozenset({"app.db"}))
+
+    def wrong(message: Message) -> bytes:
+        return encode(Found(1, "app.db", 77)) if isinstance(message, Search) else b""
+
+    assert "not asked for" in await answering(replica, wrong, welcome, lines)
+    assert replica.position() == at
+    lines.clear()
+    unasked = Welcome("a", 1, {"app.db": Tip(at, 1)})
+    assert "not begun" in await answering(replica, lambda _: encode(Found(1, "app.db", 3)), unasked, lines)
+    lines.clear()
+    foreign = Welcome("a", 1, {"x.db": Tip(at, 1)}, frozenset(), frozenset({"x.db"}))
+    assert "does not have" in await answering(replica, lambda _: b"", foreign, lines)
+
+
+async def test_a_wish_for_a_position_that_is_not_the_primarys_is_answered_with_a_snapshot(
+    primary: Node, lines: Lines
+) -> None:
+    from litereplica.cluster.framing import MessageReader
+    from litereplica.cluster.messages import Hello, Snapshot
+
+    primary.grow(10)
+    primary.checkpoint()
+    ahead = Position(primary.position().txid + 5, 5)
+    reader = MessageReader()
+    async with primary.serving(), await trio.open_tcp_stream("127.0.0.1", primary.port) as stream:
+        await stream.send_all(encode(Hello("b", 1, {"app.db": ahead})))
+        with trio.fail_after(10):
+            while True:
+                message = reader.next()
+                if message is None:
+                    data = await stream.receive_some(4096)
+                    reader.room()[: len(data)] = data
+                    reader.received(len(data))
+                elif isinstance(message, Welcome):
+                    assert message.diverged == {"app.db"}
+                    await stream.send_all(encode(Resume(1, "app.db", ahead)))
+                elif isinstance(message, Snapshot):
+                    break
