@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Final, Literal
 
 import litereplica
-from litereplica.config import Address, Settings
+from litereplica.config import Address, ConsulSettings, Settings
+from litereplica.errors import Misconfigured
 from litereplica.sqlite.version import WAL_RESET_ADVICE, has_wal_reset_bug, version_number
 from litereplica.store.store import FORMAT_LINE, FORMAT_VERSION
 
@@ -62,6 +63,8 @@ def check_settings(settings: Settings) -> Iterator[Check]:
     yield from _data(settings.data.dir, settings.data.retention.size_bytes)
     yield _port("http port", "http.listen", settings.http.listen)
     yield _port("replication port", "replication.listen", settings.replication.listen)
+    if settings.lease.type == "consul":
+        yield _consul(settings.lease.consul)
 
 
 # ------------------------------------------------------------------------------------------------------ the machine
@@ -252,6 +255,26 @@ def _format(directory: Path) -> Check:
             name, "failed", f"format {number} is newer than this version's {FORMAT_VERSION}", "update litereplica"
         )
     return Check(name, "ok", f"format {number}")
+
+
+# ----------------------------------------------------------------------------------------------------------- Consul
+def _consul(settings: ConsulSettings) -> Check:
+    """Look whether at least one agent does what a node needs. A warning when others do not."""
+    # Only here: python-consul2 takes most of a second to import.
+    from litereplica.lease.consul import ConsulOptions  # noqa: PLC0415
+    from litereplica.lease.consul_probe import probe  # noqa: PLC0415
+
+    try:
+        found = probe(ConsulOptions.of(settings))
+    except Misconfigured as error:
+        return Check("Consul", "failed", error.message, "correct lease.consul.tls")
+    wrong = [message for message in found.values() if message]
+    if not wrong:
+        return Check("Consul", "ok", f"{', '.join(found)}: the token may write '{settings.key}'")
+    advice = "start Consul's agent, or correct lease.consul"
+    if len(wrong) == len(found):
+        return Check("Consul", "failed", wrong[0], advice)
+    return Check("Consul", "warning", f"{len(wrong)} of {len(found)} agents: {wrong[0]}", advice)
 
 
 # ------------------------------------------------------------------------------------------------------------ ports

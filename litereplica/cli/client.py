@@ -30,6 +30,13 @@ def get(
     return _document(url, answer)
 
 
+def post(url: str, path: str, body: Mapping[str, Any], *, answer_timeout_s: float) -> dict[str, Any]:
+    """POST a JSON object to a node. Raises as ``get`` does; after no answer the outcome is unknown."""
+    with _client(url, answer_timeout_s) as client:
+        answer = client.post(url + path, json=body)
+    return _document(url, answer)
+
+
 def lines(url: str, path: str, parameters: Mapping[str, str] | None = None) -> Iterator[dict[str, Any]]:
     """GET JSON objects, one a line, as they come. Raises as ``get`` does, also between two of them."""
     with _client(url, ANSWER_TIMEOUT_S) as client, client.stream("GET", url + path, params=parameters) as answer:

@@ -19,9 +19,12 @@ from litereplica.errors import LitereplicaError
 COMMANDS: Final = {
     "config": ("litereplica.cli.config_:config", "Check a configuration file, or show the settings in force."),
     "demo": ("litereplica.cli.demo:demo", "A primary and a replica on this machine, to try it out."),
+    "diverged": ("litereplica.cli.diverged:diverged", "Transactions that this node had and the cluster does not."),
     "doctor": ("litereplica.cli.doctor:doctor", "Can this machine run a node?"),
+    "failover": ("litereplica.cli.failover:failover", "Have another primary, without losing anything."),
+    "history": ("litereplica.cli.history:history", "Who has been primary, since when, and why."),
     "run": ("litereplica.cli.run:run", "Mount, replicate and serve until told to stop."),
-    "status": ("litereplica.cli.status:status", "What a node is, where it stands, and its replicas."),
+    "status": ("litereplica.cli.status:status", "The whole cluster: roles, positions, lag."),
     "verify": ("litereplica.cli.verify:verify", "Compare a database with its log, and with another node."),
     "version": ("litereplica.cli.version:version", "Versions of everything that matters."),
     "wait": ("litereplica.cli.wait:wait", "Wait until a node has applied a transaction."),

@@ -1,6 +1,6 @@
-"""``litereplica status``: where a node stands, once or again and again.
+"""``litereplica status``: where a cluster stands, once or again and again.
 
-Knows how a status document is shown to a person. Does not know how it came about.
+Knows how the status of one node is shown to a person (several: cluster_view). Does not know how it came about.
 """
 
 import sys
@@ -9,11 +9,14 @@ from typing import Any, Final
 
 import click
 
+from litereplica.cli.cluster_view import cluster_lines, damage_lines, lag_text, nodes_of, status_of
 from litereplica.cli.options import Options, command, node_url, print_json
 from litereplica.cli.table import paint, table
 from litereplica.errors import LitereplicaError, Misconfigured
 
 WATCH_INTERVAL_S: Final = 1.0
+# A node gives the others 2 s.
+WATCH_ANSWER_LIMIT_S: Final = 5.0
 
 _HOME: Final = "\x1b[H"
 _CLEAR_LINE: Final = "\x1b[K"
@@ -23,10 +26,13 @@ _HIDE_CURSOR: Final = "\x1b[?25l"
 _SHOW_CURSOR: Final = "\x1b[?25h"
 
 
-@command("status", short_help="What a node is, where it stands, and its replicas.")
+@command("status", short_help="The whole cluster: roles, positions, lag.")
 @click.option("--watch", is_flag=True, help="Show it again every second until Ctrl-C.")
 def status(options: Options, watch: bool) -> None:
-    """Show a node's role, databases and replicas."""
+    """Show every node of the cluster and its databases; of a node that is alone, also its replicas.
+
+    Any node may be asked. One that does not answer is listed as such.
+    """
     from litereplica.cli.client import get  # noqa: PLC0415 - only when it is about to be used
 
     if watch and options.json:
@@ -35,9 +41,23 @@ def status(options: Options, watch: bool) -> None:
     if watch:
         _watch(url)
     elif options.json:
-        print_json(get(url, "/status"))
+        print_json(get(url, "/cluster"))
     else:
-        click.echo("\n".join(status_lines(get(url, "/status"))))
+        click.echo("\n".join(shown_lines(get(url, "/cluster"))))
+
+
+def shown_lines(document: dict[str, Any]) -> list[str]:
+    """Lines that show a cluster document: of its one node, or of all of them and what only the primary knows of."""
+    nodes = nodes_of(document)
+    if len(nodes) == 1:
+        return status_lines(status_of(nodes[0]))
+    names = {each.get("name") for each in nodes}
+    # Without a lease that knows its members a primary still knows who replicates from it.
+    replicas = [
+        each for node in nodes for each in status_of(node).get("replicas") or [] if each.get("name") not in names
+    ]
+    lines = cluster_lines(document)
+    return [*lines, "", *_replicas(replicas)] if replicas else lines
 
 
 def status_lines(document: dict[str, Any]) -> list[str]:
@@ -50,7 +70,8 @@ def status_lines(document: dict[str, Any]) -> list[str]:
         ("epoch", document.get("epoch")),
     ]
     lines = [f"{name:<9}{'-' if value is None else value}" for name, value in node]
-    lines.append(f"{'ready':<9}" + (paint("yes", "green") if ready else paint("no", "red")))
+    why = f"  {document['reason']}" if document.get("reason") else ""
+    lines.append(f"{'ready':<9}" + (paint("yes", "green") if ready else paint("no", "red")) + why)
     lines += ["", *_databases(document.get("databases") or [])]
     replicas = document.get("replicas") or []
     return [*lines, "", *_replicas(replicas)] if replicas else lines
@@ -64,16 +85,12 @@ def _databases(databases: list[dict[str, Any]]) -> list[str]:
             database.get("checksum"),
             database.get("journal_mode"),
             database.get("pages"),
-            _lag(database.get("lag_ms")),
+            lag_text(database.get("lag_ms")),
         )
         for database in databases
     ]
     headers = ("DATABASE", "TXID", "CHECKSUM", "JOURNAL MODE", "PAGES", "LAG")
-    damaged = [
-        paint(f"{each.get('name')} has damaged pages: litereplica verify names them", "red")
-        for each in databases
-        if each.get("damaged")
-    ]
+    damaged = damage_lines(databases)
     return [*table(headers, rows), *damaged] or ["no databases yet: create one in the mount"]
 
 
@@ -81,18 +98,12 @@ def _replicas(replicas: list[dict[str, Any]]) -> list[str]:
     rows: list[tuple[object, ...]] = []
     for replica in replicas:
         head = (replica.get("name"), bool(replica.get("connected")))
-        lag = _lag(replica.get("lag_ms"))
+        lag = lag_text(replica.get("lag_ms"))
         positions = replica.get("databases") or {}
         rows += [(*head, name, at.get("logged"), at.get("applied"), lag) for name, at in sorted(positions.items())]
         if not positions:
             rows.append((*head, None, None, None, lag))
     return table(("REPLICA", "CONNECTED", "DATABASE", "LOGGED", "APPLIED", "LAG"), rows)
-
-
-def _lag(milliseconds: Any) -> str | None:
-    if not isinstance(milliseconds, int | float):
-        return None
-    return f"{milliseconds} ms" if milliseconds < 10_000 else f"{milliseconds / 1000:.0f} s"
 
 
 def _watch(url: str) -> None:
@@ -119,7 +130,7 @@ def _lines_or_error(url: str) -> list[str]:
     from litereplica.cli.client import get  # noqa: PLC0415 - only when it is about to be used
 
     try:
-        return status_lines(get(url, "/status"))
+        return shown_lines(get(url, "/cluster", answer_timeout_s=WATCH_ANSWER_LIMIT_S))
     except Misconfigured:
         raise
     except LitereplicaError as error:

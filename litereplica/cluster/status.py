@@ -3,7 +3,7 @@
 Knows the fields of the status document (docs: HTTP, ``GET /status``). Does not know where they come from.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Role = Literal["primary", "replica"]
@@ -47,8 +47,40 @@ class ReplicaStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class LeaseStatus:
+    """The lease as this node knows it.
+
+    ``type``: of the configuration. ``holder``: a node's name. ``remaining_ms``: until the fence closes, on the primary;
+    None elsewhere. ``outage``: what is wrong with the lease's store, "" when nothing is. ``unyielding``: applications
+    that hold SQLite's write lock during a handoff. ``cluster``: the cluster's id, "" before it is known.
+    """
+
+    type: str
+    holder: str | None
+    epoch: int
+    ttl_ms: int
+    remaining_ms: int | None = None
+    outage: str = ""
+    unyielding: list[str] = field(default_factory=list)
+    cluster: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MemberStatus:
+    """A node of the cluster as it published itself; ``total`` is the sum of the TXIDs of its databases."""
+
+    name: str
+    http: str
+    replication: str
+    candidate: bool
+    priority: int
+    epoch: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
 class NodeStatus:
-    """One node; ``primary`` names the primary as this node knows it."""
+    """One node; ``primary`` names the primary as this node knows it. ``members`` includes this node."""
 
     node: str
     role: Role
@@ -58,3 +90,5 @@ class NodeStatus:
     reason: str
     databases: list[DatabaseStatus]
     replicas: list[ReplicaStatus]
+    lease: LeaseStatus | None = None
+    members: list[MemberStatus] = field(default_factory=list)

@@ -17,6 +17,9 @@ from litereplica.errors import Refused
 BACKLOG: Final = 1024
 # A client that keeps an idle connection costs memory only for so long.
 KEEP_ALIVE_S: Final = 75.0
+# A client whose machine is gone is noticed after 60 + 3 x 10 s, also by a stream that has nothing to say. Connections
+# have it from the socket that they came in by.
+KEEP_ALIVE: Final = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
 # Requests still running at a stop are cut: a waiting client asks again, elsewhere.
 GRACE_S: Final = 0.2
 
@@ -27,6 +30,9 @@ def bind(address: Address, key: str) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in KEEP_ALIVE:
+            listener.setsockopt(socket.IPPROTO_TCP, option, value)
         listener.bind((address.host, address.port))
         listener.listen(BACKLOG)
     except (OSError, OverflowError) as error:

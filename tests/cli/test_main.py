@@ -31,7 +31,7 @@ def test_without_a_command_the_help_is_shown_as_wrong_usage(litereplica: Command
 def test_help_names_every_command_and_imports_none(litereplica: CommandLine, option: str) -> None:
     ran = litereplica(option)
     assert ran.code == 0
-    for name in ("config", "demo", "doctor", "run", "status", "version", "wait"):
+    for name in ("config", "demo", "doctor", "failover", "history", "run", "status", "version", "wait"):
         assert f"\n  {name} " in ran.out
 
 
