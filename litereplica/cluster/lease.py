@@ -36,7 +36,9 @@ class Holding:
 
     ``epoch``: 0 between taking it and saying so. ``counter`` rises with each renewal. ``index``: the version of the
     written value that this is, as compare-and-set takes it. ``offered_to``: the node that may take it at once.
-    ``ttl_s``: what the holder promises; whoever wants to take it over waits that long.
+    ``ttl_s``: what the holder promises; whoever wants to take it over waits that long. ``counts_on``: the nodes whose
+    promises to stand back let the holder go on when it cannot renew; nobody else may take it over when it lapses.
+    Empty: it stops then, and anybody may.
     """
 
     holder: Endpoint
@@ -45,6 +47,7 @@ class Holding:
     ttl_s: float
     index: int
     offered_to: str = ""
+    counts_on: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

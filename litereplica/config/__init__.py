@@ -7,6 +7,7 @@ for the start of a node to find out.
 
 from litereplica.config.load import WrongSettings, find_file, load_settings
 from litereplica.config.settings import (
+    ConsulSettings,
     DataSettings,
     HttpSettings,
     LeaseSettings,
@@ -18,12 +19,14 @@ from litereplica.config.settings import (
     RetentionSettings,
     Settings,
     StaticSettings,
+    TlsSettings,
 )
 from litereplica.config.show import settings_document
 from litereplica.config.units import Address
 
 __all__ = [
     "Address",
+    "ConsulSettings",
     "DataSettings",
     "HttpSettings",
     "LeaseSettings",
@@ -35,6 +38,7 @@ __all__ = [
     "RetentionSettings",
     "Settings",
     "StaticSettings",
+    "TlsSettings",
     "WrongSettings",
     "find_file",
     "load_settings",

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from litereplica.config.check_consul import check_consul
 from litereplica.config.settings import Settings
 from litereplica.config.units import Address
 
@@ -31,6 +32,8 @@ def check_settings(settings: Settings) -> Iterator[Complaint]:
     yield from _check_ports(settings)
     yield from _check_limits(settings)
     yield from _check_lease(settings)
+    if settings.lease.type == "consul":
+        yield from check_consul(settings)
 
 
 def _check_names(settings: Settings) -> Iterator[Complaint]:

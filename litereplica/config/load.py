@@ -7,6 +7,7 @@ each with its line. Does not know which settings fit together (check.py) or what
 import dataclasses
 import difflib
 import os
+import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -26,6 +27,7 @@ from litereplica.config.units import (
     Bytes,
     HttpUrl,
     Seconds,
+    Secret,
     parse_address,
     parse_duration,
     parse_size,
@@ -142,6 +144,17 @@ def _words(value: object, _: Any = None) -> tuple[str, ...]:
     return tuple(items)
 
 
+def _urls(value: object, _: Any = None) -> tuple[HttpUrl, ...]:
+    return tuple(parse_url(item) for item in _words(value))
+
+
+def _integer(value: object, _: Any = None) -> int:
+    text = _text(value)
+    if not re.fullmatch(r"[+-]?[0-9]{1,9}", text):
+        raise ValueError(f"expected a whole number such as 0, 10 or -5, found {text!r}")
+    return int(text)
+
+
 def _origin(kind: Any) -> object:
     return get_origin(kind)
 
@@ -172,12 +185,15 @@ def _section(kind: type) -> Callable[[object, Any], Any]:
 _CONVERTER: Final = Converter(detailed_validation=True)
 _CONVERTER.register_structure_hook(str, lambda value, _: _text(value))
 _CONVERTER.register_structure_hook(bool, _boolean)
+_CONVERTER.register_structure_hook(int, _integer)
+_CONVERTER.register_structure_hook(Secret, lambda value, _: Secret(_text(value)))
 _CONVERTER.register_structure_hook(Path, lambda value, _: Path(os.path.normpath(_text(value))))
 _CONVERTER.register_structure_hook(Address, lambda value, _: parse_address(_text(value)))
 _CONVERTER.register_structure_hook(Seconds, lambda value, _: parse_duration(_text(value)))
 _CONVERTER.register_structure_hook(Bytes, lambda value, _: parse_size(_text(value)))
 _CONVERTER.register_structure_hook(HttpUrl, lambda value, _: parse_url(_text(value)))
 _CONVERTER.register_structure_hook_func(lambda kind: _origin(kind) is tuple, _words)
+_CONVERTER.register_structure_hook_func(lambda kind: kind == tuple[HttpUrl, ...], _urls)
 _CONVERTER.register_structure_hook_func(lambda kind: _origin(kind) is Literal, _literal)
 _CONVERTER.register_structure_hook_factory(
     lambda kind: dataclasses.is_dataclass(kind) and kind is not Address, _section
@@ -201,8 +217,6 @@ _KEYS: Final = dict(_known_keys(Settings))
 
 def _unknown_key(path: source.Path) -> str:
     """Word the complaint about a key that is not ours, naming the nearest that is."""
-    if path[:2] == ("lease", "consul"):
-        return "'lease.consul': this version has no Consul lease yet; use lease.type static or standalone"
     name = ".".join(path)
     if path in _KEYS:
         inside = next(".".join(key) for key in _KEYS if key[:-1] == path)
@@ -234,12 +248,5 @@ def _problems(tree: Tree, error: BaseException, path: source.Path) -> Iterator[P
             yield Problem(tree.place(unknown), _unknown_key(unknown))
     elif isinstance(error, KeyError):
         yield Problem(tree.place(path), f"'{'.'.join(path)}' is missing")
-    elif path == ("lease", "type") and _given_lease_type(tree) == "consul":
-        yield Problem(tree.place(path), "'lease.type': this version has no Consul lease yet; use static or standalone")
     else:
         yield Problem(tree.place(path), f"'{'.'.join(path)}': {error}")
-
-
-def _given_lease_type(tree: Tree) -> object:
-    lease = tree.values.get("lease")
-    return lease.get("type") if isinstance(lease, dict) else None

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from litereplica.config.units import Address, Bytes, HttpUrl, Seconds
+from litereplica.config.units import NO_SECRET, Address, Bytes, HttpUrl, Seconds, Secret
 
 KEY: Final = "key"
 
@@ -23,12 +23,21 @@ def key_of(attribute: "dataclasses.Field[Any]") -> str:
     return str(attribute.metadata.get(KEY, attribute.name))
 
 
+def _is_reachable(listen: Address) -> bool:
+    """Whether other machines can connect to exactly that."""
+    return bool(listen.port) and not listen.is_any and not listen.is_loopback
+
+
 @dataclass(frozen=True, slots=True)
 class NodeSettings:
-    """Who this node is. ``name`` is unique in the cluster; only a ``candidate`` may become primary."""
+    """Who this node is. ``name`` is unique in the cluster; only a ``candidate`` may become primary.
+
+    Of candidates that are equally far the one of the highest ``priority`` becomes primary.
+    """
 
     name: str = field(default_factory=socket.gethostname)
     candidate: bool = True
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +81,11 @@ class HttpSettings:
     listen: Address = DEFAULT_HTTP
     advertise: HttpUrl | None = None
 
+    @property
+    def advertised(self) -> HttpUrl | None:
+        """The URL for other nodes: as configured, else of the address it listens on; None when that is not enough."""
+        return self.advertise or (HttpUrl(f"http://{self.listen}") if _is_reachable(self.listen) else None)
+
 
 @dataclass(frozen=True, slots=True)
 class ReplicationSettings:
@@ -84,6 +98,11 @@ class ReplicationSettings:
     advertise: Address | None = None
     heartbeat_s: Seconds = field(default=Seconds(2.0), metadata={KEY: "heartbeat"})
     timeout_s: Seconds = field(default=Seconds(6.0), metadata={KEY: "timeout"})
+
+    @property
+    def advertised(self) -> Address | None:
+        """The address for replicas: as configured, else the one it listens on; None when that is not enough."""
+        return self.advertise or (self.listen if _is_reachable(self.listen) else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +122,38 @@ class StaticSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class TlsSettings:
+    """TLS to Consul: the authority that signed its certificate (the system's when None), and our own certificate."""
+
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+    verify: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ConsulSettings:
+    """Lease type ``consul``: agents that are asked one after the other, and the key under which everything is kept.
+
+    ``ttl_s``: for so long the primary stays primary without a sign of life. ``outage``: what it does when Consul gives
+    no answer for that long: stop, or continue while every other member confirms that it knows of no other primary.
+    """
+
+    urls: tuple[HttpUrl, ...] = (HttpUrl("http://127.0.0.1:8500"),)
+    key: str = "litereplica/primary"
+    token: Secret = NO_SECRET
+    ttl_s: Seconds = field(default=Seconds(5.0), metadata={KEY: "ttl"})
+    outage: Literal["stop", "continue"] = "stop"
+    tls: TlsSettings = field(default_factory=TlsSettings)
+
+
+@dataclass(frozen=True, slots=True)
 class LeaseSettings:
     """How it is decided who is primary. ``standalone``: this node, alone."""
 
-    type: Literal["standalone", "static"] = "standalone"
+    type: Literal["standalone", "static", "consul"] = "standalone"
     static: StaticSettings = field(default_factory=StaticSettings)
+    consul: ConsulSettings = field(default_factory=ConsulSettings)
 
 
 @dataclass(frozen=True, slots=True)

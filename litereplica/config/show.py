@@ -1,6 +1,6 @@
 """The settings in force, as a document that a person reads and that can be loaded again.
 
-Knows how each value is written. Does not know where it came from. Passwords in URLs are replaced.
+Knows how each value is written. Does not know where it came from. Secrets and passwords in URLs are replaced.
 """
 
 import dataclasses
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from litereplica.config.settings import Settings, key_of
-from litereplica.config.units import Address, format_duration, format_size, without_password
+from litereplica.config.units import Address, Secret, format_duration, format_size, without_password
 
 
 def settings_document(settings: Settings) -> dict[str, Any]:
@@ -36,4 +36,10 @@ def _value(value: Any, name: str) -> Any:
         return format_duration(value)
     if name.endswith("_bytes"):
         return format_size(value)
-    return without_password(value) if isinstance(value, str) else value
+    return _shown(value) if isinstance(value, str) else value
+
+
+def _shown(text: str) -> str:
+    if isinstance(text, Secret):
+        return "***" if text else ""
+    return without_password(text)

@@ -15,6 +15,19 @@ Seconds = NewType("Seconds", float)
 Bytes = NewType("Bytes", int)
 HttpUrl = NewType("HttpUrl", str)
 
+
+class Secret(str):
+    """A text that is never shown."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        """Three stars, or nothing when there is nothing to hide."""
+        return repr("***") if self else "''"
+
+
+NO_SECRET: Final = Secret("")
+
 _NUMBER: Final = r"(\d{1,15}(?:\.\d{1,6})?)"
 _DURATION: Final = re.compile(_NUMBER + r"(ms|s|m|h|d)", re.ASCII)
 _SIZE: Final = re.compile(_NUMBER + r" ?([a-z]*)", re.ASCII | re.IGNORECASE)

@@ -26,7 +26,8 @@ from litereplica.http.app import build
 from litereplica.http.server import bind, serve
 from litereplica.mount.session import prepare_mount_point, unmount
 from litereplica.node.child import Child
-from litereplica.node.node import Node
+from litereplica.node.leased import opened_will
+from litereplica.node.node import Direct, Node
 from litereplica.store.disk import Disk
 from litereplica.store.store import Store
 
@@ -42,13 +43,14 @@ PASSED_ON: Final = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 OpenStore = Callable[[Path, Disk, str, str], Store]
 
 
-def run_node(settings: Settings, open_store: OpenStore = Store.open) -> int:
+def run_node(settings: Settings, open_store: OpenStore = Store.open, direct: Direct | None = None) -> int:
     """Be a node until told to stop; the exit code. Raises our errors, each with what to do.
 
-    ``open_store`` may put a twin in the disk's place: tests record what a crash could fall between.
+    ``open_store`` may put a twin in the disk's place: tests record what a crash could fall between. ``direct`` decides
+    the role instead of the configuration: tests change it when they like.
     """
     _raise_descriptor_limit()
-    with _opened(settings, open_store) as node:
+    with _opened(settings, open_store, direct) as node:
         # Everything made so far lives as long as the node: the collector need not look at it again.
         gc.collect()
         gc.freeze()
@@ -76,7 +78,7 @@ def _raise_descriptor_limit() -> None:
 
 
 @contextlib.contextmanager
-def _opened(settings: Settings, open_store: OpenStore) -> Iterator[Node]:
+def _opened(settings: Settings, open_store: OpenStore, direct: Direct | None) -> Iterator[Node]:
     prepare_mount_point(settings.mount.dir, early=True)
     with contextlib.ExitStack() as cleanups:
         http = bind(settings.http.listen, "http.listen")
@@ -84,7 +86,8 @@ def _opened(settings: Settings, open_store: OpenStore) -> Iterator[Node]:
         with _disk_errors(settings, "nothing of it was lost"):
             store = open_store(settings.data.dir, Disk(), settings.node.name, settings.data.compression)
         cleanups.callback(store.close)
-        node = Node(settings, store, http)
+        will = cleanups.enter_context(opened_will(settings))
+        node = Node(settings, store, http, will=will, direct=direct)
         node.mount()
         cleanups.callback(node.unmount)
         try:
@@ -123,7 +126,7 @@ async def _serve(node: Node, settings: Settings) -> int:
     async with _signals(stop, child, node), trio.open_nursery() as nursery:
         mounted = await nursery.start(node.serve_mount)
         await nursery.start(node.run)
-        nursery.start_soon(serve, build(node), node.http, stop.wait)
+        nursery.start_soon(serve, build(node, node.metrics, str(settings.data.dir)), node.http, stop.wait)
         nursery.start_soon(_maintain, node, settings)
         nursery.start_soon(_watch_mount, mounted, stop, node)
         log.info(

@@ -1,48 +1,74 @@
 """One node: its parts, wired by its role.
 
 Knows which parts a role needs and who tells whom. Does not know how they are started and stopped as a whole
-(node.main). Roles are fixed by the configuration: ``standalone`` and the static primary lead, others follow.
+(node.main), nor how a change of role is done (node.data_plane) or decided (node.keeper). Without a lease the
+configuration decides: ``standalone`` and the static primary lead, others follow.
 """
 
+import contextlib
 import os
 import signal
 import socket
+from collections.abc import Awaitable, Callable
+from typing import Final
 
 import structlog
 import trio
 
 from litereplica.applier.link import ApplierLink
-from litereplica.cluster.status import DatabaseStatus, NodeStatus, ReplicaPosition, ReplicaStatus
+from litereplica.cluster.lease import Endpoint, Member, Reign
+from litereplica.cluster.status import (
+    DatabaseStatus,
+    LeaseStatus,
+    MemberStatus,
+    NodeStatus,
+    ReplicaPosition,
+    ReplicaStatus,
+)
 from litereplica.config import Settings
+from litereplica.errors import Refused
+from litereplica.lease.will import Will
 from litereplica.ltx.position import format_txid
-from litereplica.mount.access import UNKNOWN_LAG_MS, Access
+from litereplica.metrics import Metrics
+from litereplica.mount.access import Access, fence_clock
 from litereplica.mount.guard import VersionGuard
 from litereplica.mount.operations import Operations
 from litereplica.mount.session import Session
 from litereplica.mount.wait import AdaptiveWait
-from litereplica.node.follow import Follower
-from litereplica.node.lead import Warmer
-from litereplica.node.scrub import SHOWN_PAGES, Scrubber
-from litereplica.replication.client import ReplicationClient
-from litereplica.replication.server import ReplicationServer
+from litereplica.node.data_plane import DataPlane
+from litereplica.node.events import Events
+from litereplica.node.keeper import Keeper
+from litereplica.node.leased import configured_members, make_keeper
+from litereplica.node.scrub import SHOWN_PAGES
 from litereplica.store.database import Database
 from litereplica.store.replica_wal import ensure_wal
-from litereplica.store.snapshot import FinishedSnapshot
 from litereplica.store.store import Store
 
 log = structlog.get_logger()
 
 # Replicas get this long to take what they have not yet when the primary stops.
-DRAIN_LIMIT_S = 2.0
-CATCH_UP_STEP_S = 0.05
+DRAIN_LIMIT_S: Final = 2.0
 # The applier gets this long to finish what it was given; what it does not finish is redone from the log.
-APPLIER_STOP_LIMIT_S = 5.0
+APPLIER_STOP_LIMIT_S: Final = 5.0
 
 
 class Node:
     """State of this process; ``status`` is safe to call at any time."""
 
-    def __init__(self, settings: Settings, store: Store, http: socket.socket) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        http: socket.socket,
+        *,
+        will: Will | None = None,
+        direct: "Direct | None" = None,
+    ) -> None:
+        """``will``: who ends the lease when this process is killed. ``direct``: decides the role; tests have theirs."""
+        self._direct: Direct = direct or direct_by_settings
+        self.will = will
+        self.keeper: Keeper | None = None
+        self.metrics = Metrics()
         self.settings = settings
         self.store = store
         self.http = http
@@ -50,29 +76,23 @@ class Node:
         self._session: Session | None = None
         self._wait = AdaptiveWait()
         self._ready = trio.Event()
-        self._reason = "starting"
-        self._link: ApplierLink | None = None
-        self._server: ReplicationServer | None = None
-        self._client: ReplicationClient | None = None
-        self._follower: Follower | None = None
-        self._warmer: Warmer | None = None
-        scrub = settings.data.scrub
-        self._scrubber = Scrubber(store, scrub.rate_bytes, scrub.pause_s)
+        self.waits_for = "starting"
         self._guard = VersionGuard()
         primary = settings.lease.static.primary
-        self.is_primary = settings.lease.type == "standalone" or (
-            primary is not None and primary.name == settings.node.name
-        )
+        names_us = primary is not None and primary.name == settings.node.name
+        self.is_fixed_primary = settings.lease.type == "standalone" or (settings.lease.type == "static" and names_us)
         self.access = Access()
-        self.access.primary = self.is_primary
-        self.access.primary_name = None if self.is_primary or primary is None else primary.name
+        self.access.primary = self.is_fixed_primary
         self.operations = Operations(store, self.access)
+        self.plane = DataPlane(settings, store, self.operations, self.access, self._wait)
+        self.events = Events(self.store, self._primary_name, lambda: self.access.primary)
+        self.plane.role_listeners.append(self._role_changed)
 
     # -- before and after the event loop ---------------------------------------------------------------------------
 
     def mount(self) -> None:
         """Mount; nothing is answered until ``serve_mount`` runs."""
-        if not self.is_primary:
+        if not self.is_fixed_primary:
             for database in self.store.databases.values():
                 ensure_wal(database)
         session = Session(self.operations, self._wait)
@@ -97,94 +117,37 @@ class Node:
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
         """Live the role until cancelled."""
+        plane = self.plane
         async with trio.open_nursery() as nursery:
-            link = self._link = ApplierLink(self.settings.mount.dir, self)
-            if self.is_primary:
+            link = ApplierLink(self.settings.mount.dir, plane)
+            plane.begin(nursery, link)
+            if self.is_fixed_primary:
                 # Nothing waits for its hints: a primary is ready before its applier is.
                 nursery.start_soon(link.run)
-                await self._lead(nursery, link)
+                await plane.run_as_fixed_primary(serves_replicas=self.settings.lease.type == "static")
             else:
                 await nursery.start(link.run)
                 self.access.applier_pid = link.pid or 0
-                await self._follow(nursery, link)
-            nursery.start_soon(self._scrubber.run)
+                await self._direct(self, nursery)
+            nursery.start_soon(plane.scrubber.run)
+            nursery.start_soon(self._watch_ready)
+            if plane.following.caught_up.is_set():
+                self._set_ready()
             task_status.started()
 
-    async def _lead(self, nursery: trio.Nursery, link: ApplierLink) -> None:
-        warmer = self._warmer = Warmer(link)
-        self.access.wal_restarted, self.access.wal_removed = warmer.restarted, warmer.removed
-        self.access.writer_gone = link.republish
-        if self.settings.lease.type == "static":
-            replication = self.settings.replication
-            server = self._server = ReplicationServer(
-                self.store,
-                self.settings.node.name,
-                lambda: self.store.epoch,
-                heartbeat_s=replication.heartbeat_s,
-                timeout_s=replication.timeout_s,
-            )
-            await nursery.start(server.serve, replication.listen.host, replication.listen.port)
-            self.store.listeners.append(self._hurry)
-        self._set_ready()
-
-    def _hurry(self, database: Database) -> None:  # noqa: ARG002  a listener of the store
-        """There is something to send: the scheduler gets its turn soon."""
-        self._wait.hurry = True
-
-    async def _follow(self, nursery: trio.Nursery, link: ApplierLink) -> None:
-        primary = self.settings.lease.static.primary
-        assert primary is not None
-        follower = self._follower = Follower(self.store, self.operations, link)
-        self.store.listeners.append(follower.changed)
-        client = self._client = ReplicationClient(
-            self.store,
-            self.settings.node.name,
-            primary.replication,
-            install=self._install,
-            epoch=self.store.epoch,
-            heartbeat_s=self.settings.replication.heartbeat_s,
-            timeout_s=self.settings.replication.timeout_s,
-        )
-        self.access.lag_ms = lambda: UNKNOWN_LAG_MS if (lag := client.lag_ms()) is None else lag
-        self._scrubber.ask_snapshot = client.resync
-        self._reason = f"has not yet caught up with {primary.name} at {primary.replication}"
-        nursery.start_soon(follower.run)
-        nursery.start_soon(client.run)
-        nursery.start_soon(self._watch_catch_up, client)
-
-    async def _watch_catch_up(self, client: ReplicationClient) -> None:
-        while not client.caught_up:  # noqa: ASYNC110  only while starting; what it depends on changes in many places
-            await trio.sleep(CATCH_UP_STEP_S)
-        self._set_ready()
-
-    async def _install(self, finished: FinishedSnapshot) -> None:
-        """A snapshot has arrived: it becomes the database, at once or through the applier."""
-        assert self._follower is not None
-        await self._follower.wait_closed(finished.database)
-        database = self.store.install(
-            finished.database,
-            finished.pages_file,
-            finished.page_size,
-            finished.page_count,
-            finished.position,
-            finished.checksums,
-            finished.epoch,
-            finished.timestamp_ms,
-        )
-        assert self._follower is not None
-        self._follower.replaced(database)
-        # No await since the file was put in place: nobody has opened it without.
-        ensure_wal(database)
-        await trio.lowlevel.checkpoint()
+    async def _watch_ready(self) -> None:
+        await self.plane.following.caught_up.wait()
+        if not self._ready.is_set():
+            self._set_ready()
 
     def look_at_versions(self) -> None:
         """Warn about the SQLite that writes here, where that is to be said."""
-        if self.is_primary:
+        if self.access.primary:
             for database in self.store.databases.values():
                 self._guard.look(database)
 
     def _set_ready(self) -> None:
-        self._reason = ""
+        self.waits_for = ""
         self._ready.set()
         log.info("ready", node=self.settings.node.name)
 
@@ -192,47 +155,29 @@ class Node:
         """Return when applications may start."""
         await self._ready.wait()
 
+    def _primary_name(self) -> str | None:
+        return self.settings.node.name if self.access.primary else self.access.primary_name
+
+    def _role_changed(self, role: str, primary: Endpoint | None, epoch: int, reason: str) -> None:
+        self.events.primary_changed(primary.node if primary is not None else None, reason, epoch)
+        self.metrics.role_changed(role, reason)
+
     async def stop(self) -> None:
         """The parts that have to be told; the rest is cancelled."""
-        if self._server is not None:
-            await self._server.drain(DRAIN_LIMIT_S)
-            await self._server.dismiss_all("stopping", f"{self.settings.node.name} stops")
-        if self._link is not None:
-            await self._link.stop(APPLIER_STOP_LIMIT_S)
+        if self.keeper is not None:
+            await self.keeper.stop()
+        server = self.plane.server
+        if server is not None:
+            await server.drain(DRAIN_LIMIT_S)
+            await server.dismiss_all("stopping", f"{self.settings.node.name} stops")
+        await self.plane.link.stop(APPLIER_STOP_LIMIT_S)
 
     def kill_applier(self) -> None:
         """At once."""
-        if self._link is not None and self._link.pid is not None:
-            os.kill(self._link.pid, signal.SIGKILL)
-
-    # -- what the applier says -------------------------------------------------------------------------------------
-
-    def on_applied(self, database: str, txid: int) -> None:
-        """Every reader that begins now sees ``txid``."""
-        if self._follower is not None:
-            self._follower.applied(database, txid)
-
-    def on_checkpointed(self, database: str, txid: int, *, truncated: bool) -> None:  # noqa: ARG002  the link's form
-        """Everything up to ``txid`` is in the database file."""
-        if self._follower is not None:
-            self._follower.checkpointed(database, txid)
-
-    def on_failed(self, database: str, txid: int, reason: str, *, retry: bool) -> None:
-        """The records from ``txid`` on were not applied."""
-        if self._follower is not None:
-            self._follower.failed(database, txid, reason, retry=retry)
-
-    def on_closed(self, database: str) -> None:
-        """The applier has let go of a dropped database."""
-        if self._follower is not None:
-            self._follower.closed(database)
-
-    def on_restarted(self) -> None:
-        """The applier died and there is a new one."""
-        assert self._link is not None
-        self.access.applier_pid = self._link.pid or 0
-        if self._follower is not None:
-            self._follower.restarted()
+        pid = self.plane.applier_pid
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     # -- what HTTP asks --------------------------------------------------------------------------------------------
 
@@ -243,38 +188,92 @@ class Node:
 
     def found_damage(self, name: str, pgnos: list[int]) -> None:
         """Somebody has verified a database: the self-check looks at once, and a replica fetches it anew."""
-        self._scrubber.report(name, pgnos)
+        self.plane.scrubber.report(name, pgnos)
+
+    def members(self) -> tuple[Member, ...]:
+        """Every node that is known; nothing when this one is alone."""
+        if self.keeper is not None:
+            return self.keeper.members
+        return configured_members(self.settings)
+
+    def history(self) -> tuple[Reign, ...]:
+        """Past and present primaries, oldest first."""
+        return self.store.state.reigns
+
+    async def failover(self, to: str | None, force: bool) -> Endpoint:  # noqa: FBT001  the words of the request
+        """Have another primary. Raises Refused, Unavailable."""
+        if self.keeper is None:
+            raise Refused(
+                f"lease.type is {self.settings.lease.type}: the configuration says who is primary, and only a change "
+                f"of it (and a restart) makes another one primary; lease.type consul has failover"
+            )
+        return await self.keeper.failover(to, force=force)
 
     def status(self) -> NodeStatus:
         """Everything that is known now."""
-        primary = self.settings.lease.static.primary
-        ready, reason = self._ready.is_set(), self._reason
-        if self.access.fenced is not None:
-            ready, reason = False, self.access.fenced
-        elif failed := [each.name for each in self.store.databases.values() if each.log.failure is not None]:
-            ready, reason = False, f"the log of {', '.join(failed)} failed: check the disk, then restart this node"
-        elif self._client is not None and ready and not self._client.connected:
-            reason = "not connected to the primary"
-        elif self._follower is not None and self._follower.stuck:
-            ready, reason = False, "; ".join(f"{name}: {why}" for name, why in sorted(self._follower.stuck.items()))
-        elif self._scrubber.damaged:
-            # A replica's readers have others to turn to; the primary is the only one there is.
-            ready = ready and self.is_primary
-            then = "see docs/operations.md, Damage" if self.is_primary else "they are being fetched anew"
-            reason = f"damaged pages in {', '.join(sorted(self._scrubber.damaged))}: {then}"
+        is_primary = self.access.primary
+        ready, reason = self._readiness()
         return NodeStatus(
             node=self.settings.node.name,
-            role="primary" if self.is_primary else "replica",
-            primary=self.settings.node.name if self.is_primary else primary.name if primary else None,
-            epoch=self.store.epoch,
+            role="primary" if is_primary else "replica",
+            primary=self._primary_name(),
+            epoch=self.store.epoch if is_primary else self.store.seen_epoch,
             ready=ready,
             reason=reason,
             databases=[self._database_status(each) for _, each in sorted(self.store.databases.items()) if each.exists],
             replicas=self._replica_statuses(),
+            lease=self._lease_status(),
+            members=[
+                MemberStatus(
+                    each.endpoint.node,
+                    each.endpoint.http,
+                    each.endpoint.replication,
+                    each.candidate,
+                    each.priority,
+                    each.standing.epoch,
+                    each.standing.total,
+                )
+                for each in self.members()
+            ],
         )
 
+    def _lease_status(self) -> LeaseStatus | None:
+        keeper = self.keeper
+        if keeper is None:
+            return None
+        remaining_ms = max(0, int((self.access.accepts_until - fence_clock()) * 1000)) if self.access.primary else None
+        return LeaseStatus(
+            type=self.settings.lease.type,
+            holder=keeper.primary.node if keeper.primary is not None else None,
+            epoch=keeper.epoch,
+            ttl_ms=int(self.settings.lease.consul.ttl_s * 1000),
+            remaining_ms=remaining_ms,
+            unyielding=list(self.plane.writers.unyielding),
+            cluster=self.store.state.cluster,
+        )
+
+    def _readiness(self) -> tuple[bool, str]:  # noqa: PLR0911  each return is one reason
+        plane, is_primary = self.plane, self.access.primary
+        ready, reason = self._ready.is_set(), self.waits_for
+        if self.access.fenced is not None:
+            return False, self.access.fenced
+        if failed := [each.name for each in self.store.databases.values() if each.log.failure is not None]:
+            return False, f"the log of {', '.join(failed)} failed: check the disk, then restart this node"
+        if is_primary and (problem := self.access.problem()) is not None:
+            return False, problem
+        if not is_primary and ready and (plane.following.client is None or not plane.following.client.connected):
+            return ready, "not connected to the primary"
+        if plane.following.follower is not None and plane.following.follower.stuck:
+            return False, "; ".join(f"{name}: {why}" for name, why in sorted(plane.following.follower.stuck.items()))
+        if plane.scrubber.damaged:
+            # A replica's readers have others to turn to; the primary is the only one there is.
+            then = "see docs/operations.md, Damage" if is_primary else "they are being fetched anew"
+            return ready and is_primary, f"damaged pages in {', '.join(sorted(plane.scrubber.damaged))}: {then}"
+        return ready, reason
+
     def _database_status(self, database: Database) -> DatabaseStatus:
-        lag_ms = 0 if self.is_primary else self._client.lag_ms(database.name) if self._client is not None else None
+        client = self.plane.following.client
+        lag_ms = 0 if self.access.primary else client.lag_ms(database.name) if client is not None else None
         return DatabaseStatus(
             name=database.name,
             txid=format_txid(database.position.txid),
@@ -284,11 +283,12 @@ class Node:
             page_size=database.page_size,
             pages=database.page_count,
             lag_ms=lag_ms,
-            damaged=tuple(self._scrubber.damaged.get(database.name, ())[:SHOWN_PAGES]),
+            damaged=tuple(self.plane.scrubber.damaged.get(database.name, ())[:SHOWN_PAGES]),
         )
 
     def _replica_statuses(self) -> list[ReplicaStatus]:
-        if self._server is None:
+        server = self.plane.server
+        if server is None or not self.access.primary:
             return []
         return [
             ReplicaStatus(
@@ -301,5 +301,26 @@ class Node:
                     for name, at in sorted(each.databases.items())
                 },
             )
-            for _, each in sorted(self._server.replicas.items())
+            for _, each in sorted(server.replicas.items())
         ]
+
+
+Direct = Callable[[Node, trio.Nursery], Awaitable[None]]
+"""Begins life as a replica of nobody, and sees to it that this changes."""
+
+
+async def direct_by_settings(node: Node, nursery: trio.Nursery) -> None:
+    """Do what the lease says, or follow the static primary."""
+    if node.settings.lease.type == "consul":
+        keeper = node.keeper = make_keeper(node.settings, node.store, node.plane, node.will)
+        node.plane.following.promise = keeper.promise
+        node.access.accepts_until = 0.0
+        node.waits_for = "no primary is known yet"
+        await node.plane.run_as_replica(may_lead=True)
+        await nursery.start(keeper.run)
+        return
+    primary = node.settings.lease.static.primary
+    assert primary is not None
+    await node.plane.run_as_replica(may_lead=False)
+    await node.plane.follow_primary(Endpoint(primary.name, "", primary.http, str(primary.replication)))
+    node.waits_for = f"has not yet caught up with {primary.name} at {primary.replication}"

@@ -8,6 +8,9 @@ from litereplica.config import WrongSettings, load_settings
 
 PRIMARY = "static: {primary: {name: a, http: 'http://10.0.0.1:20202', replication: '10.0.0.1:20203'}}"
 
+AT = "http: {listen: '10.0.0.1:20202'}\nreplication: {listen: '10.0.0.1:20203'}\n"
+LOCAL = "http: {advertise: 'http://127.0.0.1:20202'}\nreplication: {advertise: '127.0.0.1:20203'}\n"
+
 LOCAL_PRIMARY = PRIMARY.replace("10.0.0.1", "127.0.0.1")
 
 
@@ -61,6 +64,48 @@ def complaints(tmp_path: Path, text: str) -> list[str]:
             f"node: {{name: a}}\nlease: {{type: static, {PRIMARY}}}\nreplication: {{listen: '0.0.0.0:0'}}",
             "3: 'replication.listen' needs a port of its own on the primary, found 0",
         ),
+        (
+            "http: {advertise: 'http://h'}\nreplication: {timeout: 6s}\nlease: {type: consul}",
+            "2: 'replication.listen' is 127.0.0.1:20203, and other nodes need an address: set 'replication.advertise'",
+        ),
+        (
+            "replication: {listen: '0.0.0.0:20203', advertise: 'h:20203'}\nhttp: {}\nlease: {type: consul}",
+            "2: 'http.listen' is 127.0.0.1:20202, and other nodes need an address: set 'http.advertise' to the URL",
+        ),
+        (
+            "http: {advertise: 'http://h'}\nreplication: {advertise: 'h:1'}\nlease: {type: consul}",
+            "2: 'replication.listen' is 127.0.0.1:20203, which only this machine can reach",
+        ),
+        (
+            AT + "lease: {type: consul, consul: {ttl: 500ms}}",
+            (
+                "3: 'lease.consul.ttl' must be at least 1s, found 500ms: it is renewed every third of it, and a renewal "
+                "that takes longer than that (0.17s) has failed"
+            ),
+        ),
+        (
+            AT + "lease: {type: consul, consul: {ttl: 1h}}",
+            "3: 'lease.consul.ttl' must be at most 5m, found 1h",
+        ),
+        (
+            AT + "lease: {type: consul, consul: {ttl: 4s, outage: continue}}",
+            (
+                "2: 'lease.consul.outage' continue needs the other nodes' word before the lease is over, but a replication "
+                "connection that broke silently is noticed after 'replication.timeout' (6s), and the lease lasts "
+                "'lease.consul.ttl' less its margin (4s - 0.4s = 3.6s): set replication.timeout to at most 3.6s (and "
+                "replication.heartbeat to a third of it), or lease.consul.ttl to at least 6.7s"
+            ),
+        ),
+        (AT + "lease: {type: consul, consul: {urls: []}}", "3: 'lease.consul.urls' needs at least one agent"),
+        (AT + "lease: {type: consul, consul: {key: /a}}", "3: 'lease.consul.key' must be words of letters, digits"),
+        (
+            AT + "lease: {type: consul, consul: {urls: ['https://h'], tls: {cert: /c}}}",
+            "3: 'lease.consul.tls.key' is missing: a certificate and its key go together",
+        ),
+        (
+            AT + "lease: {type: consul, consul: {tls: {ca: /c}}}",
+            "3: 'lease.consul.tls' is set, but no URL in 'lease.consul.urls' begins with https://",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_are_refused_with_the_reason(tmp_path: Path, text: str, complaint: str) -> None:
@@ -82,6 +127,10 @@ def test_settings_that_do_not_fit_are_refused_with_the_reason(tmp_path: Path, te
         f"node: {{name: a}}\nlease: {{type: static, {PRIMARY}}}\nreplication: {{listen: '10.0.0.1:20203'}}",
         f"node: {{name: a}}\nlease: {{type: static, {LOCAL_PRIMARY}}}\nreplication: {{listen: '127.0.0.1:2'}}",
         f"lease: {{type: standalone, {PRIMARY}}}",
+        AT + "lease: {type: consul}",
+        LOCAL + "lease: {type: consul, consul: {ttl: 1s}}",
+        AT + "lease: {type: consul, consul: {ttl: 7s, outage: continue}}",
+        "lease: {consul: {ttl: 1ms}}",
     ],
 )
 def test_settings_that_fit_are_accepted(tmp_path: Path, text: str) -> None:

@@ -289,14 +289,11 @@ def test_other_variables_of_ours_are_not_taken_for_keys(file: Path) -> None:
         ("? [a]\n: b", "1: expected a plain word as a key"),
         ("exec: [[a]]", "1: 'exec' takes a list of plain texts"),
         (
-            "lease:\n  type: consul",
-            "2: 'lease.type': this version has no Consul lease yet; use static or standalone",
+            "lease:\n  consul: {urls: [consul.local]}",
+            "2: 'lease.consul.urls': expected a URL such as http://10.0.0.1:20202, found 'consul.local'",
         ),
-        (
-            "lease:\n  consul: {ttl: 5s}",
-            "2: 'lease.consul': this version has no Consul lease yet; use lease.type static or standalone",
-        ),
-        ("lease: {type: raft}", "1: 'lease.type': expected standalone or static, found 'raft'"),
+        ("node: {priority: high}", "1: 'node.priority': expected a whole number such as 0, 10 or -5, found 'high'"),
+        ("lease: {type: raft}", "1: 'lease.type': expected standalone, static or consul, found 'raft'"),
     ],
 )
 def test_a_mistake_is_named_with_its_line_and_what_was_expected(file: Path, text: str, problem: str) -> None:
@@ -368,3 +365,18 @@ def test_shown_settings_hide_passwords(file: Path) -> None:
     )
     assert "secret" not in str(shown)
     assert shown["http"]["advertise"] == "http://me:***@h:1"
+
+
+# ------------------------------------------------------------------------------------------------------------- Consul
+def test_a_token_is_used_and_never_shown(file: Path) -> None:
+    settings = load(file, "lease: {consul: {token: '${TOKEN}'}}", TOKEN="s3cret")
+    assert settings.lease.consul.token == "s3cret"
+    assert "s3cret" not in repr(settings)
+    assert "s3cret" not in str(settings_document(settings))
+    assert settings_document(settings)["lease"]["consul"]["token"] == "***"
+    assert settings_document(Settings())["lease"]["consul"]["token"] == ""
+
+
+def test_agents_come_from_the_environment_as_words(file: Path) -> None:
+    settings = load(file, "", LITEREPLICA__LEASE__CONSUL__URLS="http://a:8500 https://b:8501/")
+    assert settings.lease.consul.urls == ("http://a:8500", "https://b:8501")

@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from tests.support.mounts import force_unmount, is_mounted, mounts_below, processes_of_group
 from tests.support.waiting import wait_until
@@ -135,7 +135,7 @@ class Node:
     def start(self, *command: str, wait: bool = True, prefix: Sequence[str] = (), **environment: str) -> "Node":
         """Start the process, with a supervised application if given, and wait until it is ready."""
         assert self.process is None or self.process.poll() is not None, "it runs already"
-        arguments = [*prefix, sys.executable, "-m", "litereplica", "-c", str(self.config), "run"]
+        arguments = [*prefix, *self.program()]
         ours = {name: value for name, value in os.environ.items() if not name.startswith("LITEREPLICA")}
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
@@ -151,6 +151,10 @@ class Node:
         if wait:
             self.wait_ready()
         return self
+
+    def program(self) -> list[str]:
+        """The command line of the daemon."""
+        return [sys.executable, "-m", "litereplica", "-c", str(self.config), "run"]
 
     def wait_ready(self, limit_s: float = READY_LIMIT_S) -> None:
         """Return when /readyz says 200. AssertionError with the log when the process ends, or at the limit."""
@@ -292,6 +296,9 @@ class Node:
         return problems
 
 
+NodeT = TypeVar("NodeT", bound=Node)
+
+
 class Nodes:
     """Makes nodes below one folder of its own, and takes them down. Use the fixture ``nodes``."""
 
@@ -325,6 +332,11 @@ class Nodes:
         """``port`` stands in for the primary's replication port (a proxy's, or a wrong one)."""
         at = (primary.name, primary.http_port, port or primary.replication_port)
         return self._add(Node(self.folder / name, name, primary=at, **sections))
+
+    def add(self, node: NodeT) -> NodeT:
+        """Take down a node of another kind too."""
+        self._made.append(node)
+        return node
 
     def _add(self, node: Node) -> Node:
         self._made.append(node)

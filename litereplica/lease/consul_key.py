@@ -1,0 +1,279 @@
+"""The lease's own key in Consul, and the record of the cluster beside it: look, wait, take, keep, give up.
+
+Knows which transaction makes each step safe. A key that is gone is not a lease that was given up: a session may end and
+an operator may delete while its holder still accepts commits. So the record says who acquired the lease last, and a
+release clears that in the same transaction. Does not know members or the history.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+import structlog
+import trio
+
+from litereplica.cluster.lease import Endpoint, Holding, View
+from litereplica.errors import Refused, Unavailable
+from litereplica.lease.consul_client import Agents, Entry, NotDone, get, get_changed, operation, transact
+from litereplica.lease.consul_session import Session
+from litereplica.lease.records import (
+    ClusterRecord,
+    Foreign,
+    read_cluster,
+    read_lease,
+    read_member,
+    write_cluster,
+    write_lease,
+)
+
+log = structlog.get_logger(__name__)
+
+Steps = list[dict[str, Any]]
+
+WRITES_LIMIT: Final = 4
+"""The second finds out what became of an earlier call, the third makes a lost session anew; then something is wrong."""
+SPURIOUS_PAUSE_S: Final = 0.05
+"""While nobody has the lease, every write to any key of Consul wakes a watch up; they are not followed one by one."""
+
+
+class LeaseKey:
+    """One node's view of it. ``cluster`` is set by ``join``; ``on_change`` hears what is to be undone after a crash."""
+
+    def __init__(self, agents: Agents, session: Session, key: str, on_change: Callable[[Steps], None]) -> None:
+        self._agents = agents
+        self._session = session
+        self._key = key
+        self._record_key = f"{key}/cluster"
+        self._members_key = f"{key}/members/"
+        self._on_change = on_change
+        self._last: Holding | None = None
+        self._top_epoch = 0
+        self.cluster = ""
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    async def look(self) -> View:
+        """The lease as it is now. Raises Unavailable (Foreign: not ours)."""
+        return await self._view(await get(self._agents, self._key))
+
+    async def watch(self, known: View | None, limit_s: float) -> View:
+        end = trio.current_time() + limit_s
+        index = 0 if known is None or known.holding is None else known.index
+        while known is not None and (left_s := end - trio.current_time()) > 0:
+            found_index, entry = await get_changed(self._agents, self._key, index, left_s)
+            view = await self._view(entry)
+            if view != known:
+                return view
+            if index and found_index != index:
+                await trio.sleep(SPURIOUS_PAUSE_S)
+            # It falls when Consul was restored or wiped; going on with the old one would wait for ever.
+            index = found_index if found_index >= index else 0
+        # A blocking query that ends without a change says what was true when it began; ask once more.
+        return await self.look()
+
+    async def record(self) -> tuple[ClusterRecord | None, int]:
+        """The cluster's record and its index; (None, 0) when there is none. Raises Unavailable (Foreign)."""
+        return self._read_record(await get(self._agents, self._record_key))
+
+    async def _view(self, entry: Entry | None) -> View:
+        if entry is not None:
+            cluster, holding = read_lease(entry.key, entry.value, entry.index)
+            self._check_cluster(cluster)
+            if holding.epoch:
+                self._remember(holding)
+            return View(holding, entry.index)
+        record, index = await self.record()
+        if record is not None and record.holder is not None:
+            return View(record.holder, index)
+        if self._last is not None and (record is None or record.epoch < self._last.epoch):
+            return View(self._last, index)  # Consul forgot it, or whoever wrote the record did not know
+        return View(None, index)
+
+    def _read_record(self, entry: Entry | None) -> tuple[ClusterRecord | None, int]:
+        if entry is None:
+            return None, 0
+        record = read_cluster(entry.key, entry.value, entry.index)
+        self._check_cluster(record.cluster)
+        self._top_epoch = max(self._top_epoch, record.epoch)
+        return record, entry.index
+
+    def _check_cluster(self, cluster: str) -> None:
+        if self.cluster and cluster != self.cluster:
+            raise Foreign(
+                f"the key '{self._key}' in Consul belongs to cluster {cluster}, and this node's data to cluster "
+                f"{self.cluster}: set lease.consul.key to this cluster's, or start with an empty data directory"
+            )
+
+    def _remember(self, holding: Holding) -> None:
+        self._last = holding
+        self._top_epoch = max(self._top_epoch, holding.epoch)
+
+    # -- writing ---------------------------------------------------------------------------------------------------
+
+    async def make_record(self, cluster: str) -> str:
+        """Write the record unless there is one; the id in force. Raises Unavailable (Foreign: another cluster's)."""
+        for _ in range(WRITES_LIMIT):
+            record, _index = await self.record()
+            if record is not None:
+                return record.cluster
+            record = ClusterRecord(cluster, self._top_epoch, self._last)
+            try:
+                await transact(self._agents, operation("cas", self._record_key, write_cluster(record)))
+            except NotDone:
+                continue  # somebody was faster
+            return cluster
+        raise Unavailable(f"the key '{self._record_key}' in Consul appears and vanishes")
+
+    async def acquire(self, seen: View, me: Endpoint, ttl_s: float, seen_epoch: int) -> Holding:
+        entry = await get(self._agents, self._key)
+        now = await self._view(entry)
+        beside = [operation("get-tree", self._record_key), operation("get-tree", self._members_key)]
+        if now.holding is not None and now.holding.holder == me and entry and entry.session == self._session.id:
+            # An earlier call took it, and its answer was lost: nobody has committed anything in that epoch.
+            return await self._say_epoch(seen, now.holding, seen_epoch, await transact(self._agents, *beside))
+        if now != seen:
+            raise Refused("the lease has changed since")
+        if entry is None:
+            conditions = [operation("check-not-exists", self._key), self._record_is(seen.index)]
+        else:
+            conditions = [operation("delete-cas", self._key, index=seen.index)]
+        taken = Holding(me, 0, 0, ttl_s, 0)
+        found = await self._take(conditions, write_lease(self.cluster, taken), beside)
+        return await self._say_epoch(seen, replace(taken, index=found[self._key].index), seen_epoch, found)
+
+    async def _take(self, conditions: Steps, value: bytes, beside: Steps) -> Mapping[str, Entry]:
+        for _ in range(WRITES_LIMIT):
+            session = await self._session.ensure()
+            self._tell(self._top_epoch)  # a process that dies between the two writes leaves nothing behind
+            lock = operation("lock", self._key, value, session=session)
+            try:
+                return await transact(self._agents, *conditions, lock, *beside)
+            except NotDone as refused:
+                if not self._heed(refused):
+                    raise Refused(f"another node was faster ({refused})") from refused
+        raise Unavailable("every session in Consul ends as soon as it is made")
+
+    async def _say_epoch(self, seen: View, taken: Holding, seen_epoch: int, beside: Mapping[str, Entry]) -> Holding:
+        _, record_index = self._read_record(beside.get(self._record_key))
+        before = 0 if seen.holding is None else seen.holding.epoch
+        members = _highest_epoch([entry for key, entry in beside.items() if key.startswith(self._members_key)])
+        epoch = max(taken.index, *(each + 1 for each in (seen_epoch, before, members, self._top_epoch)))
+        mine = replace(taken, epoch=epoch, counter=taken.counter + 1)
+        try:
+            found = await transact(
+                self._agents,
+                operation("check-session", self._key, session=await self._session.ensure()),
+                operation("cas", self._key, write_lease(self.cluster, mine), index=taken.index),
+                self._record_is(record_index),
+                self._set_record(mine),
+            )
+        except NotDone as refused:
+            self._heed(refused)
+            raise Refused(f"the lease was lost while it was taken ({refused})") from refused
+        return self._have(replace(mine, index=found[self._key].index))
+
+    async def renew(self, mine: Holding, offered_to: str = "") -> Holding:
+        written = replace(mine, counter=mine.counter + 1, offered_to=offered_to)
+        todo = [
+            operation("check-session", self._key, session=await self._session.ensure()),
+            operation("cas", self._key, write_lease(self.cluster, written), index=mine.index),
+        ]
+        for _ in range(WRITES_LIMIT):
+            try:
+                found = await transact(self._agents, *todo)
+            except NotDone as refused:
+                self._heed(refused)
+            else:
+                return self._have(replace(written, index=found[self._key].index))
+            view, entry = await self._look_at_mine(mine)
+            assert view.holding is not None
+            written = replace(written, counter=max(written.counter, view.holding.counter) + 1)
+            session = await self._session.ensure()
+            lock = operation("lock", self._key, write_lease(self.cluster, written), session=session)
+            if entry is None:
+                log.warning("lease_key_made_anew", key=self._key, epoch=mine.epoch)
+                gone = [operation("check-not-exists", self._key), self._record_is(view.index)]
+                todo = [*gone, lock, self._set_record(written)]
+            else:
+                todo = [operation("delete-cas", self._key, index=entry.index), lock]
+        raise Unavailable("the lease changes faster than it can be renewed")
+
+    async def release(self, mine: Holding) -> None:
+        session = await self._session.ensure()
+        clear = self._clear_record(mine.epoch)
+        todo = [
+            operation("check-session", self._key, session=session),
+            operation("delete-cas", self._key, index=mine.index),
+            clear,
+        ]
+        for _ in range(WRITES_LIMIT):
+            try:
+                await transact(self._agents, *todo)
+            except NotDone as refused:
+                self._heed(refused)
+            else:
+                return self._have_not()
+            record, index = await self.record()
+            if record is not None and record.holder is None and record.epoch == mine.epoch:
+                return self._have_not()  # an earlier call did it
+            _, entry = await self._look_at_mine(mine)
+            if entry is None:
+                todo = [operation("check-not-exists", self._key), self._record_is(index), clear]
+            else:
+                todo = [operation("delete-cas", self._key, index=entry.index), clear]
+        raise Unavailable("the lease changes faster than it can be released")
+
+    async def _look_at_mine(self, mine: Holding) -> tuple[View, Entry | None]:
+        """The lease and its key, None when that went by accident. Raises Refused when it is somebody else's now."""
+        entry = await get(self._agents, self._key)
+        try:
+            view = await self._view(entry)
+        except Foreign as foreign:
+            raise Refused(foreign.message) from foreign
+        if view.holding is None or view.holding.holder != mine.holder or view.holding.epoch != mine.epoch:
+            raise Refused("the lease is no longer ours")
+        return view, entry
+
+    # -- steps and what follows from them --------------------------------------------------------------------------
+
+    def _record_is(self, index: int) -> dict[str, Any]:
+        if index:
+            return operation("check-index", self._record_key, index=index)
+        return operation("check-not-exists", self._record_key)
+
+    def _set_record(self, mine: Holding) -> dict[str, Any]:
+        return operation("set", self._record_key, write_cluster(ClusterRecord(self.cluster, mine.epoch, mine)))
+
+    def _clear_record(self, epoch: int) -> dict[str, Any]:
+        return operation("set", self._record_key, write_cluster(ClusterRecord(self.cluster, epoch)))
+
+    def _heed(self, refused: NotDone) -> bool:
+        """Whether it was for our session, which Consul does not know any more."""
+        lost = any("invalid session" in reason for reason in refused.reasons)
+        if lost:
+            self._session.lost(self._session.id)
+        return lost
+
+    def _have(self, mine: Holding) -> Holding:
+        self._remember(mine)
+        self._tell(mine.epoch)
+        return mine
+
+    def _have_not(self) -> None:
+        self._last = None
+        self._on_change([])
+
+    def _tell(self, epoch: int) -> None:
+        """Say what a process that dies now leaves to be undone."""
+        held = operation("check-session", self._key, session=self._session.id)
+        self._on_change([held, operation("delete", self._key), self._clear_record(epoch)])
+
+
+def _highest_epoch(members: list[Entry]) -> int:
+    found = 0
+    for entry in members:
+        try:
+            found = max(found, read_member(entry.key, entry.value).member.standing.epoch)
+        except Foreign:
+            continue
+    return found

@@ -1,0 +1,374 @@
+"""What a change of role does to the parts of a node: mount, store, applier, replication.
+
+Knows how they are brought from one role to the other without a remount, and in which order. Does not know why
+(node.keeper decides, or the configuration).
+
+Promotion: the last primary is not heard any more; what is logged is applied; the applier lets go of every database and
+says how far its WAL goes; in one stretch without an await the mount follows the WALs from there and accepts commits
+(as far as the fence lets it).
+Demotion: no commit is accepted any more; those under way end, this way or that; whoever has a database open for writing
+gets an error from then on; the applier learns how far each WAL is committed, before it appends to it.
+Readers notice neither.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+import structlog
+import trio
+
+from litereplica.applier.link import ApplierLink
+from litereplica.cluster.lease import Endpoint, Holding, Reign, Standing
+from litereplica.cluster.messages import GOODBYE_NOT_PRIMARY
+from litereplica.config import Settings
+from litereplica.config.units import parse_address
+from litereplica.errors import Corrupt, Unavailable
+from litereplica.mount.access import FOR_EVER, Access
+from litereplica.mount.operations import Operations
+from litereplica.mount.wait import AdaptiveWait
+from litereplica.node.following import Following
+from litereplica.node.gathering import Gathering
+from litereplica.node.lead import Warmer
+from litereplica.node.scrub import Scrubber
+from litereplica.node.writers import Writers
+from litereplica.replication.server import ReplicationServer
+from litereplica.store.cluster_state import ClusterState
+from litereplica.store.database import Database
+from litereplica.store.store import Store
+
+log = structlog.get_logger()
+
+DRAIN_LIMIT_S: Final = 30.0
+"""A promotion waits so long for what is logged and not applied; replication stops reading before it is that much."""
+RELEASE_LIMIT_S: Final = 10.0
+"""The applier closes a database in about a millisecond; a machine that is busy has thousands of them."""
+
+
+class DataPlane:
+    """Life as a primary or as a replica; a replica of nobody to begin with, unless the configuration says otherwise."""
+
+    def __init__(
+        self, settings: Settings, store: Store, operations: Operations, access: Access, wait: AdaptiveWait
+    ) -> None:
+        self.store = store
+        self.operations = operations
+        self.access = access
+        self.following = Following(settings, store, operations, access)
+        self.writers = Writers(operations, access)
+        self.server: ReplicationServer | None = None
+        scrub = settings.data.scrub
+        self.scrubber = Scrubber(store, scrub.rate_bytes, scrub.pause_s)
+        # Told of every change: (role, primary, epoch, reason).
+        self.role_listeners: list[Callable[[str, Endpoint | None, int, str], None]] = []
+        self._link: ApplierLink | None = None
+        self._settings = settings
+        self._wait = wait
+        self._nursery: trio.Nursery | None = None
+        self._released: Gathering[int] | None = None
+        # Since the last demotion: salts and committed frames of each WAL, for an applier that starts later.
+        self._committed: dict[str, tuple[int, int, int]] = {}
+        self._lot = trio.lowlevel.ParkingLot()
+
+    @property
+    def link(self) -> ApplierLink:
+        """The applier."""
+        assert self._link is not None
+        return self._link
+
+    @property
+    def applier_pid(self) -> int | None:
+        """Process id of the applier while it is up."""
+        return None if self._link is None else self._link.pid
+
+    # -- start -----------------------------------------------------------------------------------------------------
+
+    def begin(self, nursery: trio.Nursery, link: ApplierLink) -> None:
+        """Whatever is done in the background is done in ``nursery``."""
+        self._nursery, self._link = nursery, link
+
+    async def run_as_fixed_primary(self, *, serves_replicas: bool) -> None:
+        """The configuration says that this node is the primary, for good; nothing of it was open before."""
+        if serves_replicas:
+            await self._serve()
+        self._begin_leading()
+        self.following.caught_up.set()
+
+    async def run_as_replica(self, *, may_lead: bool) -> None:
+        """A replica, of nobody yet."""
+        if may_lead:
+            await self._serve()
+        self._begin_following()
+
+    async def _serve(self) -> None:
+        assert self._nursery is not None
+        replication = self._settings.replication
+        server = self.server = ReplicationServer(
+            self.store,
+            self._settings.node.name,
+            lambda: self.store.epoch,
+            is_primary=lambda: self.access.primary,
+            heartbeat_s=replication.heartbeat_s,
+            timeout_s=replication.timeout_s,
+        )
+        await self._nursery.start(server.serve, replication.listen.host, replication.listen.port)
+        self.store.listeners.append(self._hurry)
+
+    def _hurry(self, database: Database) -> None:  # noqa: ARG002  a listener of the store
+        """There is something to send: the scheduler gets its turn soon."""
+        self._wait.hurry = True
+
+    # -- what a keeper asks ----------------------------------------------------------------------------------------
+
+    def standing(self) -> Standing:
+        """How far the log is here, and whether this node may be promoted."""
+        databases = self.store.databases.values()
+        whole = (
+            not (self.following.client is not None and self.following.client.sinks)
+            and not self.scrubber.damaged
+            and not (self.following.follower is not None and self.following.follower.stuck)
+            and self.access.fenced is None
+            and all(each.pending_install is None and each.log.failure is None for each in databases)
+        )
+        return Standing(max((each.epoch for each in databases), default=0), self._total(), whole)
+
+    def _total(self) -> int:
+        return sum(each.position.txid for each in self.store.databases.values())
+
+    def seen_epoch(self) -> int:
+        """The highest epoch that this node knows of."""
+        return self.store.seen_epoch
+
+    async def note_epoch(self, epoch: int) -> None:
+        """An epoch was seen; durable when this returns. Raises OSError."""
+        if epoch > self.store.state.epoch:
+            await self.remember(replace(self.store.state, epoch=epoch))
+
+    async def note_cluster(self, cluster: str) -> None:
+        """This node belongs to a cluster; durable when this returns. Raises OSError."""
+        await self.remember(replace(self.store.state, cluster=cluster))
+
+    async def note_reigns(self, reigns: tuple[Reign, ...]) -> None:
+        """Keep the history of primaries here too. Raises OSError."""
+        await self.remember(self.store.state.with_reigns(reigns))
+
+    async def remember(self, state: ClusterState) -> None:
+        """Make what is known of the cluster durable. Raises OSError."""
+        await trio.to_thread.run_sync(self.store.remember, state)
+
+    def role_changed(self, role: str, primary: Endpoint | None, epoch: int, reason: str) -> None:
+        """This node has another role, or follows somebody else."""
+        for listener in self.role_listeners:
+            listener(role, primary, epoch, reason)
+
+    def positions(self) -> dict[str, str]:
+        """``TXID/checksum`` of every database here."""
+        return {name: str(each.position) for name, each in sorted(self.store.databases.items()) if each.exists}
+
+    def replicas(self) -> tuple[str, ...]:
+        """Names of the replicas that are connected."""
+        if self.server is None:
+            return ()
+        return tuple(name for name, each in self.server.replicas.items() if each.connected)
+
+    def set_fence(self, until: float) -> None:
+        """Commits are accepted before this instant of CLOCK_BOOTTIME."""
+        self.access.accepts_until = until
+
+    async def follow(self, holding: Holding | None) -> None:
+        """Be a replica of the lease's holder; of nobody (None), and go on serving reads."""
+        holder = holding.holder if holding is not None else None
+        if holder == self.following.followed or self.access.primary:
+            return
+        if holder is None:
+            await self.following.disconnect()
+        else:
+            await self.follow_primary(holder)
+
+    async def follow_primary(self, primary: Endpoint) -> None:
+        """Be a replica of a node that the lease or the configuration names."""
+        assert self._nursery is not None
+        await self.following.connect(self._nursery, primary, parse_address(primary.replication))
+
+    def _begin_following(self) -> None:
+        assert self._nursery is not None
+        self.following.begin(self._nursery, self.link)
+        self.scrubber.ask_snapshot = self.following.ask_snapshot
+
+    # -- promotion and demotion ------------------------------------------------------------------------------------
+
+    async def promote(self, epoch: int) -> None:
+        """Become the primary of ``epoch``. Raises Unavailable when it cannot be: then this is a replica of nobody.
+
+        The same when it is cancelled.
+        """
+        await self.following.disconnect()
+        with trio.move_on_after(DRAIN_LIMIT_S):
+            await self._drain()
+        self._check_applied()
+        try:
+            frames = await self._release_all()
+            # One stretch from here on: whoever opens a file for writing finds either role, never half of one.
+            self._check_applied()
+            self.operations.begin_as_primary(frames)
+        except BaseException as error:
+            self._feed_again()
+            if isinstance(error, OSError | Corrupt):
+                raise Unavailable(f"the WALs here cannot be gone on with: {error}") from error
+            raise
+        self.following.end()
+        self.scrubber.ask_snapshot = None
+        self._committed = {}
+        self.store.epoch = epoch
+        self.access.primary = True
+        self._begin_leading()
+        self.following.caught_up.set()
+
+    def _feed_again(self) -> None:
+        if self.following.follower is not None:
+            self.following.follower.restarted()
+
+    def _check_applied(self) -> None:
+        if behind := self._behind():
+            raise Unavailable(f"what is logged of {', '.join(behind)} could not be applied within {DRAIN_LIMIT_S:g} s")
+
+    def _behind(self) -> list[str]:
+        return [
+            each.name
+            for each in self.store.databases.values()
+            if each.applied < each.position.txid or each.pending_install is not None
+        ]
+
+    async def _drain(self) -> None:
+        """Return when readers here see everything that is logged."""
+        self.store.listeners.append(self._wake_up)
+        try:
+            while self._behind():
+                await self._lot.park()
+        finally:
+            self.store.listeners.remove(self._wake_up)
+
+    def _wake_up(self, database: Database) -> None:  # noqa: ARG002  a listener of the store
+        self._lot.unpark_all()
+
+    async def _release_all(self) -> dict[str, int]:
+        """Have the applier let go of every database; committed frames of each WAL."""
+        names = [each.name for each in self.store.databases.values() if each.exists]
+        asked = self._released = Gathering(names)
+        for name in names:
+            self.link.release(name)
+        try:
+            await asked.wait(RELEASE_LIMIT_S)
+        finally:
+            self._released = None
+        if asked.missing:
+            raise Unavailable(f"the applier did not let go of {', '.join(sorted(asked.missing))}")
+        return asked.found
+
+    def _begin_leading(self) -> None:
+        warmer = Warmer(self.link)
+        self.access.primary_name = None
+        self.access.wal_restarted, self.access.wal_removed = warmer.restarted, warmer.removed
+        self.access.writer_gone = self.link.republish
+
+    async def demote(self) -> None:
+        """Become a replica, of nobody yet. The fence is down: no commit is accepted any more."""
+        if not self.access.primary:
+            return
+        assert self.access.accepts_until != FOR_EVER
+        self.access.primary = False
+        await self.access.wait_idle()
+        wals = await self.operations.end_as_primary()
+        self.access.wal_restarted, self.access.wal_removed = _ignore_restart, _ignore_removal
+        if self.server is not None:
+            await self.server.dismiss_all(GOODBYE_NOT_PRIMARY, f"{self._settings.node.name} is no longer the primary")
+        self._committed = wals
+        self._tell_committed()
+        self._begin_following()
+
+    def _tell_committed(self) -> None:
+        """A writer may have died before it published its commit: nothing may be appended over that."""
+        for name, (salt1, salt2, frames) in self._committed.items():
+            self.link.republish(name, salt1, salt2, frames)
+
+    # -- handoff ---------------------------------------------------------------------------------------------------
+
+    async def quiesce(self, limit_s: float) -> tuple[str, ...]:
+        """Hold back whoever writes here; who did not yield in time."""
+        return await self.writers.quiesce(self.link, limit_s)
+
+    async def resume_writers(self) -> None:
+        """Let them go on."""
+        self.writers.resume(self.link)
+        await trio.lowlevel.checkpoint()
+
+    async def acknowledged(self, node: str, limit_s: float) -> bool:
+        """Whether a replica has logged all that is committed here, within the limit."""
+        return self.server is not None and await self.server.acknowledged(node, limit_s)
+
+    async def ask_promises(self, nodes: frozenset[str], hold_s: float, limit_s: float) -> frozenset[str]:
+        """Failsafe: which of ``nodes`` promise not to become primary for ``hold_s``."""
+        if self.server is None:
+            return frozenset()
+        return await self.server.ask_promises(nodes, hold_s, limit_s)
+
+    # -- what the applier says -------------------------------------------------------------------------------------
+
+    def on_applied(self, database: str, txid: int) -> None:
+        """Every reader that begins now sees ``txid``."""
+        # The WAL goes on from here: what was said of it is outdated.
+        self._committed.pop(database, None)
+        if self.following.follower is not None:
+            self.following.follower.applied(database, txid)
+
+    def on_checkpointed(self, database: str, txid: int, *, truncated: bool) -> None:  # noqa: ARG002  the link's form
+        """Everything up to ``txid`` is in the database file."""
+        if self.following.follower is not None:
+            self.following.follower.checkpointed(database, txid)
+
+    def on_failed(self, database: str, txid: int, reason: str, *, retry: bool) -> None:
+        """The records from ``txid`` on were not applied."""
+        if self.following.follower is not None:
+            self.following.follower.failed(database, txid, reason, retry=retry)
+            self._lot.unpark_all()
+
+    def on_closed(self, database: str) -> None:
+        """The applier has let go of a dropped database."""
+        if self.following.follower is not None:
+            self.following.follower.closed(database)
+
+    def on_released(self, database: str, salt1: int, salt2: int, frames: int) -> None:  # noqa: ARG002  the link's form
+        """The applier has let go of a database whose WAL has ``frames`` committed frames."""
+        if self._released is not None:
+            self._released.answer(database, frames)
+
+    def on_release_failed(self, database: str, reason: str) -> None:
+        """The applier has it still."""
+        log.warning("release_failed", database=database, reason=reason)
+        if self._released is not None:
+            self._released.abandon()
+
+    def on_locked(self, database: str) -> None:
+        """No application is inside a write transaction of it, or can begin one."""
+        self.writers.locked(database, "")
+
+    def on_lock_refused(self, database: str, holder: str) -> None:
+        """An application did not give up SQLite's write lock."""
+        self.writers.locked(database, holder)
+
+    def on_restarted(self) -> None:
+        """The applier died and there is a new one: its locks are gone."""
+        self.access.applier_pid = self.link.pid or 0
+        self.writers.lost()
+        if self._released is not None:
+            self._released.abandon()
+        self._tell_committed()
+        self._feed_again()
+
+
+def _ignore_restart(name: str, size: int) -> None:
+    """On a replica."""
+
+
+def _ignore_removal(name: str) -> None:
+    """On a replica."""

@@ -1,0 +1,87 @@
+"""One cluster's leases, wherever they are kept."""
+
+import contextlib
+import itertools
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+import trio
+
+from litereplica.cluster.lease import Endpoint, Holding, Member, Standing
+from litereplica.errors import Unavailable
+from litereplica.lease.base import Lease
+from litereplica.lease.consul import ConsulLease, ConsulOptions
+from litereplica.lease.memory import MemoryLease, MemoryStore
+from tests.support.consul import Agent
+
+TTL_S = 3.0
+LIMIT_S = 5.0
+_STARTS = itertools.count()
+
+
+def endpoint(node: str, instance: str = "") -> Endpoint:
+    return Endpoint(node, instance or f"{node}-{next(_STARTS)}", f"http://{node}:20202", f"{node}:20203")
+
+
+def member(at: Endpoint, *, epoch: int = 0, total: int = 0, vacancy: int = 0) -> Member:
+    return Member(at, Standing(epoch, total), candidate=True, priority=0, vacancy=vacancy)
+
+
+class Place:
+    """Where the leases of one cluster are kept."""
+
+    def __init__(self, agent: Agent | None, **options: Any) -> None:
+        self.agent = agent
+        self.store = MemoryStore()
+        self.options = {"ttl_s": TTL_S, "key": f"litereplica/{uuid.uuid4().hex[:8]}"} | options
+        self._made: list[Lease] = []
+
+    def lease(self, at: Endpoint, node_id: str = "", **options: Any) -> Lease:
+        """A client that has not joined."""
+        made: Lease
+        if self.agent is None:
+            made = MemoryLease(self.store, at.node, node_id or at.node)
+        else:
+            chosen: dict[str, Any] = {"urls": [self.agent.url], "token": self.agent.token} | self.options | options
+            made = ConsulLease(ConsulOptions(**chosen), at.instance, node_id or at.node)
+        self._made.append(made)
+        return made
+
+    async def joined(
+        self, node: str, *, cluster: str = "", node_id: str = "", **options: Any
+    ) -> tuple[Lease, Endpoint]:
+        """A client of a new start of a node, joined."""
+        at = endpoint(node)
+        made = self.lease(at, node_id, **options)
+        await made.join(cluster, member(at))
+        return made, at
+
+    async def close(self) -> None:
+        for made in self._made:
+            await made.close()
+
+
+@contextlib.asynccontextmanager
+async def place(agent: Agent | None, **options: Any) -> AsyncIterator[Place]:
+    """Close every client at the end."""
+    made = Place(agent, **options)
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+async def held(kept: Place, node: str = "a") -> tuple[Lease, Holding]:
+    lease, at = await kept.joined(node)
+    return lease, await lease.acquire(await lease.watch(None, LIMIT_S), at, TTL_S, 0)
+
+
+async def until_done(call: Any, *arguments: Any, limit_s: float = 30.0) -> Any:
+    """Repeat what is Unavailable; as every user of a lease does."""
+    with trio.fail_after(limit_s):
+        while True:
+            try:
+                return await call(*arguments)
+            except Unavailable:
+                await trio.sleep(0.05)

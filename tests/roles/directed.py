@@ -1,0 +1,50 @@
+"""The test's end of a node whose role it decides (driver.py is the node's)."""
+
+import json
+import socket
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+from tests.support.nodes import Node, free_ports
+
+DRIVER: Final = Path(__file__).with_name("driver.py")
+LIMIT_S: Final = 60.0
+
+
+class DirectedNode(Node):
+    """A node that begins as a replica of nobody."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        # Somebody else is primary, as far as the configuration goes: it is never asked.
+        first, second = free_ports(2)
+        self.control = folder / "control"
+        super().__init__(
+            folder, name, ports=(first, second), primary=("nobody", 1, 1),
+            replication={"heartbeat": "500ms", "timeout": "2s"},
+        )  # fmt: skip
+
+    def program(self) -> list[str]:
+        self.control.unlink(missing_ok=True)
+        return [sys.executable, str(DRIVER), str(self.config), str(self.control)]
+
+    def tell(self, do: str, **more: Any) -> dict[str, Any]:
+        """Give a command, wait until it is done; its answer."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(LIMIT_S)
+            connection.connect(str(self.control))
+            connection.sendall(json.dumps({"do": do, **more}).encode() + b"\n")
+            line = connection.makefile("rb").readline()
+            assert line, f"{self.name} did not answer {do}:\n{self.log}"
+            found: dict[str, Any] = json.loads(line)
+            return found
+
+    def promote(self, epoch: int, fence_s: float = 600.0) -> None:
+        assert self.tell("promote", epoch=epoch, fence_s=fence_s) == {}, self.log
+
+    def demote(self) -> None:
+        assert self.tell("demote") == {}, self.log
+
+    def follow(self, primary: Node) -> None:
+        address = f"127.0.0.1:{primary.replication_port}"
+        assert self.tell("follow", name=primary.name, address=address) == {}, self.log

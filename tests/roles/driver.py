@@ -1,0 +1,85 @@
+"""A node whose role is decided by whoever writes to its control socket, instead of a lease; all else is real.
+
+One JSON line for each command, one as its answer: {"do": "promote", "epoch": 5, "fence_s": 60}, {"do": "fence_s": 0.5},
+{"do": "demote"}, {"do": "follow", "name": "a", "address": "127.0.0.1:1"}, {"do": "quiesce", "limit_s": 1},
+{"do": "resume"}, {"do": "acknowledged", "node": "b", "limit_s": 1}.
+"""
+
+import json
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from litereplica.cluster.lease import Endpoint
+from litereplica.config import load_settings
+from litereplica.errors import LitereplicaError
+from litereplica.logs import configure_logs
+from litereplica.mount.access import fence_clock
+from litereplica.node.main import run_node
+from litereplica.node.node import Node
+
+
+class Director:
+    """Takes commands on a Unix socket."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    async def __call__(self, node: Node, nursery: trio.Nursery) -> None:
+        await node.plane.run_as_replica(may_lead=True)
+        listener = trio.socket.socket(socket.AF_UNIX)
+        await listener.bind(self._path)
+        listener.listen()
+        nursery.start_soon(self._serve, node, listener)
+        # A node without a role answers HTTP and its mount: the tests wait for that.
+        node.plane.following.caught_up.set()
+
+    async def _serve(self, node: Node, listener: trio.socket.SocketType) -> None:
+        with listener:
+            while True:
+                connection, _ = await listener.accept()
+                with connection:
+                    buffer = b""
+                    while data := await connection.recv(65536):
+                        buffer += data
+                        while b"\n" in buffer:
+                            line, _, buffer = buffer.partition(b"\n")
+                            answer = await self._do(node, json.loads(line))
+                            await connection.send(json.dumps(answer).encode() + b"\n")
+
+    async def _do(self, node: Node, command: dict[str, Any]) -> Any:
+        plane = node.plane
+        try:
+            match command["do"]:
+                case "promote":
+                    await plane.promote(command["epoch"])
+                    plane.set_fence(fence_clock() + command.get("fence_s", 600))
+                case "fence":
+                    plane.set_fence(fence_clock() + command["fence_s"])
+                case "demote":
+                    plane.set_fence(0.0)
+                    await plane.demote()
+                case "follow":
+                    await plane.follow_primary(Endpoint(command["name"], command["address"], "", command["address"]))
+                case "quiesce":
+                    return {"unyielding": await plane.quiesce(command["limit_s"])}
+                case "resume":
+                    await plane.resume_writers()
+                case "acknowledged":
+                    return {"acknowledged": await plane.acknowledged(command["node"], command["limit_s"])}
+        except LitereplicaError as error:
+            return {"error": error.message}
+        return {}
+
+
+def main() -> None:
+    settings = load_settings(Path(sys.argv[1]), {})
+    configure_logs("text", "debug")
+    sys.exit(run_node(settings, direct=Director(sys.argv[2])))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,228 @@
+"""A node changes its role while applications have its databases open: no remount, no reader interrupted."""
+
+import contextlib
+import time
+
+import pytest
+
+from tests.cluster.comparing import assert_same
+from tests.roles.conftest import Direct
+from tests.roles.directed import DirectedNode
+from tests.support.sql import Session, SqlError, make_database, run_sql
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.timeout(110)
+MODES = ("WAL", "DELETE", "TRUNCATE", "PERSIST")
+
+
+def pair(directed: Direct) -> tuple[DirectedNode, DirectedNode]:
+    """a is primary of epoch 1, b follows it."""
+    a, b = directed("a"), directed("b")
+    a.promote(1)
+    b.follow(a)
+    return a, b
+
+
+def switch(old: DirectedNode, new: DirectedNode, epoch: int) -> None:
+    """The new node has everything, and takes over."""
+    for each in old.status()["databases"]:
+        new.wait_for(each["name"], f"{each['txid']}/{each['checksum']}")
+    old.demote()
+    new.promote(epoch)
+    old.follow(new)
+
+
+def make(node: DirectedNode, mode: str, name: str = "app.db") -> None:
+    run_sql(node.path(name), f"PRAGMA journal_mode={mode}; CREATE TABLE t (id INTEGER PRIMARY KEY, v);")
+
+
+def insert(node: DirectedNode, number: int, name: str = "app.db") -> None:
+    run_sql(node.path(name), f"INSERT INTO t VALUES ({number}, 'row {number}')", mode="rw")
+
+
+def ids(node: DirectedNode, name: str = "app.db") -> list[int]:
+    return [row[0] for row in run_sql(node.path(name), "SELECT id FROM t ORDER BY id", mode="ro")]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_roles_go_back_and_forth_and_both_nodes_stay_equal(directed: Direct, mode: str) -> None:
+    a, b = pair(directed)
+    make(a, mode)
+    number = 0
+    nodes = [a, b]
+    for epoch in range(2, 8):
+        for _ in range(3):
+            number += 1
+            insert(nodes[0], number)
+        switch(nodes[0], nodes[1], epoch)
+        nodes.reverse()
+    number += 1
+    insert(nodes[0], number)
+    assert ids(nodes[0]) == list(range(1, number + 1))
+    assert_same(nodes)
+    assert ids(nodes[1]) == list(range(1, number + 1))
+    assert not [line for node in nodes for line in node.log_lines("snapshot_begins")]
+    assert [node.status()["epoch"] for node in nodes] == [7, 7]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_connection_from_before_gets_an_error_at_its_next_commit_and_nothing_of_it_is_seen(
+    directed: Direct, mode: str
+) -> None:
+    a, b = pair(directed)
+    make(a, mode)
+    with Session(a.path()) as old:
+        old.run("INSERT INTO t VALUES (1, 'kept')")
+        switch(a, b, 2)
+        with pytest.raises(SqlError) as error:
+            old.run("INSERT INTO t VALUES (2, 'lost')")
+        assert error.value.code in {"SQLITE_IOERR_WRITE", "SQLITE_READONLY", "SQLITE_IOERR_FSYNC", "SQLITE_CANTOPEN"}
+        insert(b, 3)
+        a.wait_for("app.db", b.position())
+        assert ids(a) == [1, 3]
+        assert old.run("SELECT id FROM t ORDER BY id") == [(1,), (3,)]
+    assert ids(b) == [1, 3]
+    assert_same([b, a])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_transaction_that_is_open_during_the_change_is_rolled_back(directed: Direct, mode: str) -> None:
+    a, b = pair(directed)
+    make(a, mode)
+    insert(a, 1)
+    with Session(a.path()) as old:
+        old.run("BEGIN IMMEDIATE")
+        old.run("INSERT INTO t VALUES (2, 'lost')")
+        switch(a, b, 2)
+        insert(b, 3)
+        with pytest.raises(SqlError):
+            old.run("COMMIT")
+        with contextlib.suppress(SqlError):
+            old.run("ROLLBACK")
+        a.wait_for("app.db", b.position())
+        assert ids(a) == [1, 3]
+    assert_same([b, a])
+
+
+@pytest.mark.parametrize(("mode", "rows"), [("WAL", 1), ("WAL", 3000), ("DELETE", 1), ("DELETE", 3000), ("PERSIST", 1)])
+def test_a_writer_that_dies_inside_a_transaction_around_the_change_leaves_nothing(
+    directed: Direct, mode: str, rows: int
+) -> None:
+    """3,000 rows of 4 KB: more than is held in memory, so the backing file has uncommitted pages."""
+    a, b = pair(directed)
+    make(a, mode)
+    insert(a, 1)
+    old = Session(a.path())
+    old.run("PRAGMA cache_size=10")
+    old.run("BEGIN IMMEDIATE")
+    for number in range(2, rows + 2):
+        old.send(f"INSERT INTO t VALUES ({number}, randomblob(4000))")
+    for _ in range(rows):
+        old.receive()
+    switch(a, b, 2)
+    old.kill()
+    insert(b, 100000)
+    a.wait_for("app.db", b.position())
+    assert ids(a) == [1, 100000]
+    assert_same([b, a])
+
+
+def test_a_reader_with_an_open_snapshot_is_not_disturbed_by_either_change(directed: Direct) -> None:
+    a, b = pair(directed)
+    make(a, "WAL")
+    insert(a, 1)
+    b.wait_for("app.db", a.position())
+    with Session(a.path(), mode="ro") as on_a, Session(b.path(), mode="ro") as on_b:
+        for reader in (on_a, on_b):
+            reader.run("BEGIN")
+            assert reader.run("SELECT id FROM t") == [(1,)]
+        switch(a, b, 2)
+        insert(b, 2)
+        a.wait_for("app.db", b.position())
+        for reader in (on_a, on_b):
+            assert reader.run("SELECT id FROM t") == [(1,)]
+            reader.run("COMMIT")
+            assert reader.run("SELECT id FROM t") == [(1,), (2,)]
+    assert_same([b, a])
+
+
+def test_no_commit_is_accepted_after_the_fence_and_the_log_has_none(directed: Direct) -> None:
+    a, _ = pair(directed)
+    make(a, "WAL")
+    with Session(a.path()) as session:
+        session.run("INSERT INTO t VALUES (1, 'in time')")
+        before = a.position()
+        a.tell("fence", fence_s=0.0)
+        with pytest.raises(SqlError):
+            session.run("INSERT INTO t VALUES (2, 'too late')")
+        assert a.position() == before
+        a.tell("fence", fence_s=60.0)
+        session.run("INSERT INTO t VALUES (3, 'again')")
+        assert session.run("SELECT id FROM t ORDER BY id") == [(1,), (3,)]
+
+
+@pytest.mark.parametrize(
+    ("mode", "synchronous"),
+    [("WAL", "NORMAL"), ("WAL", "FULL"), ("DELETE", "FULL"), ("TRUNCATE", "NORMAL"), ("PERSIST", "FULL")],
+)
+def test_the_fence_stops_every_kind_of_commit(directed: Direct, mode: str, synchronous: str) -> None:
+    a = directed("a")
+    a.promote(1)
+    make(a, mode)
+    with Session(a.path()) as session:
+        session.run(f"PRAGMA synchronous={synchronous}")
+        session.run("INSERT INTO t VALUES (1, 'in time')")
+        before = a.position()
+        a.tell("fence", fence_s=-1.0)
+        for _ in range(2):
+            with pytest.raises(SqlError):
+                session.run("INSERT INTO t VALUES (2, 'too late')")
+        assert a.position() == before
+        assert session.run("SELECT id FROM t") == [(1,)]
+
+
+def test_writers_wait_in_their_busy_timeout_while_the_role_is_handed_over(directed: Direct) -> None:
+    a, b = pair(directed)
+    make(a, "WAL")
+    make(a, "DELETE", "other.db")
+    b.wait_for("other.db", a.position("other.db"))
+    with Session(a.path(), busy_s=30) as first, Session(a.path("other.db"), busy_s=30) as second:
+        assert a.tell("quiesce", limit_s=2.0) == {"unyielding": []}
+        first.send("INSERT INTO t VALUES (1, 'waits')")
+        second.send("INSERT INTO t VALUES (1, 'waits')")
+        assert a.tell("acknowledged", node="b", limit_s=5.0) == {"acknowledged": True}
+        before = [a.position(), a.position("other.db")]
+        time.sleep(0.2)  # they would be done by now
+        assert [a.position(), a.position("other.db")] == before
+        a.tell("resume")
+        first.receive()
+        second.receive()
+    assert ids(a) == ids(a, "other.db") == [1]
+
+
+def test_who_holds_the_write_lock_is_named(directed: Direct) -> None:
+    a = directed("a")
+    a.promote(1)
+    make(a, "WAL")
+    with Session(a.path()) as idle:
+        idle.run("BEGIN IMMEDIATE")
+        found = a.tell("quiesce", limit_s=0.3)
+        assert found["unyielding"] == [f"app.db: process {idle.pid} (python3)"] or str(idle.pid) in str(found)
+        a.tell("resume")
+        idle.run("INSERT INTO t VALUES (1, 'goes on')")
+        idle.run("COMMIT")
+    assert ids(a) == [1]
+
+
+def test_a_node_that_applies_much_is_promoted_only_when_its_readers_see_it_all(directed: Direct) -> None:
+    a, b = pair(directed)
+    make_database(a.path(), rows=20000)
+    for number in range(5):
+        run_sql(a.path(), f"UPDATE t SET v = v || '{number}'")
+    wait_until(lambda: b.position() == a.position(), "b has logged it")
+    a.demote()
+    b.promote(2)
+    assert run_sql(b.path(), "SELECT count(*) FROM t WHERE v LIKE '%01234'", mode="ro") == [(20000,)]
+    a.follow(b)
+    insert(b, 30000)
+    assert_same([b, a])
