@@ -92,7 +92,11 @@ class Child:
         readable, _, _ = select.select((self._channel,), (), (), patience_s)
         if not readable:
             return
-        data = self._channel.recv(_RECEIVE_BYTES)
+        try:
+            data = self._channel.recv(_RECEIVE_BYTES)
+        except ConnectionResetError:
+            # The daemon ended before it had read all that it was told (unix(7)).
+            data = b""
         if not data:
             os._exit(0)
         for message in self._reader.feed(data):

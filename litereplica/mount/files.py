@@ -137,7 +137,12 @@ class ShmFile(File):
 
 
 def fence(access: Access, database: Database, error: OSError) -> None:
-    """An fsync failed: what is durable is unknown, so nothing more is promised until a restart has looked."""
+    """An fsync failed: what is durable is unknown, so nothing more is promised until a restart has looked.
+
+    The first one counts: those that come after it only repeat it.
+    """
+    if access.fenced is not None:
+        return
     access.fenced = (
         f"fsync of the log of {database.name} failed ({error.strerror}): check the disk, then restart this node"
     )

@@ -207,6 +207,9 @@ class WalFile(File):
 
     def failure(self, error: BaseException) -> BaseException:
         if isinstance(error, Rewind):
+            if self.access.fenced is not None:
+                # It is that transaction whose fsync failed, and SQLite took it back.
+                return self.refuse("commit_refused", self.access.fenced, errno.EIO)
             self._look_after_index()
             return self.refuse(
                 "wal_rewind_refused",

@@ -1,5 +1,6 @@
 """Whether nodes hold the same databases, byte for byte, and whether that is what SQLite and the log say too."""
 
+import mmap
 import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ def content(path: Path) -> bytes:
     return found.stdout
 
 
-def rolling_checksum(database: bytes) -> int:
+def rolling_checksum(database: bytes | mmap.mmap) -> int:
     """XOR over the pages of xxh3_64(page, seed=page number), from the documentation and not from our code."""
     size = int.from_bytes(database[16:18], "big")
     size = 65536 if size == 1 else size

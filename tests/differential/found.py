@@ -40,4 +40,29 @@ INSERT OR REPLACE INTO main.t0 (id, v) SELECT i, content(i + 5, 388) FROM n
         run c6 VACUUM main
         compare
         """,
+    "a transaction begun before others were killed, of a connection that does not wait for locks": """
+        open c8 w2 a.db
+        run c8 CREATE TABLE t0 (id INTEGER PRIMARY KEY, v BLOB)
+        run c8 PRAGMA journal_mode=WAL
+        open c9 w1 a.db
+        run c9 INSERT INTO t0 (id, v) VALUES (199, content(1, 225))
+        open c10 w0 a.db
+        run c10 BEGIN
+        run c10 SELECT count(*) FROM t0
+        kill w2
+        kill w1
+        run c10 UPDATE t0 SET v = content(id, 199) WHERE id BETWEEN 199 AND 259
+        run c10 COMMIT
+        open c8 w2 a.db
+        run c8 SELECT count(*) FROM t0
+        open c9 w1 a.db
+        run c9 DELETE FROM t0
+        run c10 BEGIN
+        run c10 SELECT count(*) FROM t0
+        kill w2
+        kill w1
+        run c10 UPDATE t0 SET v = content(id, 199) WHERE id BETWEEN 199 AND 259
+        run c10 COMMIT
+        compare
+        """,
 }

@@ -1,0 +1,48 @@
+"""Runs a node whose disk cannot make log segments durable as long as a certain file is there.
+
+Usage, put before a node's own command: ``python -m tests.mount.failing_disk FILE python -m litereplica -c CONFIG run``.
+"""
+
+import errno
+import os
+import sys
+from pathlib import Path
+from typing import Final
+
+from litereplica.config import load_settings
+from litereplica.errors import LitereplicaError
+from litereplica.logs import configure_logs
+from litereplica.node.main import run_node
+from litereplica.store.disk import Disk
+from litereplica.store.store import Store
+
+_DESCRIPTORS: Final = Path("/proc/self/fd")
+
+
+class FailingDisk(Disk):
+    """While ``fails`` exists, fdatasync of a segment answers as the kernel does when the disk has lost a write."""
+
+    __slots__ = ("_fails",)
+
+    def __init__(self, fails: Path) -> None:
+        self._fails = fails
+
+    def fdatasync(self, descriptor: int) -> None:
+        if self._fails.exists() and (_DESCRIPTORS / str(descriptor)).readlink().suffix == ".ltx":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        super().fdatasync(descriptor)
+
+
+def main(arguments: list[str]) -> int:
+    disk = FailingDisk(Path(arguments[0]))
+    settings = load_settings(Path(arguments[arguments.index("-c") + 1]), {})
+    configure_logs(settings.log.format, settings.log.level)
+    try:
+        return run_node(settings, lambda root, _, node, compression: Store.open(root, disk, node, compression))
+    except LitereplicaError as error:
+        sys.stderr.write(f"{error.message}\n")
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
