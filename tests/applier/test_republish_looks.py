@@ -24,7 +24,7 @@ def database(tmp_path: Path) -> Iterator[Path]:
 
 def run(database: Path, wanted: Republish) -> bool:
     """Take turns until it is done; whether the wal-index had to be reset."""
-    turns = run(database, wanted)
+    turns = republish(str(database), wanted)
     while True:
         try:
             time.sleep(next(turns))
