@@ -13,8 +13,6 @@ from litereplica.cluster.lease import Endpoint, Member, Standing, Timing
 from litereplica.config import Settings
 from litereplica.config.settings import ConsulSettings
 from litereplica.lease.base import Lease
-from litereplica.lease.consul import ConsulLease, ConsulOptions
-from litereplica.lease.consul_client import Tls
 from litereplica.lease.will import Will
 from litereplica.mount.access import fence_clock
 from litereplica.node.data_plane import DataPlane
@@ -75,6 +73,7 @@ def configured_members(settings: Settings) -> tuple[Member, ...]:
 
 
 def _open_lease(consul: ConsulSettings, instance: str, node_id: str, will: Will | None) -> Lease:
-    tls = Tls(consul.tls.ca, consul.tls.cert, consul.tls.key, consul.tls.verify)
-    options = ConsulOptions(consul.urls, consul.key, consul.ttl_s, str(consul.token), tls)
-    return ConsulLease(options, instance, node_id, will)
+    # A node without Consul does not pay for its library: 9 MB, and most of a second.
+    from litereplica.lease.consul import ConsulLease, ConsulOptions  # noqa: PLC0415
+
+    return ConsulLease(ConsulOptions.of(consul), instance, node_id, will)

@@ -162,6 +162,9 @@ class Oracle:
                 self._note_segment(name, file)
         elif kind == "create":
             self._note_segment(step[1], step[2])
+        elif kind == "rename" and step[2].endswith(".ltx"):
+            # The log up to a common position, built aside (store.regain).
+            self._note_segment(step[2], dict(model.walk())[step[2]])
         elif kind == "write" and step[1] in self._segments:
             self._follow(number, step[1])
         elif kind == "truncate" and step[1] in self._followed:
@@ -170,7 +173,7 @@ class Oracle:
             self._acknowledge(number, *step[1:])
 
     def _note_segment(self, name: str, file: int) -> None:
-        if name.startswith("db/") and name.endswith(".ltx"):
+        if name.startswith("db/") and name.endswith(".ltx") and file not in self._segments:
             self._segments.add(file)
             self._followed[file] = _Following()
             self._follow(0, file)
