@@ -1,7 +1,7 @@
 """The lease and the members as values: what every node reads before it decides.
 
-Knows what is written beside the lease and which times fit together. Does not know where it is kept (lease/), what a node
-does about it (role.py), or the time: instants are arguments, in seconds on one node's monotonic clock.
+Knows what is written beside the lease and which times fit together. Does not know where it is kept (lease/), what a
+node does about it (role.py), or the time: instants are arguments, in seconds on one node's monotonic clock.
 """
 
 from dataclasses import dataclass

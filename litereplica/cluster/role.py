@@ -73,8 +73,9 @@ class Event(Enum):
     """A renewal was refused: the lease is somebody else's."""
     EXPIRED = "expired"
     """The fence has closed by itself, and a renewal after that had no answer either."""
-    OUTRANKED = "outranked"
-    """A replica knows of a higher epoch than ours: the lease's store has forgotten it."""
+    UNFIT = "unfit"
+    """This node must not be primary any more: a replica knows a higher epoch (the lease's store has forgotten it), or
+    the disk has failed."""
 
     HANDOFF = "handoff"
     """A person wants another primary."""
@@ -195,7 +196,11 @@ _TRANSITIONS: Final[dict[State, dict[Event, tuple[State, tuple[Action, ...], str
         E.HELD: (S.DEMOTING, _DEMOTION, "there is a newer primary"),
         E.LOST: (S.DEMOTING, _DEMOTION, "it is somebody else's"),
         E.EXPIRED: (S.DEMOTING, _DEMOTION, "it may be somebody else's"),
-        E.OUTRANKED: (S.DEMOTING, _WITH_RELEASE, "whoever takes it next takes it with a higher epoch"),
+        E.UNFIT: (
+            S.DEMOTING,
+            _WITH_RELEASE,
+            "whoever takes it next has a higher epoch, and a disk that works",
+        ),
         E.STOP: (S.STOPPING, _WITH_RELEASE, "give it up at once"),
     },
     S.PRIMARY: {
@@ -203,7 +208,11 @@ _TRANSITIONS: Final[dict[State, dict[Event, tuple[State, tuple[Action, ...], str
         E.HELD: (S.DEMOTING, _DEMOTION, "there is a newer primary"),
         E.LOST: (S.DEMOTING, _DEMOTION, "it is somebody else's"),
         E.EXPIRED: (S.DEMOTING, _DEMOTION, "it may be somebody else's"),
-        E.OUTRANKED: (S.DEMOTING, _WITH_RELEASE, "whoever takes it next takes it with a higher epoch"),
+        E.UNFIT: (
+            S.DEMOTING,
+            _WITH_RELEASE,
+            "whoever takes it next has a higher epoch, and a disk that works",
+        ),
         E.HANDOFF: (S.HANDING_OFF, (A.HOLD_WRITERS,), "the target has to have everything first"),
         E.STOP: (S.STOPPING, _WITH_RELEASE, "give it up at once"),
     },
@@ -214,14 +223,22 @@ _TRANSITIONS: Final[dict[State, dict[Event, tuple[State, tuple[Action, ...], str
         E.HELD: (S.DEMOTING, _DEMOTION, "there is a newer primary"),
         E.LOST: (S.DEMOTING, _DEMOTION, "it is somebody else's"),
         E.EXPIRED: (S.DEMOTING, _DEMOTION, "it may be somebody else's"),
-        E.OUTRANKED: (S.DEMOTING, _WITH_RELEASE, "whoever takes it next takes it with a higher epoch"),
+        E.UNFIT: (
+            S.DEMOTING,
+            _WITH_RELEASE,
+            "whoever takes it next has a higher epoch, and a disk that works",
+        ),
         E.STOP: (S.STOPPING, _WITH_RELEASE, "give it up at once"),
     },
     S.OFFERED: {
         E.HELD: (S.DEMOTING, _DEMOTION, "the target took it"),
         E.LOST: (S.DEMOTING, _DEMOTION, "the offer was refused: it is somebody else's already"),
         E.UNTAKEN: (S.RECLAIMING, (A.RECLAIM,), "only compare-and-set says whose it is"),
-        E.OUTRANKED: (S.DEMOTING, _WITH_RELEASE, "whoever takes it next takes it with a higher epoch"),
+        E.UNFIT: (
+            S.DEMOTING,
+            _WITH_RELEASE,
+            "whoever takes it next has a higher epoch, and a disk that works",
+        ),
         E.STOP: (S.STOPPING, _WITH_RELEASE, "give it up at once"),
     },
     S.RECLAIMING: {
@@ -229,7 +246,11 @@ _TRANSITIONS: Final[dict[State, dict[Event, tuple[State, tuple[Action, ...], str
         E.HELD: (S.DEMOTING, _DEMOTION, "the target took it after all"),
         E.LOST: (S.DEMOTING, _DEMOTION, "the target took it after all"),
         E.EXPIRED: (S.DEMOTING, _DEMOTION, "it may be somebody else's"),
-        E.OUTRANKED: (S.DEMOTING, _WITH_RELEASE, "whoever takes it next takes it with a higher epoch"),
+        E.UNFIT: (
+            S.DEMOTING,
+            _WITH_RELEASE,
+            "whoever takes it next has a higher epoch, and a disk that works",
+        ),
         E.STOP: (S.STOPPING, _WITH_RELEASE, "give it up at once"),
     },
     S.DEMOTING: {
@@ -241,23 +262,23 @@ _TRANSITIONS: Final[dict[State, dict[Event, tuple[State, tuple[Action, ...], str
     S.STOPPED: {},
 }
 
-_OUTRANKED: Final = {E.OUTRANKED: "nothing is accepted here; if it is granted, it will be told again"}
+_UNFIT: Final = {E.UNFIT: "nothing is accepted here; if that changes, it will be told again"}
 _SEEN: Final = (E.HELD, E.NOBODY, E.VACANT, E.INVITED)
 
 _IGNORED: Final[dict[State, dict[Event, str]]] = {
-    S.FOLLOWING: {E.PROMISED: "it stands back already", **_OUTRANKED},
-    S.ELECTING: _OUTRANKED,
+    S.FOLLOWING: {E.PROMISED: "it stands back already", **_UNFIT},
+    S.ELECTING: _UNFIT,
     S.TAKING: {
         **dict.fromkeys(_SEEN, "the answer to our own attempt says more, and the lease is looked at after it"),
-        **_OUTRANKED,
+        **_UNFIT,
     },
     S.DEMOTING: {
         **dict.fromkeys(_SEEN, "it is looked at when the demotion is done"),
-        **_OUTRANKED,
+        **_UNFIT,
         E.STOP: "half a demotion is none: asked again when it is done",
     },
-    S.STOPPING: {**dict.fromkeys(_SEEN, "this node takes part in nothing more"), **_OUTRANKED, E.STOP: "it does"},
-    S.STOPPED: {**dict.fromkeys(_SEEN, "this node takes part in nothing more"), **_OUTRANKED, E.STOP: "it has"},
+    S.STOPPING: {**dict.fromkeys(_SEEN, "this node takes part in nothing more"), **_UNFIT, E.STOP: "it does"},
+    S.STOPPED: {**dict.fromkeys(_SEEN, "this node takes part in nothing more"), **_UNFIT, E.STOP: "it has"},
 } | {
     holding: dict.fromkeys(
         (E.NOBODY, E.VACANT, E.INVITED),

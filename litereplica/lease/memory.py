@@ -185,7 +185,10 @@ class MemoryLease:
     async def renew(self, mine: Holding, offered_to: str = "") -> Holding:
         def write(found: Holding) -> Holding:
             self._remake_cluster()
-            return self._written(replace(found, epoch=mine.epoch, counter=found.counter + 1, offered_to=offered_to))
+            counter = found.counter + 1
+            return self._written(
+                replace(found, epoch=mine.epoch, counter=counter, offered_to=offered_to, counts_on=mine.counts_on)
+            )
 
         return await self._change("renew", mine, write)
 

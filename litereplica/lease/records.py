@@ -110,6 +110,7 @@ def _holding(holding: Holding) -> dict[str, Any]:
         "counter": holding.counter,
         "ttl_s": holding.ttl_s,
         "offered_to": holding.offered_to,
+        "counts_on": list(holding.counts_on),
     }
 
 
@@ -203,6 +204,7 @@ def _read_holding(fields: dict[str, Any], index: int) -> Holding:
         ttl_s,
         index,
         _text(fields, "offered_to"),
+        tuple(str(each) for each in fields.get("counts_on", ())),
     )
 
 

@@ -43,6 +43,7 @@ class Access:
         "lag_ms",
         "primary",
         "primary_name",
+        "told_fenced",
         "wal_removed",
         "wal_restarted",
         "writer_gone",
@@ -61,6 +62,7 @@ class Access:
         self.applier_pid = 0
         # A reason why no commit is accepted although this node is the primary.
         self.fenced: str | None = None
+        self.told_fenced: Callable[[str], None] = lambda _reason: None
         # Told when a WAL begins again from its start: (database, bytes of the file).
         self.wal_restarted: Callable[[str, int], None] = lambda _name, _size: None
         self.wal_removed: Callable[[str], None] = lambda _name: None

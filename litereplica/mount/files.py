@@ -147,3 +147,4 @@ def fence(access: Access, database: Database, error: OSError) -> None:
         f"fsync of the log of {database.name} failed ({error.strerror}): check the disk, then restart this node"
     )
     log.error("fenced", reason=access.fenced)
+    access.told_fenced(access.fenced)

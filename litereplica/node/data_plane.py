@@ -61,6 +61,9 @@ class DataPlane:
         self.scrubber = Scrubber(store, scrub.rate_bytes, scrub.pause_s)
         # Told of every change: (role, primary, epoch, reason).
         self.role_listeners: list[Callable[[str, Endpoint | None, int, str], None]] = []
+        # Told of a higher epoch than this primary's, and of what becomes of renewals (done, refused, unknown).
+        self.saw_epoch: Callable[[int], None] = lambda _epoch: None
+        self.renewed: Callable[[str], None] = lambda _outcome: None
         self._link: ApplierLink | None = None
         self._settings = settings
         self._wait = wait
@@ -108,11 +111,15 @@ class DataPlane:
             self._settings.node.name,
             lambda: self.store.epoch,
             is_primary=lambda: self.access.primary,
+            saw_epoch=self._saw_epoch,
             heartbeat_s=replication.heartbeat_s,
             timeout_s=replication.timeout_s,
         )
         await self._nursery.start(server.serve, replication.listen.host, replication.listen.port)
         self.store.listeners.append(self._hurry)
+
+    def _saw_epoch(self, epoch: int) -> None:
+        self.saw_epoch(epoch)
 
     def _hurry(self, database: Database) -> None:  # noqa: ARG002  a listener of the store
         """There is something to send: the scheduler gets its turn soon."""

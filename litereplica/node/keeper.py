@@ -85,7 +85,7 @@ class Keeper:
         self._continues = outage == "continue"
         self._members = Members(lease, plane, Member(me, plane.standing(), candidate, priority), clock)
         self._watch = Watch(lease, clock, timing.ttl_s, self._wake_up)
-        self._renewal = Renewal(lease, timing, clock, self._step, self._extend, self._counts_on)
+        self._renewal = Renewal(lease, timing, clock, self._step, self._extend, self._counts_on, plane.renewed)
         self._eligible = Eligibility(clock, self._members.mine)
         self._look = Look(me, self._watch, self._eligible)
         self._actions = Actions(
@@ -123,6 +123,11 @@ class Keeper:
         return self._cluster
 
     @property
+    def outage(self) -> str:
+        """What is wrong with the lease's store; "" when nothing is known to be."""
+        return self._renewal.problem or self._watch.problem
+
+    @property
     def members(self) -> tuple[Member, ...]:
         """Everybody who is known, as last read."""
         return self._members.known or ()
@@ -143,7 +148,12 @@ class Keeper:
         self._actions.known_epoch = max(self._actions.known_epoch, epoch)
         mine = self._renewal.mine
         if mine is not None and self._state in role.HOLDING and epoch > mine.epoch:
-            self._step(Event.OUTRANKED, f"a replica knows epoch {epoch}, and this is {mine.epoch}")
+            self._step(Event.UNFIT, f"a replica knows epoch {epoch}, and this is {mine.epoch}")
+
+    def unfit(self, reason: str) -> None:
+        """This node must not be primary any more: its disk has failed."""
+        if self._state in role.HOLDING:
+            self._step(Event.UNFIT, reason)
 
     async def failover(self, to: str | None, *, force: bool) -> Endpoint:
         """Have another primary: ``to``, or the most advanced candidate; who it is, once it has the lease.
@@ -383,6 +393,8 @@ class Keeper:
             name = self.primary.node if self.primary is not None else None
             log.info("role_changed", role=self.role, primary=name, epoch=self.epoch, reason=reason)
             self._plane.role_changed(self.role, self.primary, self.epoch, reason)
+            if self.role == "replica" and self.primary is not None and self._nursery is not None:
+                self._nursery.start_soon(self._actions.copy_history, self.epoch)
 
     def _wake_up(self) -> None:
         """The lease or this node has changed."""

@@ -6,6 +6,7 @@ may be ended half way by the keeper; what it would have reported is not heard th
 
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -155,6 +156,16 @@ class Actions:
             log.warning("promotion_failed", epoch=mine.epoch, reason=str(error))
             return Event.FAILED, f"{self._me.node} could not be promoted: {error}"
         return Event.PROMOTED, self.why
+
+    async def copy_history(self, epoch: int) -> None:
+        """Keep the history here too, once it has the new primary in it; a failure harms nobody."""
+        for _ in range(RECORD_ATTEMPTS):
+            with suppress(Unavailable, Refused, OSError):
+                history = await self._lease.history()
+                await self._plane.note_reigns(history)
+                if any(each.epoch == epoch for each in history):
+                    return
+            await trio.sleep(RETRY_S)
 
     async def record(self, epoch: int, reason: str) -> None:
         """Write into the history, here and beside the lease, that this node is primary now."""

@@ -45,6 +45,7 @@ class Renewal:
         report: Report,
         extend: Extend,
         counts_on: CountsOn,
+        told: Callable[[str], None],
     ) -> None:
         self._lease = lease
         self._timing = timing
@@ -52,6 +53,9 @@ class Renewal:
         self._report = report
         self._extend = extend
         self._counts_on = counts_on
+        self._told = told
+        self.problem = ""
+        """Why the last renewal had no answer."""
         # Whom the lease may name as it is stored now: as last written, and in attempts without an answer since.
         self._named: frozenset[str] = frozenset()
         self._wanted = trio.Event()
@@ -75,6 +79,7 @@ class Renewal:
 
     def end(self) -> None:
         """Renew no more; nothing is reported after this."""
+        self.problem = ""
         if self._wanted.is_set():
             self._wanted = trio.Event()
         if self._scope is not None:
@@ -112,10 +117,15 @@ class Renewal:
             # between, so nobody else has accepted a commit, and to go on is right. If somebody has, it is refused.
             await self.renew()
         except Refused as error:
+            self._told("refused")
             log.warning("lease_lost", reason=error.message)
             return Event.LOST, f"the lease is lost: {error.message}"
         except Unavailable as error:
+            self._told("unknown")
+            self.problem = error.message
             return await self._without_answer(sent_at, error.message)
+        self._told("done")
+        self.problem = ""
         self._next_at = sent_at + self._timing.renew_every_s
         return Event.RENEWED, ""
 

@@ -31,6 +31,8 @@ class Watch:
         self.since = clock()
         """When ``view`` was first read, which is after it was made."""
         self.last_holder: Endpoint | None = None
+        self.problem = ""
+        """Why the lease cannot be read now."""
 
     def unchanged_s(self) -> float:
         """For how long the lease has been as it is, at least."""
@@ -38,19 +40,18 @@ class Watch:
 
     async def run(self) -> None:
         """Read for ever. A holder that lives renews within the limit of a read, so one without a change is rare."""
-        away = False
         while True:
             try:
                 view = await self._lease.watch(self.view, self._limit_s)
             except Unavailable as error:
-                if not away:
+                if not self.problem:
                     log.warning("lease_not_readable", reason=error.message)
-                away = True
+                self.problem = error.message
                 await trio.sleep(RETRY_S)
                 continue
-            if away:
+            if self.problem:
                 log.info("lease_readable_again")
-                away = False
+                self.problem = ""
             if view != self.view:
                 self._saw(view)
 

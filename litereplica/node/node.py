@@ -248,6 +248,7 @@ class Node:
             epoch=keeper.epoch,
             ttl_ms=int(self.settings.lease.consul.ttl_s * 1000),
             remaining_ms=remaining_ms,
+            outage=keeper.outage,
             unyielding=list(self.plane.writers.unyielding),
             cluster=self.store.state.cluster,
         )
@@ -314,6 +315,9 @@ async def direct_by_settings(node: Node, nursery: trio.Nursery) -> None:
     if node.settings.lease.type == "consul":
         keeper = node.keeper = make_keeper(node.settings, node.store, node.plane, node.will)
         node.plane.following.promise = keeper.promise
+        node.plane.saw_epoch = keeper.saw_epoch
+        node.plane.renewed = node.metrics.renewed
+        node.access.told_fenced = keeper.unfit
         node.access.accepts_until = 0.0
         node.waits_for = "no primary is known yet"
         await node.plane.run_as_replica(may_lead=True)

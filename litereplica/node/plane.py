@@ -35,6 +35,9 @@ class Plane(Protocol):
     def role_changed(self, role: str, primary: Endpoint | None, epoch: int, reason: str) -> None:
         """Tell status, events, log and metrics. ``role``: primary or replica; ``epoch``: of the primary, 0: unknown."""
 
+    def renewed(self, outcome: str) -> None:
+        """A renewal of the lease has ended: ``done``, ``refused`` or ``unknown``."""
+
     async def note_cluster(self, cluster: str) -> None:
         """Remember durably to which cluster this node belongs."""
 

@@ -86,8 +86,8 @@ class ReplicaState:
 class ReplicationServer:
     """The primary's replication port.
 
-    ``epoch()`` and ``is_primary()`` are asked for each connection; a change while replicas are connected is told with
-    ``dismiss_all``.
+    ``epoch()`` and ``is_primary()`` are asked for each connection; ``saw_epoch`` is told of a replica that knows a
+    higher one. A change while replicas are connected is told with ``dismiss_all``.
     """
 
     def __init__(
@@ -97,6 +97,7 @@ class ReplicationServer:
         epoch: Callable[[], int],
         *,
         is_primary: Callable[[], bool] = lambda: True,
+        saw_epoch: Callable[[int], None] = lambda _epoch: None,
         heartbeat_s: float = 1.0,
         timeout_s: float = 5.0,
     ) -> None:
@@ -105,6 +106,7 @@ class ReplicationServer:
         self._node = node
         self._epoch = epoch
         self._is_primary = is_primary
+        self._saw_epoch = saw_epoch
         self._heartbeat_s = heartbeat_s
         self._timeout_s = timeout_s
         self._senders: dict[str, Sender] = {}
@@ -217,6 +219,7 @@ class ReplicationServer:
         if not self._is_primary():
             raise await self._refuse(channel, GOODBYE_NOT_PRIMARY, f"node {self._node} is not the primary")
         if hello.epoch > self._epoch():
+            self._saw_epoch(hello.epoch)
             raise await self._refuse(
                 channel, GOODBYE_EPOCH,
                 f"replica {hello.node} knows epoch {hello.epoch}, primary {self._node} is of epoch {self._epoch()}: "

@@ -107,7 +107,7 @@ def test_a_step_to_primary_that_lets_writers_go_on_is_made_good_by_whatever_ends
 
 def test_a_lease_that_may_be_another_nodes_is_not_given_up() -> None:
     releasing = {event for (_, event), rule in PAIRS if Action.RELEASE in rule.actions}
-    assert releasing == {Event.FAILED, Event.STOP, Event.OUTRANKED}
+    assert releasing == {Event.FAILED, Event.STOP, Event.UNFIT}
 
 
 def test_immediate_actions_come_before_those_that_take_time() -> None:
@@ -137,5 +137,5 @@ def test_what_has_stopped_stays_so() -> None:
 
 def test_every_state_that_renews_can_lose_the_lease_and_be_stopped() -> None:
     for state in RENEWING:
-        for event in (Event.HELD, Event.LOST, Event.EXPIRED, Event.OUTRANKED, Event.STOP):
+        for event in (Event.HELD, Event.LOST, Event.EXPIRED, Event.UNFIT, Event.STOP):
             assert TABLE[state, event].next in {State.DEMOTING, State.STOPPING}

@@ -79,8 +79,8 @@ def complaints(tmp_path: Path, text: str) -> list[str]:
         (
             AT + "lease: {type: consul, consul: {ttl: 500ms}}",
             (
-                "3: 'lease.consul.ttl' must be at least 1s, found 500ms: it is renewed every third of it, and a renewal "
-                "that takes longer than that (0.17s) has failed"
+                "3: 'lease.consul.ttl' must be at least 1s, found 500ms: it is renewed every third of it, and a "
+                "renewal that takes longer than that (0.17s) has failed"
             ),
         ),
         (
@@ -90,10 +90,10 @@ def complaints(tmp_path: Path, text: str) -> list[str]:
         (
             AT + "lease: {type: consul, consul: {ttl: 4s, outage: continue}}",
             (
-                "2: 'lease.consul.outage' continue needs the other nodes' word before the lease is over, but a replication "
-                "connection that broke silently is noticed after 'replication.timeout' (6s), and the lease lasts "
-                "'lease.consul.ttl' less its margin (4s - 0.4s = 3.6s): set replication.timeout to at most 3.6s (and "
-                "replication.heartbeat to a third of it), or lease.consul.ttl to at least 6.7s"
+                "2: 'lease.consul.outage' continue needs the other nodes' word before the lease is over, but a "
+                "replication connection that broke silently is noticed after 'replication.timeout' (6s), and the lease "
+                "lasts 'lease.consul.ttl' less its margin (4s - 0.4s = 3.6s): set replication.timeout to at most 3.6s "
+                "(and replication.heartbeat to a third of it), or lease.consul.ttl to at least 6.7s"
             ),
         ),
         (AT + "lease: {type: consul, consul: {urls: []}}", "3: 'lease.consul.urls' needs at least one agent"),

@@ -1,0 +1,417 @@
+"""Keepers without faults: commands, their refusals, and stopping."""
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+import trio
+
+from litereplica.cluster.lease import Timing
+from litereplica.cluster.role import State
+from litereplica.errors import Refused, Unavailable
+from litereplica.lease.memory import LOST
+from litereplica.node.keeper import Keeper
+from tests.sim.gate import run
+from tests.sim.node import SimNode
+from tests.sim.plane import SimPlane
+from tests.sim.world import World
+
+TTL_S = 3.0
+LIMIT_S = 30.0
+
+
+class Cluster:
+    """n0, n1, n2; who is primary is asked, not told."""
+
+    def __init__(self, *, continues: bool = False) -> None:
+        world = self.world = World(1)
+        world.calm, world.continues, world.timing = True, continues, Timing(TTL_S)
+        world.nodes = world.nodes[:3]
+        for node in world.nodes:
+            node.candidate, node.priority = True, 0
+        self.nursery: trio.Nursery
+
+    @property
+    def primary(self) -> SimNode:
+        (primary,) = self.world.primaries()
+        return primary
+
+    @property
+    def replicas(self) -> list[SimNode]:
+        return [node for node in self.world.nodes if node.up and node is not self.primary]
+
+    async def wait(self, condition: Callable[[], bool]) -> None:
+        with trio.fail_after(LIMIT_S):
+            while not condition():
+                await trio.sleep(0.01)
+
+    async def wait_agreed(self) -> None:
+        up = [node for node in self.world.nodes if node.up]
+        await self.wait(lambda: len(self.world.primaries()) == 1)
+        await self.wait(lambda: all(keeper(node).primary == plane(self.primary).me for node in up))
+
+    async def wait_connected(self) -> None:
+        await self.wait_agreed()
+        await self.wait(lambda: len(plane(self.primary).replicas()) == len(self.replicas))
+        await trio.sleep(1.5)  # members are exchanged once a second
+
+
+def play(scenario: Callable[[Cluster], Awaitable[None]], *, continues: bool = False) -> None:
+    cluster = Cluster(continues=continues)
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            cluster.nursery = nursery
+            for node in cluster.world.nodes:
+                node.start(nursery)
+            await cluster.wait_connected()
+            await scenario(cluster)
+            nursery.cancel_scope.cancel()
+
+    run(main, 1)
+
+
+def keeper(node: SimNode) -> Keeper:
+    assert node.keeper is not None
+    return node.keeper
+
+
+def plane(node: SimNode) -> SimPlane:
+    assert node.plane is not None
+    return node.plane
+
+
+def test_a_handoff_makes_the_wanted_node_primary_and_loses_nothing() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        old, target = cluster.primary, cluster.replicas[0]
+        began = trio.current_time()
+        assert (await keeper(old).failover(target.name, force=False)).node == target.name
+        await cluster.wait_agreed()
+        assert cluster.primary is target
+        assert trio.current_time() - began < 1.0
+        assert not old.durable.diverged
+        assert "hands off" in keeper(target).reason
+        assert target.durable.reigns[keeper(target).epoch].node == target.name
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [
+        ("itself", "is the primary already"),
+        ("unknown", "no node is called 'elsewhere'"),
+        ("spectator", "is not a candidate"),
+        ("torn", "is in the middle of a snapshot"),
+        ("cut", "is not connected"),
+    ],
+)
+def test_a_handoff_to_a_node_that_may_not_have_it_is_refused(what: str, reason: str, force: bool) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        old, target = cluster.primary, cluster.replicas[0]
+        name = {"itself": old.name, "unknown": "elsewhere"}.get(what, target.name)
+        if what == "spectator":
+            await target.crash()
+            target.candidate = False
+            target.start(cluster.nursery)
+            await cluster.wait_connected()
+        elif what == "torn":
+            plane(target).whole = False
+            await trio.sleep(1.5)
+        elif what == "cut":
+            cluster.world.cut |= {(target.name, old.name), (old.name, target.name)}
+            await trio.sleep(2.0)
+        with pytest.raises(Refused, match=reason):
+            await keeper(old).failover(name, force=force)
+        assert keeper(old).state is State.PRIMARY
+
+    play(scenario)
+
+
+def test_a_handoff_with_nobody_to_hand_off_to_is_refused() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        for node in cluster.replicas:
+            await node.crash()
+        await trio.sleep(2.0)
+        with pytest.raises(Refused, match="no candidate is connected"):
+            await keeper(cluster.primary).failover(None, force=False)
+
+    play(scenario)
+
+
+def test_a_replica_sends_whoever_asks_it_to_the_primary() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        with pytest.raises(Refused, match=f"{cluster.primary.name} is, at http://{cluster.primary.name}"):
+            await keeper(cluster.replicas[0]).failover(None, force=False)
+
+    play(scenario)
+
+
+def test_a_replica_takes_nothing_from_a_primary_that_lives_even_by_force() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        old = cluster.primary
+        with pytest.raises(Refused, match="lives and renews its lease"):
+            await keeper(cluster.replicas[0]).failover(None, force=True)
+        assert cluster.primary is old
+
+    play(scenario)
+
+
+def test_a_replica_takes_over_by_force_when_the_primary_is_gone() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        chosen = cluster.replicas[-1]
+        await cluster.primary.crash()
+        assert (await keeper(chosen).failover(None, force=True)).node == chosen.name
+        assert cluster.primary is chosen
+
+    play(scenario)
+
+
+def test_a_second_handoff_waits_for_the_first() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        old = cluster.primary
+        plane(old).unyielding = ("app.db: process 7 (writer)",)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_ignore_refusal, old)
+            await cluster.wait(lambda: keeper(old).state is State.HANDING_OFF)
+            with pytest.raises(Refused, match="is handing off"):
+                await keeper(old).failover(None, force=False)
+
+    play(scenario)
+
+
+async def _ignore_refusal(node: SimNode) -> None:
+    with pytest.raises(Refused):
+        await keeper(node).failover(None, force=False)
+
+
+def test_a_writer_that_does_not_yield_calls_a_handoff_off_and_is_named() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        old = cluster.primary
+        plane(old).unyielding = ("app.db: process 7 (writer)",)
+        with pytest.raises(Refused, match=r"app\.db: process 7 \(writer\).*--force"):
+            await keeper(old).failover(None, force=False)
+        assert keeper(old).state is State.PRIMARY
+        before = len(cluster.world.checker.acknowledged)
+        await trio.sleep(0.5)
+        assert len(cluster.world.checker.acknowledged) > before
+
+    play(scenario)
+
+
+def test_a_writer_that_does_not_yield_is_passed_over_by_force_and_nothing_is_lost() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        old = cluster.primary
+        plane(old).unyielding = ("app.db: process 7 (writer)",)
+        with trio.move_on_after(LIMIT_S):
+            while True:  # a commit between the last look and the offer is waited for, or calls it off
+                try:
+                    await keeper(old).failover(None, force=True)
+                except Refused:
+                    continue
+                break
+        await cluster.wait_agreed()
+        assert cluster.primary is not old
+        assert cluster.world.checker.handoffs == 1
+
+    play(scenario)
+
+
+def test_a_handoff_is_taken_back_when_the_target_does_not_take_it() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        old, target = cluster.primary, cluster.replicas[0]
+        epoch = keeper(old).epoch
+        cluster.world.away[target.name] = lambda: LOST
+        with pytest.raises(Refused, match=f"{target.name} did not take the lease within 1 s"):
+            await keeper(old).failover(target.name, force=False)
+        assert keeper(old).state is State.PRIMARY
+        assert keeper(old).epoch == epoch
+        before = len(cluster.world.checker.acknowledged)
+        await trio.sleep(TTL_S)
+        assert len(cluster.world.checker.acknowledged) > before
+        assert cluster.primary is old
+
+    play(scenario)
+
+
+def test_a_stopping_primary_hands_off_first() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        old = cluster.primary
+        began = trio.current_time()
+        await old.stop()
+        await cluster.wait_agreed()
+        assert cluster.world.checker.handoffs == 1
+        assert trio.current_time() - began < 1.0
+        assert not old.up
+
+    play(scenario)
+
+
+def test_a_stopping_primary_without_a_candidate_gives_the_lease_up() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        for node in cluster.replicas:
+            await node.crash()
+        await trio.sleep(2.0)
+        old, sim = keeper(cluster.primary), cluster.primary
+        await sim.stop()
+        assert old.state is State.STOPPED
+        assert cluster.world.store.view.holding is None
+
+    play(scenario)
+
+
+def test_a_stopping_replica_disturbs_nobody() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        primary, epoch = cluster.primary, keeper(cluster.primary).epoch
+        await cluster.replicas[0].stop()
+        await trio.sleep(2 * TTL_S)
+        assert cluster.primary is primary
+        assert keeper(primary).epoch == epoch
+
+    play(scenario)
+
+
+def test_a_node_stops_in_bounded_time_while_the_store_is_away() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        old = cluster.primary
+        cluster.world.away.update({node.name: lambda: LOST for node in cluster.world.nodes})
+        with trio.fail_after(40.0):
+            await old.stop()
+
+    play(scenario)
+
+
+def test_a_promotion_that_fails_leaves_the_lease_to_another() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        first, second = cluster.replicas
+        plane(first).fails_to_promote = True
+        old = cluster.primary
+        with trio.move_on_after(1.0):
+            await keeper(old).failover(first.name, force=False)
+        await old.crash()
+        await cluster.wait(lambda: cluster.world.primaries() == [second])
+
+    play(scenario)
+
+
+def test_commits_go_on_while_the_store_is_away_until_the_fence_and_go_on_when_it_is_back() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        old, epoch = cluster.primary, keeper(cluster.primary).epoch
+        began = trio.current_time()
+        cluster.world.away.update({node.name: lambda: LOST for node in cluster.world.nodes})
+        await trio.sleep(TTL_S + 1.0)
+        last = len(cluster.world.checker.acknowledged)
+        await cluster.wait(lambda: not cluster.world.primaries())
+        assert trio.current_time() - began < TTL_S + 2.0
+        assert len(cluster.world.checker.acknowledged) == last
+        cluster.world.away.clear()
+        await cluster.wait_agreed()
+        assert keeper(cluster.primary).epoch > epoch
+        assert old.up
+
+    play(scenario)
+
+
+def test_with_failsafe_commits_go_on_while_everybody_promises_and_stop_when_one_does_not() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        old, epoch = cluster.primary, keeper(cluster.primary).epoch
+        cluster.world.away.update({node.name: lambda: LOST for node in cluster.world.nodes})
+        await trio.sleep(5 * TTL_S)
+        assert cluster.primary is old
+        before = len(cluster.world.checker.acknowledged)
+        await trio.sleep(1.0)
+        assert len(cluster.world.checker.acknowledged) > before
+        other = cluster.replicas[0].name
+        cluster.world.cut |= {(old.name, other), (other, old.name)}
+        await trio.sleep(TTL_S + 1.0)
+        last = len(cluster.world.checker.acknowledged)
+        await trio.sleep(1.0)
+        assert len(cluster.world.checker.acknowledged) == last
+        cluster.world.cut.clear()
+        cluster.world.away.clear()
+        await cluster.wait_agreed()
+        assert keeper(cluster.primary).epoch > epoch
+
+    play(scenario, continues=True)
+
+
+@pytest.mark.parametrize("stopped_s", [0.5 * TTL_S, 3 * TTL_S])
+def test_a_primary_that_was_stopped_accepts_nothing_late(stopped_s: float) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        old, epoch = cluster.primary, keeper(cluster.primary).epoch
+        plane(old).frozen = True
+        old.gate.close()
+        await trio.sleep(stopped_s)
+        plane(old).frozen = False
+        old.gate.open()
+        await cluster.wait_agreed()
+        if stopped_s < TTL_S:
+            assert cluster.primary is old
+            assert keeper(old).epoch == epoch
+        else:
+            assert cluster.primary is not old
+
+    play(scenario)
+
+
+def test_a_primary_alone_that_was_stopped_beyond_the_ttl_goes_on_with_its_epoch() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        old, epoch = cluster.primary, keeper(cluster.primary).epoch
+        for node in cluster.replicas:
+            await node.crash()
+        old.gate.close()
+        await trio.sleep(5 * TTL_S)
+        old.gate.open()
+        before = len(cluster.world.checker.acknowledged)
+        await trio.sleep(1.0)
+        assert cluster.primary is old
+        assert keeper(old).epoch == epoch
+        assert len(cluster.world.checker.acknowledged) > before
+
+    play(scenario)
+
+
+def test_a_primary_that_is_told_of_a_higher_epoch_gives_up_and_the_next_one_is_above_it() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        old, epoch = cluster.primary, keeper(cluster.primary).epoch
+        keeper(old).saw_epoch(epoch)
+        assert cluster.primary is old
+        cluster.replicas[0].durable.epoch = epoch + 100
+        await cluster.wait(lambda: old not in cluster.world.primaries())
+        await cluster.wait(lambda: any(keeper(node).epoch > epoch + 100 for node in cluster.world.primaries()))
+
+    play(scenario)
+
+
+def test_every_change_of_role_says_why() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        old = cluster.primary
+        await keeper(old).failover(None, force=False)
+        await cluster.wait_agreed()
+        told = plane(old).told
+        assert [(role, primary) for role, primary, _, _ in told][-3:] in (
+            [("replica", ""), ("primary", old.name), ("replica", cluster.primary.name)],
+            [("primary", old.name), ("replica", ""), ("replica", cluster.primary.name)],
+            [("primary", old.name), ("replica", cluster.primary.name)],
+        )
+        assert told[-1][3] == f"{cluster.primary.name} has taken the lease"
+
+    play(scenario)
+
+
+def test_nobody_can_be_forced_while_the_lease_cannot_be_read() -> None:
+    world = World(1)
+    world.calm, world.timing = True, Timing(TTL_S)
+    node = world.nodes[0]
+    world.away[node.name] = lambda: LOST
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            node.candidate = True
+            node.start(nursery)
+            await trio.sleep(1.0)
+            with pytest.raises(Unavailable, match="cannot be read"):
+                await keeper(node).failover(None, force=True)
+            nursery.cancel_scope.cancel()
+
+    run(main, 1)
