@@ -208,7 +208,8 @@ class Generator:
         if "vacuum" in self.features:
             found += ["VACUUM"] * 2
         if "rollback" in self.features:
-            found.append(f"PRAGMA journal_mode={self.random.choice(MODES)}")
+            # Of one database: without its name SQLite switches all that are attached, each by itself.
+            found.append(f"PRAGMA main.journal_mode={self.random.choice(MODES)}")
         return self.random.choice(found)
 
     def _killing(self, state: State) -> Operation | None:
