@@ -118,11 +118,6 @@ class Keeper:
         return self._eligible.leaving
 
     @property
-    def cluster(self) -> str:
-        """The cluster's id; "" before the first contact."""
-        return self._cluster
-
-    @property
     def outage(self) -> str:
         """What is wrong with the lease's store; "" when nothing is known to be."""
         return self._renewal.problem or self._watch.problem

@@ -41,24 +41,32 @@ class Series:
     def go(self, count: int, seed: int) -> None:
         """On one field; on a new one after a failure."""
         numbers = random.Random(f"{seed} {self.what} {self.ttl_s}")
-        with ExitStack() as stack:
-            field: Field | None = None
-            for number in range(1, count + 1):
-                try:
-                    if field is None:
-                        field = stack.enter_context(Field(ttl_s=self.ttl_s))
-                    run = ACCIDENTS[self.what](field, numbers)
-                except (AssertionError, OSError) as error:
-                    self._failed(number, error, field)
-                    stack.close()
-                    field = None
-                else:
-                    self.runs.append(run)
-                    say(f"{self.what} ttl {self.ttl_s:g} s, {number}/{count}: {run.away_s:.3f} s, lost {run.lost}")
+        stack = ExitStack()
+        field: Field | None = None
+        for number in range(1, count + 1):
+            try:
+                if field is None:
+                    field = stack.enter_context(Field(ttl_s=self.ttl_s))
+                run = ACCIDENTS[self.what](field, numbers)
+            except (AssertionError, OSError) as error:
+                self._failed(f"run {number}", error, field)
+                self._end(stack)
+                field = None
+            else:
+                self.runs.append(run)
+                say(f"{self.what} ttl {self.ttl_s:g} s, {number}/{count}: {run.away_s:.3f} s, lost {run.lost}")
+        self._end(stack)
 
-    def _failed(self, number: int, error: Exception, field: Field | None) -> None:
-        self.failures.append(f"run {number}: {error}")
-        say(f"{self.what} ttl {self.ttl_s:g} s, run {number} FAILED\n{traceback.format_exc()}")
+    def _end(self, stack: ExitStack) -> None:
+        """Take the field down; what it finds then that should not be there is a failure too."""
+        try:
+            stack.close()
+        except AssertionError as error:
+            self._failed("the end", error, None)
+
+    def _failed(self, when: str, error: Exception, field: Field | None) -> None:
+        self.failures.append(f"{when}: {error}")
+        say(f"{self.what} ttl {self.ttl_s:g} s, {when} FAILED\n{traceback.format_exc()}")
         if field is not None:
             field.surprising = False
             field.print_logs()

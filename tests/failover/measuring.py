@@ -5,6 +5,7 @@ Knows the accidents that are measured, and what of a run is counted. Does not kn
 
 import random
 import signal
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ LIMIT_S: Final = 30.0
 BEFORE: Final = 50
 """Transactions before the accident."""
 AFTER: Final = 50
+END_LIMIT_S: Final = 60.0
+"""A node that ends tries to hand off, and to leave a lease that it may not reach."""
 RETRY_S: Final = 0.003
 """Between two rounds of a client that looks for a node that takes its transaction."""
 WRITERS: Final = 4
@@ -107,7 +110,7 @@ def chaos(field: Field, numbers: random.Random) -> Run:
             clients.reader(node.name, field.path(node))
         for _ in range(numbers.randint(4, 8)):
             _meet(field, numbers)
-            time.sleep(numbers.choice([0.05, 0.5, field.ttl_s / 2, field.ttl_s * 1.5]) * numbers.random())
+            time.sleep(numbers.choice([0.05, 0.5, field.ttl_s, field.ttl_s * 1.5]) * numbers.uniform(0.5, 1))
             if numbers.random() < 0.4:
                 field.heal()
         field.heal()
@@ -119,17 +122,18 @@ def chaos(field: Field, numbers: random.Random) -> Run:
 
 
 def _meet(field: Field, numbers: random.Random) -> None:
-    """Something happens to a node that runs."""
+    """Something happens to a node that runs, to the primary more often than to others."""
     running = [each for each in field.all if each.is_running]
     if not running:
         return
-    node, network = numbers.choice(running), field.network
+    chosen = (field.primaries() if numbers.random() < 0.5 else []) or running
+    node, network = numbers.choice(chosen), field.network
     events: dict[str, Callable[[], object]] = {
         "kill": node.strike,
         "perish": node.perish,
         "stop": lambda: node.signal(signal.SIGSTOP),
         "go on": field.let_go_on,
-        "terminate": lambda: node.signal(signal.SIGTERM),
+        "end": lambda: _end(node),
         "cut": lambda: network.cut(node.name),
         "mute": lambda: network.mute(node.name),
         "deafen": lambda: network.deafen(node.name),
@@ -140,8 +144,13 @@ def _meet(field: Field, numbers: random.Random) -> None:
         "consul dies": field.consul.kill,
     }
     what = numbers.choice(list(events))
-    print(f"  {what}: {node.name}", flush=True)
+    sys.stdout.write(f"  {what}: {node.name}\n")
     events[what]()
+
+
+def _end(node: Machine) -> None:
+    node.signal(signal.SIGCONT)
+    node.terminate(END_LIMIT_S)
 
 
 ACCIDENTS: Final[dict[str, Callable[[Field, random.Random], Run]]] = {
