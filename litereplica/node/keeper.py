@@ -255,26 +255,34 @@ class Keeper:
         Raises Refused when this node may not take part.
         """
         self._plane.set_fence(0.0)
+        started = False
+
+        def start() -> None:
+            nonlocal started
+            if not started:
+                started = True
+                task_status.started()
+
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            await self._join(task_status)
+            await self._join(start)
             for each in (self._lease.run, self._watch.run, self._renewal.run, self._members.run):
                 nursery.start_soon(each)
             nursery.start_soon(self._act)
             nursery.start_soon(self._look_always)
+        start()  # it was told to stop before it had joined
 
-    async def _join(self, task_status: trio.TaskStatus[None]) -> None:
+    async def _join(self, start: Callable[[], None]) -> None:
         def waits(reason: str) -> None:
             self.reason = reason
-            task_status.started()
+            start()
 
         joined = await join(self._lease, self._plane, self._cluster, self._members.mine(), waits)
         if joined.forgetful:
             # A holder may live that the store has forgotten, and this start has not seen its lease.
             self._eligible.stand_back(self._timing.ttl_s, "the lease's store knows less than this node")
         self._cluster = joined.cluster
-        if not joined.waited:
-            task_status.started()
+        start()
 
     async def _look_always(self) -> None:
         """Report what the lease means, whenever it or something else has changed."""

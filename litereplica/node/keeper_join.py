@@ -23,10 +23,9 @@ RETRY_S: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """``waited``: the first attempt had no answer. ``forgetful``: the store knows less of the past than this node."""
+    """``forgetful``: the store knows less of the past than this node."""
 
     cluster: str
-    waited: bool
     forgetful: bool
 
 
@@ -46,7 +45,7 @@ async def join(lease: Lease, plane: Plane, known: str, member: Member, waits: Ca
         await plane.note_cluster(cluster)
     forgetful = plane.seen_epoch() > await _newest_epoch(lease, plane)
     log.info("joined", cluster=cluster)
-    return Joined(cluster, waited, forgetful)
+    return Joined(cluster, forgetful)
 
 
 async def _newest_epoch(lease: Lease, plane: Plane) -> int:

@@ -41,6 +41,8 @@ def check(field: Field, clients: Clients, *, limit_s: float = LIMIT_S) -> Verdic
     acknowledged = clients.acknowledged()
     primary = field.await_settled(limit_s)
     assert_one_at_a_time(field, acknowledged)
+    # The primary takes a transaction, and it arrives everywhere (so every node has touched its WAL since it changed).
+    run_sql(field.path(primary), "INSERT INTO entry VALUES ('check', ?, '', x'')", time.monotonic_ns(), mode="rw")
     assert_same([primary, *field.others(primary)], DATABASE, limit_s=limit_s)
     have = rows(field.path(primary))
     lost = [each for each in acknowledged if (each.writer, each.number) not in have]
