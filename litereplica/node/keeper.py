@@ -78,6 +78,7 @@ class Keeper:
         self._todo_set = trio.Event()
         self._scope: trio.CancelScope | None = None
         self._nursery: trio.Nursery | None = None
+        self._ended = trio.Event()
         self._told: tuple[str, Endpoint | None, int] | None = None
         self.reason = "starting"
         self.primary: Endpoint | None = None
@@ -176,10 +177,11 @@ class Keeper:
             await self._wait_until(lambda: self._state is State.STOPPED)
         if self._state is not State.STOPPED:  # a demotion that does not end; no commit is accepted any more
             log.warning("not_demoted_in_time", state=self._state.value, limit_s=STOP_LIMIT_S)
-        if self._nursery is not None:
-            # Nobody asks anything of a lease that is being left.
-            self._nursery.cancel_scope.cancel()
         with trio.move_on_after(STOP_LIMIT_S):
+            if self._nursery is not None:
+                # Nobody asks anything of a lease that is being left.
+                self._nursery.cancel_scope.cancel()
+                await self._ended.wait()
             try:
                 await self._lease.close()
             except Unavailable as error:
@@ -271,6 +273,7 @@ class Keeper:
             nursery.start_soon(self._act)
             nursery.start_soon(self._look_always)
         start()  # it was told to stop before it had joined
+        self._ended.set()
 
     async def _join(self, start: Callable[[], None]) -> None:
         def waits(reason: str) -> None:

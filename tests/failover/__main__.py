@@ -69,7 +69,7 @@ class Series:
         say(f"{self.what} ttl {self.ttl_s:g} s, {when} FAILED\n{traceback.format_exc()}")
         if field is not None:
             field.surprising = False
-            field.print_logs()
+            say(field.logs())
 
     def summary(self) -> dict[str, Any]:
         """What is written as JSON. Percentiles are nearest ranks: of 50 runs, p99 is the longest."""

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any, Final
 
 import pytest
@@ -37,7 +37,6 @@ class Shared:
         field, self.field = self.field, None
         if field is not None and failed != self._failed:
             field.surprising = False
-            field.print_logs()
         self._stack.close()
 
 
@@ -50,6 +49,15 @@ def field(request: pytest.FixtureRequest) -> Iterator[Field]:
     found = SHARED.get(getattr(request.module, "OPTIONS", {}), request.session.testsfailed)
     with found.limited(HANG_S):
         yield found
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that failed shows the logs as they are then."""
+    report = yield
+    if report.failed and SHARED.field is not None:
+        report.sections.append(("logs", SHARED.field.logs()))
+    return report
 
 
 @pytest.hookimpl(trylast=True)

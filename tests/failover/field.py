@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from tests.failover.clients import Clients, prepare
-from tests.failover.machine import Machine
+from tests.failover.machine import KEY, Machine
 from tests.failover.network import Network, remove_namespaces
 from tests.failover.servers import Servers
 from tests.support.mounts import abort, force_unmount, mounts_below
@@ -85,7 +85,7 @@ class Field:
             prepare(self.path(self.primary()))
             self.await_settled()
         except BaseException:
-            self.print_logs()
+            sys.stdout.write(self.logs())
             sys.stdout.write("".join(f"{each}\n" for each in self.tear_down()))
             raise
         return self
@@ -95,7 +95,7 @@ class Field:
     ) -> None:
         surprises = self.surprises() if kind is None else []
         if kind is not None or surprises:
-            self.print_logs()
+            sys.stdout.write(self.logs())
         problems = self.tear_down()
         assert kind is not None or not (problems or surprises), (problems, surprises)
 
@@ -159,6 +159,11 @@ class Field:
             return f"positions differ: {positions}"
         return None
 
+    def lease(self) -> dict[str, Any]:
+        """The lease as Consul has it."""
+        found: dict[str, Any] = self.consul.ask(SERVERS[0], f"/v1/kv/{KEY}?raw")
+        return found
+
     # -- accidents -------------------------------------------------------------------------------------------------
 
     def part_from_consul(self, *nodes: Machine) -> None:
@@ -220,11 +225,10 @@ class Field:
                     found.append(f"{each} at {node.name}: {words[max(0, at - 3000) : at + 3000]}")
         return found
 
-    def print_logs(self) -> None:
-        for node in self.all:
-            sys.stdout.write(f"---- log of {node.name} ----\n{node.log}")
-        if self.nodes:
-            sys.stdout.write(f"---- Consul ----\n{self.consul.tail()}")
+    def logs(self) -> str:
+        """Of every node, and the end of Consul's."""
+        found = [f"---- log of {node.name} ----\n{node.log}" for node in self.all]
+        return "".join([*found, f"---- Consul ----\n{self.consul.tail()}"] if found else [])
 
     def tear_down(self) -> list[str]:
         """Take everything down; what should not have been there."""

@@ -21,6 +21,8 @@ from tests.support.waiting import wait_until
 
 HTTP_PORT: Final = 20202
 REPLICATION_PORT: Final = 20203
+KEY: Final = "field/primary"
+"""Of the lease in Consul."""
 ASK_LIMIT_S: Final = 1.0
 """A node that is well answers in milliseconds; one that is stopped never does."""
 COMMAND_LIMIT_S: Final = 30.0
@@ -48,7 +50,7 @@ class Machine(Node):
                 "heartbeat": "500ms",
                 "timeout": "2s",
             },
-            "lease": {"type": "consul", "consul": {"urls": self._urls, "key": "field/primary", **self._options}},
+            "lease": {"type": "consul", "consul": {"urls": self._urls, "key": KEY, **self._options}},
         }
         super().configure(**own | sections)
 

@@ -7,6 +7,7 @@ import pytest
 from tests.failover.checking import check
 from tests.failover.conftest import TTL_S, pause
 from tests.failover.field import Field
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -17,6 +18,8 @@ OPTIONS = {"outage": "continue"}
 def test_commits_go_on_while_all_members_promise_and_end_when_one_is_silent(field: Field) -> None:
     old = field.await_settled()
     silent = field.others(old)[0]
+    # A primary counts on those whom its lease names, from the second renewal on.
+    wait_until(lambda: len(field.lease()["counts_on"]) > 1, "the lease names the others", LIMIT_S)
     with field.clients() as clients:
         for node in field.all:
             clients.writer(*field.places(node))
