@@ -11,6 +11,7 @@ import math
 import os
 import platform
 import random
+import signal
 import statistics
 import sys
 import traceback
@@ -41,7 +42,11 @@ class Series:
     def go(self, count: int, seed: int) -> None:
         """On one field; on a new one after a failure."""
         numbers = random.Random(f"{seed} {self.what} {self.ttl_s}")
-        stack = ExitStack()
+        with ExitStack() as stack:
+            self._runs(count, numbers, stack)
+            self._end(stack)
+
+    def _runs(self, count: int, numbers: random.Random, stack: ExitStack) -> None:
         field: Field | None = None
         for number in range(1, count + 1):
             try:
@@ -55,7 +60,6 @@ class Series:
             else:
                 self.runs.append(run)
                 say(f"{self.what} ttl {self.ttl_s:g} s, {number}/{count}: {run.away_s:.3f} s, lost {run.lost}")
-        self._end(stack)
 
     def _end(self, stack: ExitStack) -> None:
         """Take the field down; what it finds then that should not be there is a failure too."""
@@ -104,6 +108,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write everything that was measured")
     options = parser.parse_args()
+    # Take everything down before the end.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     wanted = options.what.split(",")
     if unknown := set(wanted) - set(ACCIDENTS):
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
