@@ -36,6 +36,7 @@ class Access:
     __slots__ = (
         "_idle",
         "_open_again",
+        "_said",
         "_under_way",
         "accepts_until",
         "applier_pid",
@@ -55,6 +56,7 @@ class Access:
         self.accepts_until = FOR_EVER
         # Commits that take more than one turn of the scheduler.
         self._under_way = 0
+        self._said: str | None = None
         # Set while the primary hands its role over: whoever wants to write waits until it is known who is primary.
         self._open_again: trio.Event | None = None
         self._idle = trio.lowlevel.ParkingLot()
@@ -81,10 +83,13 @@ class Access:
         return None
 
     def check(self, name: str) -> None:
-        """Raise EIO, with a log line, when no commit of ``name`` is accepted."""
+        """Raise EIO when no commit of ``name`` is accepted; one log line for each reason, however often it is tried."""
         problem = self.problem()
+        if problem != self._said:
+            self._said = problem
+            if problem is not None:
+                log.warning("commits_not_accepted", file=name, reason=problem)
         if problem is not None:
-            log.warning("commit_refused", file=name, reason=problem)
             raise pyfuse3.FUSEError(errno.EIO)
 
     @contextmanager

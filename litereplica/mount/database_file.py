@@ -100,7 +100,7 @@ class DatabaseFile(File):
                 await self._make_journal_durable()
         else:
             if not self.access.primary and not self.is_protected:
-                raise self.refuse("write_refused", self.access.problem() or "", errno.EIO)
+                self.access.check(self.name)
             await self._prepare_change(database)
             if self.is_protected:
                 size = database.page_size

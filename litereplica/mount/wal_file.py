@@ -39,7 +39,6 @@ class WalFile(File):
 
     __slots__ = (
         "_held",
-        "_old_writer_said",
         "_owner",
         "_pending",
         "_pending_at",
@@ -57,7 +56,6 @@ class WalFile(File):
         self.detector = CommitDetector()
         # A commit is being logged in pieces: SQLite's locks keep other writers away, this keeps away all others.
         self._held = False
-        self._old_writer_said = False
         self._waiting = trio.lowlevel.ParkingLot()
         self._unsummed = UnsummedFrames(self.detector)
         # Bytes of uncommitted frames, back to back from ``_pending_at``, answered but not yet written: they go to the
@@ -73,7 +71,8 @@ class WalFile(File):
         """The hot path: two or three of these are one small commit."""
         try:
             if not self.access.primary:
-                raise self._refuse_old_writer()  # noqa: TRY301  one way out for every error
+                # Who opened the file while this node was primary: the transaction ends here.
+                self.access.check(self._owner.name)
             while self._held:
                 await self._waiting.park()
             unsummed = self._unsummed
@@ -93,13 +92,6 @@ class WalFile(File):
     async def write_applied(self, offset: int, data: bytes) -> int:
         return self._pwrite(self.descriptor, data, offset)
 
-    def _refuse_old_writer(self) -> pyfuse3.FUSEError:
-        """The error for who opened the file while this node was primary: its transaction ends here."""
-        if self._old_writer_said:
-            return pyfuse3.FUSEError(errno.EIO)
-        self._old_writer_said = True
-        return self.refuse("commit_refused", self.access.problem() or "", errno.EIO)
-
     def begin_as_primary(self, frames: int) -> None:
         """Follow the writes from here on: ``frames`` of the file are committed. Raises OSError, Corrupt."""
         self.ensure_open()
@@ -118,7 +110,6 @@ class WalFile(File):
         self._pending = []
         self._pending_at = self._pending_end = 0
         self._unsummed.reset()
-        self._old_writer_said = False
 
     def _keep(self, offset: int, data: bytes) -> int:
         """Take bytes that complete no transaction."""
@@ -227,7 +218,7 @@ class WalFile(File):
         transaction = transactions[0]
         database = self._owner.database
         if database is None or database.page_size != transaction.page_size or self.access.problem() is not None:
-            return False
+            return False  # the slow path says why
         pages = transaction.small_pages
         if pages is None:
             return False

@@ -81,7 +81,12 @@ class Following:
             promise=self._promise,
         )
         self._access.lag_ms = lambda: UNKNOWN_LAG_MS if (lag := client.lag_ms()) is None else lag
-        await nursery.start(self._run_client, client)
+        try:
+            await nursery.start(self._run_client, client)
+        except BaseException:
+            # Whoever asks again, for the same node, must not be told that it is followed.
+            self.followed = self.client = self._access.primary_name = None
+            raise
 
     def _promise(self, epoch: int, hold_s: float) -> bool:
         return self.promise(epoch, hold_s)
@@ -103,11 +108,11 @@ class Following:
         """Follow nobody; returns when nothing more can arrive."""
         self.followed = None
         self._access.primary_name = None
-        scope, self._client_scope = self._client_scope, None
-        if scope is not None:
-            scope.cancel()
+        if self._client_scope is not None:
+            # If this is cancelled while it waits, the next call waits again.
+            self._client_scope.cancel()
             await self._client_ended.wait()
-        self.client = None
+        self._client_scope = self.client = None
 
     def ask_snapshot(self, name: str, reason: str) -> None:
         """Have a database replaced by the primary's, if one is heard."""

@@ -310,7 +310,7 @@ class ReplicationClient:
             reason = getattr(first, "strerror", None) or error.strerror or str(error)
         raise Unavailable(
             f"the primary cannot be reached at {self.address} ({reason}): is it running, and is this its replication "
-            f"address (lease.static.primary.replication)?"
+            f"address (replication.advertise there; lease.static.primary.replication here)?"
         )
 
     async def _greet(self, channel: Channel) -> Welcome:
