@@ -158,7 +158,8 @@ class LeaseKey:
         before = 0 if seen.holding is None else seen.holding.epoch
         members = _highest_epoch([entry for key, entry in beside.items() if key.startswith(self._members_key)])
         epoch = max(taken.index, *(each + 1 for each in (seen_epoch, before, members, self._top_epoch)))
-        mine = replace(taken, epoch=epoch, counter=taken.counter + 1)
+        # What an earlier call of this node's left there may still be offered to another: not in the new epoch.
+        mine = replace(taken, epoch=epoch, counter=taken.counter + 1, offered_to="", counts_on=())
         try:
             found = await transact(
                 self._agents,

@@ -177,7 +177,8 @@ class MemoryLease:
             members = max((each.standing.epoch for each, _ in store.members.values()), default=0)
             epoch = max(taken.index, *(each + 1 for each in (seen_epoch, before, members, store.top_epoch)))
             store.top_epoch = self._top_epoch = epoch
-            return self._written(replace(taken, epoch=epoch, counter=1))
+            # What an earlier call of this node's left there may still be offered to another: not in the new epoch.
+            return self._written(replace(taken, epoch=epoch, counter=1, offered_to="", counts_on=()))
 
         taken = await self._call("acquire", take)
         return await self._call("acquire epoch", say_epoch)

@@ -75,11 +75,13 @@ class Channel:
             self._scope.deadline = deadline
         room = self._reader.room()
         while True:
-            await trio.lowlevel.wait_readable(self._socket)
             try:
+                await trio.lowlevel.wait_readable(self._socket)
                 count = os.readv(self._socket.fileno(), (room,))
             except BlockingIOError:
                 continue
+            except trio.ClosedResourceError:
+                raise self._closed() from None
             except OSError as error:
                 raise self._lost(error) from None
             break
@@ -147,12 +149,18 @@ class Channel:
     async def _writable(self) -> None:
         started = trio.current_time()
         while True:
-            with trio.move_on_after(self._timeout_s):
-                await trio.lowlevel.wait_writable(self._socket)
-                return
+            try:
+                with trio.move_on_after(self._timeout_s):
+                    await trio.lowlevel.wait_writable(self._socket)
+                    return
+            except trio.ClosedResourceError:
+                raise self._closed() from None
             now = trio.current_time()
             if now - self.last_heard >= self._timeout_s or now - started >= STALL_FACTOR * self._timeout_s:
                 raise Unavailable(f"{self.address} has taken no bytes for {now - started:.1f} s")
+
+    def _closed(self) -> Unavailable:
+        return Unavailable(f"the connection with {self.address} was closed by another task here")
 
     def _lost(self, error: OSError) -> Unavailable:
         return Unavailable(f"the connection with {self.address} was lost ({error.strerror})")

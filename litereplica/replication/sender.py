@@ -7,6 +7,7 @@ Nothing is queued here: the log is the queue. A commit costs a look-up and, at m
 replica has not taken stays in the log, pinned, until retention's hard cap, and then the replica gets a snapshot.
 """
 
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -109,7 +110,7 @@ class Sender:
 
     async def dismiss(self, goodbye: Goodbye, reason: LitereplicaError) -> None:
         """Say why, if the socket takes it at once, and end the connection."""
-        with trio.move_on_after(0.05):
+        with contextlib.suppress(Unavailable), trio.move_on_after(0.05):
             await self._channel.send(encode(goodbye))
         self.close(reason)
 

@@ -144,6 +144,20 @@ async def test_taking_ones_own_lease_again_begins_a_new_epoch(kept: Place) -> No
     assert (await lease.renew(anew)).epoch == anew.epoch
 
 
+async def test_what_was_offered_in_an_old_epoch_is_not_offered_in_the_new_one(kept: Place) -> None:
+    """A holder whose offer had no answer takes its own lease again: the target of the offer must not find it there."""
+    lease, at = await kept.joined("a")
+    other, _ = await kept.joined("b")
+    mine = await lease.acquire(await lease.watch(None, LIMIT_S), at, TTL_S, 0)
+    offered = await lease.renew(replace(mine, counts_on=("a", "b")), "b")
+    assert offered.offered_to == "b"
+    again = await lease.acquire(await lease.watch(None, LIMIT_S), at, TTL_S, 0)
+    assert (again.offered_to, again.counts_on) == ("", ())
+    seen = await other.watch(None, LIMIT_S)
+    assert seen.holding is not None
+    assert (seen.holding.offered_to, seen.holding.counts_on) == ("", ())
+
+
 async def test_a_renewal_is_seen_and_its_counter_rises(kept: Place) -> None:
     lease, at = await kept.joined("a")
     other, _ = await kept.joined("b")
