@@ -134,6 +134,7 @@ class ConsulLease:
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
         task_status.started()
+        failing = False
         while True:
             pause_s = self._session.renew_every_s
             try:
@@ -141,8 +142,11 @@ class ConsulLease:
                 if self._member is not None and self._member_session != self._session.id:
                     await self._lease.make_record(self._lease.cluster)
                     await self._publish(self._member)
+                failing = False
             except LitereplicaError as error:
-                log.warning("consul_session_not_renewed", reason=error.message)
+                if not failing:
+                    log.warning("consul_session_not_renewed", reason=error.message)
+                failing = True
                 pause_s = min(pause_s, RETRY_S)
             await trio.sleep(pause_s)
 

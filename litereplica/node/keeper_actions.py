@@ -110,13 +110,16 @@ class Actions:
         vacancy = self._watch.view.index
         last = self._watch.last_holder.instance if self._watch.last_holder is not None else ""
         began: float | None = None
+        waits = False
         while True:
             try:
                 me = await self._members.publish_for(vacancy)
                 began = self._clock() if began is None else began
                 members = await self._members.read()
             except (Unavailable, Refused) as error:
-                log.warning("election_waits", reason=error.message)
+                if not waits:
+                    log.warning("election_waits", reason=error.message)
+                waits = True
                 await trio.sleep(RETRY_S)
                 continue
             left_s = wait_s(me, members, last, self._clock() - began)

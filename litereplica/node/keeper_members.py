@@ -67,18 +67,18 @@ class Members:
 
     async def run(self) -> None:
         """Write and read for ever."""
-        failing = ""
+        failing = False
         while True:
             try:
                 if self.mine() != self._published or self._clock() - self._published_at >= REFRESH_S:
                     await self._publish()
                 await self.read()
             except (Unavailable, Refused) as error:
-                if error.message != failing:
+                if not failing:
                     log.warning("members_not_exchanged", reason=error.message)
-                failing = error.message
+                failing = True
             else:
-                failing = ""
+                failing = False
             await trio.sleep(EVERY_S)
 
     async def _publish(self) -> Member:

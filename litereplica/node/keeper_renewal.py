@@ -122,15 +122,19 @@ class Renewal:
             return Event.LOST, f"the lease is lost: {error.message}"
         except Unavailable as error:
             self._told("unknown")
+            if not self.problem:
+                left_s = round(max(0.0, self.fence_until - self._clock()), 2)
+                log.warning("lease_not_renewed", reason=error.message, commits_for_s=left_s)
             self.problem = error.message
             return await self._without_answer(sent_at, error.message)
         self._told("done")
+        if self.problem:
+            log.info("lease_renewed_again")
         self.problem = ""
         self._next_at = sent_at + self._timing.renew_every_s
         return Event.RENEWED, ""
 
     async def _without_answer(self, sent_at: float, why: str) -> tuple[Event | None, str]:
-        log.warning("lease_not_renewed", reason=why, commits_for_s=round(max(0.0, self.fence_until - self._clock()), 2))
         self._next_at = self._clock() + self._timing.renew_every_s / RETRIES_IN_PERIOD
         # Without names as last written, anybody may take the lease when it lapses.
         if self.mine is not None and self.mine.counts_on:

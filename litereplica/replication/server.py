@@ -189,7 +189,9 @@ class ReplicationServer:
                 if hello is not None:
                     await self._serve_replica(channel, hello)
             except LitereplicaError as error:
-                log.warning("replication_connection_refused", address=address, reason=error.message)
+                # A node that is not the primary is asked often, for a moment, after each change.
+                write = log.warning if self._is_primary() else log.debug
+                write("replication_connection_refused", address=address, reason=error.message)
             finally:
                 self._connections -= 1
 
