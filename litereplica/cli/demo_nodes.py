@@ -30,11 +30,15 @@ BUSY_S: Final = 10.0
 
 @contextlib.contextmanager
 def own_folder() -> Iterator[tuple[Path, contextlib.ExitStack]]:
-    """A folder, and what is to be done before it is removed; also when the demo is ended by SIGTERM."""
+    """A folder, and what is to be done before it is removed; also when the demo is ended by SIGTERM.
+
+    SIGINT is ours too where a shell has had it ignored (a script that runs us in the background): we say that it works.
+    """
     with contextlib.ExitStack() as cleanups:
         folder = Path(tempfile.mkdtemp(prefix="litereplica-demo-"))
         cleanups.callback(_remove, folder)
         signal.signal(signal.SIGTERM, _interrupt)
+        signal.signal(signal.SIGINT, _interrupt)
         yield folder, cleanups
 
 
