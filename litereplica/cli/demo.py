@@ -129,8 +129,7 @@ def _check_files(database: Path, copy: Path) -> None:
 
 
 def _go_on(database: Path, copy: Path, folder: Path, ports: list[int]) -> None:
-    click.echo(
-        f"""
+    hints = f"""
 Try, in another terminal, while this one writes a row every second:
   sqlite3 {database} "INSERT INTO message (text) VALUES ('mine')"
   sqlite3 {copy} "SELECT * FROM message ORDER BY id DESC LIMIT 3"
@@ -139,9 +138,11 @@ Try, in another terminal, while this one writes a row every second:
   cat {copy}-pos {copy.parent}/.primary {copy.parent}/.lag
 The configurations are {folder}/primary.yml and {folder}/replica.yml. Ctrl-C ends the demo and removes everything.
 """
-    )
-    with contextlib.suppress(KeyboardInterrupt), connected(database) as connection:
-        while True:
-            connection.execute("INSERT INTO message (text) VALUES (datetime('now'))")
-            time.sleep(PAUSE_S)
+    # From the line that says so on, Ctrl-C is the end.
+    with contextlib.suppress(KeyboardInterrupt):
+        click.echo(hints)
+        with connected(database) as connection:
+            while True:
+                connection.execute("INSERT INTO message (text) VALUES (datetime('now'))")
+                time.sleep(PAUSE_S)
     click.echo("stopping")
