@@ -193,6 +193,9 @@ def test_the_primary_killed_in_mid_burst_keeps_what_it_acknowledged(group: Group
     for _ in range(3):
         before = rows(group.primary_node)
         with writers(group.path(BUSY), 3, seconds=60) as made, Watcher(group.replicas[0].path(BUSY)) as watcher:
+            for each in made:
+                # Who has not opened the database by the time of the kill could not do so any more.
+                each.await_number(before.get(each.name, 0) + 1)
             made[0].await_number(before.get("w0", 0) + 200)
             kill(group.primary_node)
             last = {each.name: each.join() for each in made}
