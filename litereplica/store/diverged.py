@@ -26,7 +26,9 @@ from litereplica.ltx.position import Position
 from litereplica.sqlite.pages import is_page_size, lock_page
 from litereplica.store.database import Database
 from litereplica.store.disk import Disk
+from litereplica.store.install import new_folder
 from litereplica.store.judge import page_checksums
+from litereplica.store.page_checksums import xor_of
 from litereplica.store.reopen import segment_files
 from litereplica.store.scan import FirstBytes, scan
 from litereplica.store.segment import INDEX_SUFFIX
@@ -194,10 +196,7 @@ def page_checksums_of(folder: Path, entry: Entry) -> "array[int]":
     table = array("Q")
     if len(data) == 8 * entry.pages:
         table.frombytes(data)
-    checksum = 0
-    for each in table:
-        checksum ^= each
-    if len(table) != entry.pages or checksum != entry.end.checksum:
+    if len(table) != entry.pages or xor_of(table) != entry.end.checksum:
         raise Corrupt(f"{folder / CHECKSUMS_NAME} is damaged: it does not add up to {entry.end}")
     return table
 
@@ -315,11 +314,7 @@ def remove_half_kept(store: Store, database: str) -> None:
             _remove_parts(store.disk, folder)
 
 
-def new_folder(database: Database) -> Path:
+def new_entry_folder(database: Database) -> Path:
     """A folder for an entry of this database as it is now; its name is the entry's id. Raises OSError."""
     store = database.store
-    stem, number = f"{database.directory.name}@{database.position.txid:016x}", 1
-    while (folder := store.diverged / f"{stem}.{number}").exists():
-        number += 1
-    store.disk.make_directories(folder)
-    return folder
+    return new_folder(store.disk, store.diverged, f"{database.directory.name}@{database.position.txid:016x}")

@@ -15,6 +15,7 @@ from typing import Final, Self
 import trio
 
 from litereplica.ltx.decode import Event
+from litereplica.store.apply import span_bytes
 from litereplica.store.database import Database
 from litereplica.store.folded import decode_all
 from litereplica.store.log import Log, Span
@@ -23,7 +24,6 @@ from litereplica.store.verify import is_settled
 SPAN_BYTES: Final = 4 * 1024 * 1024
 """Log bytes (or one record) that one step reads: what a cancellation waits for, and memory."""
 _SPAN_RECORDS: Final = 1 << 20
-_CHUNK_BYTES: Final = 256 * 1024
 
 
 class Held:
@@ -82,12 +82,7 @@ class Held:
 
     def pieces(self, span: Span) -> Iterator[bytes]:
         """The bytes of a span. Raises FileNotFoundError when the log's hard cap has removed it."""
-        source = self.disk.open(span.path, os.O_RDONLY)
-        try:
-            for offset in range(0, span.length, _CHUNK_BYTES):
-                yield self.disk.pread(source, min(_CHUNK_BYTES, span.length - offset), span.offset + offset)
-        finally:
-            self.disk.close(source)
+        return span_bytes(self.disk, span)
 
     def events(self, span: Span) -> Iterator[Event]:
         """What is in the records of a span. Raises Corrupt."""

@@ -84,7 +84,7 @@ def set_log_aside(database: "Database", folder: Path) -> None:
     disk = database.store.disk
     segments = segment_files(database.directory)
     if segments:
-        target = _new_folder(disk, folder, f"{database.directory.name}@{database.position.txid:016x}")
+        target = new_folder(disk, folder, f"{database.directory.name}@{database.position.txid:016x}")
         # Newest first: what is left after a crash is a shorter log without gaps.
         for _, path in reversed(segments):
             with contextlib.suppress(FileNotFoundError):
@@ -95,7 +95,8 @@ def set_log_aside(database: "Database", folder: Path) -> None:
         log.warning("log_set_aside", database=database.name, position=str(database.position), path=str(target))
 
 
-def _new_folder(disk: Disk, folder: Path, stem: str) -> Path:
+def new_folder(disk: Disk, folder: Path, stem: str) -> Path:
+    """Make the first folder ``stem.1``, ``stem.2`` … that is not there yet. Raises OSError."""
     number = 1
     while (target := folder / f"{stem}.{number}").exists():
         number += 1

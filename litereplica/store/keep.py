@@ -14,10 +14,9 @@ from typing import Final
 
 import structlog
 
-from litereplica.ltx.decode import PageBlock
-from litereplica.ltx.format import RecordHeader
 from litereplica.ltx.position import Position
-from litereplica.store.cursor import Span, Trimmed
+from litereplica.store.apply import lay_over
+from litereplica.store.cursor import Trimmed
 from litereplica.store.database import Database
 from litereplica.store.diverged import (
     CHECKSUMS_NAME,
@@ -28,7 +27,7 @@ from litereplica.store.diverged import (
     Entry,
     encode_entry,
     entries,
-    new_folder,
+    new_entry_folder,
     remove_half_kept,
 )
 from litereplica.store.held import Held, in_steps
@@ -61,7 +60,7 @@ async def keep(
     for known in entries(store.diverged):
         if isinstance(known, Entry) and not known.log_only and known.same_history(entry):
             return known
-    folder = new_folder(database)
+    folder = new_entry_folder(database)
     with Held(database, base.txid) as held:
         try:
             await in_steps(_copy_records(held, base.txid, folder / RECORDS_NAME))
@@ -145,7 +144,7 @@ def _copy_database(held: Held, target: Path, checksums: Path) -> Iterator[None]:
         disk.allocate(descriptor, 0, held.page_count * held.page_size)
         yield from _copy_file(held, descriptor)
         for span in held.after(held.base.txid):
-            _lay_over(held, span, descriptor)
+            lay_over(disk, descriptor, held.events(span))
             yield
         disk.truncate(descriptor, held.page_count * held.page_size)
         disk.fdatasync(descriptor)
@@ -173,18 +172,3 @@ def _copy_file(held: Held, target: int) -> Iterator[None]:
         disk.pwrite(target, data, offset)
         offset += len(data)
         yield
-
-
-def _lay_over(held: Held, span: Span, target: int) -> None:
-    disk, page_size = held.disk, 0
-    for event in held.events(span):
-        if isinstance(event, RecordHeader):
-            if event.page_size != page_size and event.holds_every_page:
-                # Pages of another size before it would show where it has none, in the lock page.
-                disk.truncate(target, 0)
-            elif event.commit * event.page_size < os.fstat(target).st_size:
-                disk.truncate(target, event.commit * event.page_size)
-            page_size = event.page_size
-        elif isinstance(event, PageBlock):
-            for pgno, page in event.pages:
-                disk.pwrite(target, page, (pgno - 1) * page_size)

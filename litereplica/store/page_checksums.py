@@ -100,7 +100,7 @@ class PageChecksums:
         last_pgno = min(last_pgno, self.capacity)
         if last_pgno < first_pgno:
             return 0
-        return int(np.bitwise_xor.reduce(np.frombuffer(self.table[first_pgno - 1 : last_pgno], dtype=np.uint64)))
+        return xor_of(self.table[first_pgno - 1 : last_pgno])
 
     def clear_from(self, pgno: int, last_pgno: int | None = None) -> None:
         """Set the entries of pgno..last_pgno (default: all after) to 0: pages that no longer exist."""
@@ -156,3 +156,8 @@ class PageChecksums:
         """Let the mapping go; entries stay in the file."""
         self._release()
         self.capacity = self._allocated = 0
+
+
+def xor_of(entries: "array[int] | memoryview") -> int:
+    """The rolling checksum that page checksums (unsigned 64-bit) make; 0 without any."""
+    return int(np.bitwise_xor.reduce(np.frombuffer(entries, dtype=np.uint64))) if len(entries) else 0

@@ -5,7 +5,6 @@ records are due, or what is done about a mismatch: recovery does.
 """
 
 import os
-from collections.abc import Iterator
 from typing import Final
 
 from litereplica.errors import Corrupt
@@ -13,6 +12,7 @@ from litereplica.ltx.checksum import page_checksum
 from litereplica.ltx.decode import PageBlock
 from litereplica.ltx.format import RecordHeader
 from litereplica.sqlite.pages import lock_page
+from litereplica.store.apply import span_bytes
 from litereplica.store.database import Database
 from litereplica.store.folded import decode_all
 from litereplica.store.log import Span
@@ -67,15 +67,9 @@ def _last_drop(database: Database) -> int:
 def _redo_span(database: Database, descriptor: int, span: Span, page_size: int) -> int:
     """Redo the records of ``span``, the first ones if ``page_size`` is 0, else that of those before; the newest one."""
     disk, checksums = database.store.disk, database.checksums
-    source = disk.open(span.path, os.O_RDONLY)
     pages = 0
-
-    def pieces() -> Iterator[bytes]:
-        for offset in range(0, span.length, CHUNK_BYTES):
-            yield disk.pread(source, min(CHUNK_BYTES, span.length - offset), span.offset + offset)
-
     try:
-        for event in decode_all(pieces()):
+        for event in decode_all(span_bytes(disk, span)):
             if isinstance(event, RecordHeader):
                 if event.page_size != page_size and event.holds_every_page:
                     # Another page size (the first record may bring it): the file and the numbers of its pages begin
@@ -97,8 +91,6 @@ def _redo_span(database: Database, descriptor: int, span: Span, page_size: int) 
             f"the log of {database.name} is damaged in {span.path} between {span.first_txid:016x} and "
             f"{span.last_txid:016x}: {error.message}"
         ) from None
-    finally:
-        disk.close(source)
     return page_size
 
 

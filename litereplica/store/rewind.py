@@ -26,6 +26,7 @@ from litereplica.store.database import Database
 from litereplica.store.held import Held, in_steps
 from litereplica.store.judge import page_checksums
 from litereplica.store.log import Span
+from litereplica.store.page_checksums import xor_of
 from litereplica.store.snapshot import FinishedSnapshot
 from litereplica.store.store import folder_name
 
@@ -208,7 +209,7 @@ class _Rewind:
                     self.entries[pgno - 1] = page_checksum(pgno, page)
 
     def _prove(self) -> None:
-        checksum = int(np.bitwise_xor.reduce(np.frombuffer(self.entries, dtype=np.uint64)))
+        checksum = xor_of(self.entries)
         if checksum != self._position.checksum:
             raise Unreachable(
                 f"{self._missing} pages of {self._held.name} as they were at {self._position} are neither in the log "

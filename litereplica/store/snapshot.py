@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgpack
-import numpy as np
 import xxhash
 
 from litereplica.cluster.messages import Snapshot, SnapshotEnd, SnapshotProgress
@@ -30,6 +29,7 @@ from litereplica.ltx.position import Position
 from litereplica.sqlite.pages import is_page_size, lock_page
 from litereplica.store.database import Database
 from litereplica.store.disk import Disk
+from litereplica.store.page_checksums import xor_of
 from litereplica.store.store import Store, folder_name
 
 SAVE_BYTES: Final = 64 * 1024 * 1024
@@ -304,7 +304,7 @@ class SnapshotSink:
         checksums = self._checksums
         del checksums[end.page_count :]
         _extend(checksums, end.page_count)
-        checksum = int(np.bitwise_xor.reduce(np.frombuffer(checksums, dtype=np.uint64))) if checksums else 0
+        checksum = xor_of(checksums)
         if checksum != end.position.checksum:
             raise Corrupt(
                 f"the pages of the snapshot of {self.database} have checksum {checksum:016x}, at {end.position} they "
