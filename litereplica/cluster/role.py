@@ -162,7 +162,21 @@ S, E, A = State, Event, Action
 _DEMOTION: Final = (A.CLOSE_FENCE, A.ANNOUNCE, A.DEMOTE, A.RESUME_WRITERS, A.SETTLE)
 _WITH_RELEASE: Final = (A.CLOSE_FENCE, A.ANNOUNCE, A.RELEASE, A.DEMOTE, A.RESUME_WRITERS, A.SETTLE)
 
-_TRANSITIONS: Final[dict[State, dict[Event, tuple[State, tuple[Action, ...], str]]]] = {
+_Transition = tuple[State, tuple[Action, ...], str]
+
+_GIVEN_UP: Final[dict[Event, _Transition]] = {
+    E.UNFIT: (S.DEMOTING, _WITH_RELEASE, "whoever takes it next has a higher epoch, and a disk that works"),
+    E.STOP: (S.STOPPING, _WITH_RELEASE, "give it up at once"),
+}
+_ENDINGS: Final[dict[Event, _Transition]] = {
+    **_GIVEN_UP,
+    E.HELD: (S.DEMOTING, _DEMOTION, "there is a newer primary"),
+    E.LOST: (S.DEMOTING, _DEMOTION, "it is somebody else's"),
+    E.EXPIRED: (S.DEMOTING, _DEMOTION, "it may be somebody else's"),
+}
+"""How holding the lease ends, wherever nothing else is said."""
+
+_TRANSITIONS: Final[dict[State, dict[Event, _Transition]]] = {
     S.FOLLOWING: {
         E.HELD: (S.FOLLOWING, (A.ANNOUNCE, A.FOLLOW), "the holder is the primary"),
         E.NOBODY: (S.FOLLOWING, (A.ANNOUNCE, A.FOLLOW), "there is no primary"),
@@ -186,6 +200,7 @@ _TRANSITIONS: Final[dict[State, dict[Event, tuple[State, tuple[Action, ...], str
         E.STOP: (S.STOPPED, (), "leaving the lease ends what the attempt may have got"),
     },
     S.PROMOTING: {
+        **_ENDINGS,
         E.RENEWED: (S.PROMOTING, (A.OPEN_FENCE,), "for longer"),
         E.PROMOTED: (S.PRIMARY, (A.ANNOUNCE, A.RECORD), "ready for commits"),
         E.FAILED: (
@@ -193,65 +208,29 @@ _TRANSITIONS: Final[dict[State, dict[Event, tuple[State, tuple[Action, ...], str
             (A.CLOSE_FENCE, A.REST, A.RELEASE, A.DEMOTE, A.RESUME_WRITERS, A.SETTLE),
             "another may do better; this one tries again after a rest",
         ),
-        E.HELD: (S.DEMOTING, _DEMOTION, "there is a newer primary"),
-        E.LOST: (S.DEMOTING, _DEMOTION, "it is somebody else's"),
-        E.EXPIRED: (S.DEMOTING, _DEMOTION, "it may be somebody else's"),
-        E.UNFIT: (
-            S.DEMOTING,
-            _WITH_RELEASE,
-            "whoever takes it next has a higher epoch, and a disk that works",
-        ),
-        E.STOP: (S.STOPPING, _WITH_RELEASE, "give it up at once"),
     },
     S.PRIMARY: {
+        **_ENDINGS,
         E.RENEWED: (S.PRIMARY, (A.OPEN_FENCE,), "for longer"),
-        E.HELD: (S.DEMOTING, _DEMOTION, "there is a newer primary"),
-        E.LOST: (S.DEMOTING, _DEMOTION, "it is somebody else's"),
-        E.EXPIRED: (S.DEMOTING, _DEMOTION, "it may be somebody else's"),
-        E.UNFIT: (
-            S.DEMOTING,
-            _WITH_RELEASE,
-            "whoever takes it next has a higher epoch, and a disk that works",
-        ),
         E.HANDOFF: (S.HANDING_OFF, (A.HOLD_WRITERS,), "the target has to have everything first"),
-        E.STOP: (S.STOPPING, _WITH_RELEASE, "give it up at once"),
     },
     S.HANDING_OFF: {
+        **_ENDINGS,
         E.RENEWED: (S.HANDING_OFF, (A.OPEN_FENCE,), "for longer: it is not given away yet"),
         E.READY: (S.OFFERED, (A.CLOSE_FENCE, A.OFFER), "from the instant before the offer nothing is accepted"),
         E.CALLED_OFF: (S.PRIMARY, (A.RESUME_WRITERS,), "go on as if nothing had been asked"),
-        E.HELD: (S.DEMOTING, _DEMOTION, "there is a newer primary"),
-        E.LOST: (S.DEMOTING, _DEMOTION, "it is somebody else's"),
-        E.EXPIRED: (S.DEMOTING, _DEMOTION, "it may be somebody else's"),
-        E.UNFIT: (
-            S.DEMOTING,
-            _WITH_RELEASE,
-            "whoever takes it next has a higher epoch, and a disk that works",
-        ),
-        E.STOP: (S.STOPPING, _WITH_RELEASE, "give it up at once"),
     },
     S.OFFERED: {
+        **_GIVEN_UP,
         E.HELD: (S.DEMOTING, _DEMOTION, "the target took it"),
         E.LOST: (S.DEMOTING, _DEMOTION, "the offer was refused: it is somebody else's already"),
         E.UNTAKEN: (S.RECLAIMING, (A.RECLAIM,), "only compare-and-set says whose it is"),
-        E.UNFIT: (
-            S.DEMOTING,
-            _WITH_RELEASE,
-            "whoever takes it next has a higher epoch, and a disk that works",
-        ),
-        E.STOP: (S.STOPPING, _WITH_RELEASE, "give it up at once"),
     },
     S.RECLAIMING: {
+        **_ENDINGS,
         E.RECLAIMED: (S.PRIMARY, (A.OPEN_FENCE, A.RESUME_WRITERS), "go on as if nothing had been asked"),
         E.HELD: (S.DEMOTING, _DEMOTION, "the target took it after all"),
         E.LOST: (S.DEMOTING, _DEMOTION, "the target took it after all"),
-        E.EXPIRED: (S.DEMOTING, _DEMOTION, "it may be somebody else's"),
-        E.UNFIT: (
-            S.DEMOTING,
-            _WITH_RELEASE,
-            "whoever takes it next has a higher epoch, and a disk that works",
-        ),
-        E.STOP: (S.STOPPING, _WITH_RELEASE, "give it up at once"),
     },
     S.DEMOTING: {
         E.DEMOTED: (S.FOLLOWING, (A.ANNOUNCE, A.FOLLOW), "of whoever is seen in the lease"),
