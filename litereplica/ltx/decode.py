@@ -44,6 +44,7 @@ __all__ = [
     "RecordSummary",
     "Truncated",
     "decode_record",
+    "scan_header",
     "scan_record",
 ]
 
@@ -274,14 +275,7 @@ def scan_record(read_at: Callable[[int, int], bytes], offset: int, *, verify: bo
     at a time, and compares its checksum; without it damage in the pages stays unseen.
     Raises as decode_record does.
     """
-    head = read_at(offset, SCAN_HEAD_BYTES)
-    header_bytes = peek_header_bytes(head, 0, len(head))
-    if header_bytes is None:
-        raise truncated()
-    if header_bytes > len(head):
-        head = read_at(offset, header_bytes + BLOCK_HEADER.size)
-        if header_bytes > len(head):
-            raise truncated()
+    head, header_bytes = _read_head(read_at, offset)
     header, identity = parse_header(head, 0, header_bytes)
     position = header_bytes
     remaining = header.page_count
@@ -301,6 +295,25 @@ def scan_record(read_at: Callable[[int, int], bytes], offset: int, *, verify: bo
         _check_record_checksum(checksum, post_checksum, record_checksum, header)
     length = position + TRAILER_BYTES
     return RecordSummary(header, RecordTrailer(post_checksum, record_checksum, length), length)
+
+
+def scan_header(read_at: Callable[[int, int], bytes], offset: int) -> RecordHeader:
+    """Only the header of the record at ``offset``, nearly always in one read; raises as decode_record does."""
+    head, header_bytes = _read_head(read_at, offset)
+    return parse_header(head, 0, header_bytes)[0]
+
+
+def _read_head(read_at: Callable[[int, int], bytes], offset: int) -> tuple[bytes, int]:
+    """(the record's first bytes, how many of them are preamble and header: all of those are there)."""
+    head = read_at(offset, SCAN_HEAD_BYTES)
+    header_bytes = peek_header_bytes(head, 0, len(head))
+    if header_bytes is None:
+        raise truncated()
+    if header_bytes > len(head):
+        head = read_at(offset, header_bytes + BLOCK_HEADER.size)
+        if header_bytes > len(head):
+            raise truncated()
+    return head, header_bytes
 
 
 def _read_exactly(read_at: Callable[[int, int], bytes], offset: int, size: int) -> bytes:

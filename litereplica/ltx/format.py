@@ -14,6 +14,13 @@ from litereplica.sqlite.pages import lock_page
 
 MAGIC = b"LRX1"
 FORMAT_VERSION = 1
+"""Of a record that its node's own application wrote."""
+
+ORIGIN_VERSION = 2
+"""Of a record with an origin: the same, and where the transaction comes from."""
+
+NEWEST_VERSION = ORIGIN_VERSION
+"""Of the versions that this program reads, from FORMAT_VERSION on."""
 
 PREAMBLE = Struct("<4sI")
 """Magic, header length in bytes."""
@@ -30,7 +37,7 @@ BLOCK_PAGES_BYTES = 1 << 20
 """Pages in one block, in bytes: what either end must hold in memory to encode or decode any record."""
 
 HEADER_LIMIT_BYTES = 2048
-"""Upper bound of a header: both names at their longest make 1,351 bytes; more can only be damage."""
+"""Upper bound of a header: its names at their longest make 1,617 bytes; more can only be damage."""
 
 DATABASE_NAME_LIMIT_BYTES = 1024
 """UTF-8 bytes of a database name: four directory levels of the longest names that Linux has (255)."""
@@ -46,6 +53,17 @@ U64_LIMIT = 2**64 - 1
 COMPRESSIONS = ("none", "lz4", "zstd")
 
 
+class Origin(NamedTuple):
+    """Where a transaction comes from that another node's application wrote.
+
+    ``node``: that node. ``id``: unsigned 64-bit, chosen there at random, so that sending the transaction again is not a
+    second transaction.
+    """
+
+    node: str
+    id: int
+
+
 class RecordHeader(NamedTuple):
     """What a record says before its pages. Integers are unsigned.
 
@@ -53,7 +71,7 @@ class RecordHeader(NamedTuple):
     ``commit``: pages of the database after this record, 0 when it was dropped. ``page_count``: pages in this record.
     ``min_txid``..``max_txid``: the transactions in it. ``epoch``: the lease's fencing token. ``node``: who wrote it.
     ``timestamp_ms``: milliseconds since 1970, the writer's clock. ``pre_checksum``: rolling checksum before it.
-    ``compression``: one of COMPRESSIONS.
+    ``compression``: one of COMPRESSIONS. ``origin``: None for a transaction of an application on ``node`` itself.
     """
 
     database: str
@@ -67,6 +85,7 @@ class RecordHeader(NamedTuple):
     timestamp_ms: int
     pre_checksum: int
     compression: str
+    origin: Origin | None = None
 
     @property
     def holds_every_page(self) -> bool:

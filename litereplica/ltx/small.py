@@ -1,7 +1,7 @@
 """The hot path of encoding: an uncompressed record of a few pages.
 
 Knows the same bytes as encode.encode_record, with what is constant for one database and epoch packed once.
-Does not know blocks beyond the first, nor compression: those records take the general way.
+Does not know blocks beyond the first, compression nor origins: those records take the general way.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from struct import Struct, pack
 from xxhash import xxh3_64_intdigest
 
 from litereplica.ltx.encode import encode_record
-from litereplica.ltx.format import RecordHeader, block_bytes, block_capacity
+from litereplica.ltx.format import Origin, RecordHeader, block_bytes, block_capacity
 from litereplica.ltx.header import record_prefix
 from litereplica.sqlite.pages import lock_page
 
@@ -48,11 +48,19 @@ class RecordWriter:
         """Whether this writer is the one for such records."""
         return page_size == self._page_size and epoch == self._epoch
 
-    def header(self, page_count: int, commit: int, txid: int, timestamp_ms: int, pre_checksum: int) -> RecordHeader:
+    def header(
+        self,
+        page_count: int,
+        commit: int,
+        txid: int,
+        timestamp_ms: int,
+        pre_checksum: int,
+        origin: Origin | None = None,
+    ) -> RecordHeader:
         """The header of one of its records, as a value."""
         return RecordHeader(
             self._database, self._page_size, commit, page_count, txid, txid, self._epoch, self._node, timestamp_ms,
-            pre_checksum, self.compression,
+            pre_checksum, self.compression, origin,
         )  # fmt: skip
 
     def encode(
@@ -63,11 +71,13 @@ class RecordWriter:
         timestamp_ms: int,
         pre_checksum: int,
         post_checksum: int,
+        origin: Origin | None = None,
     ) -> bytes:
         """One transaction: ``pages`` in ascending order, none beyond ``commit``, not the lock page."""
         count = len(pages)
-        if not 0 < count <= self._capacity:
-            return encode_record(self.header(count, commit, txid, timestamp_ms, pre_checksum), pages, post_checksum)
+        if origin is not None or not 0 < count <= self._capacity:
+            header = self.header(count, commit, txid, timestamp_ms, pre_checksum, origin)
+            return encode_record(header, pages, post_checksum)
         assert txid >= 1
         tail = _TAIL_AND_BLOCK.pack(
             _UINT_32, commit, _UINT_32, count, _UINT_64, txid, _UINT_64, txid, _UINT_64, timestamp_ms,

@@ -16,7 +16,7 @@ import trio
 
 from litereplica.ltx.checksum import page_checksum
 from litereplica.ltx.encode import RecordEncoder, block_capacity
-from litereplica.ltx.format import RecordHeader
+from litereplica.ltx.format import Origin, RecordHeader
 from litereplica.ltx.position import Position
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ async def log_pages(
     commit: int,
     page_size: int,
     read: "Callable[[int, int], list[tuple[int, bytes]]]",
+    origin: Origin | None = None,
 ) -> PendingCommit:
     """Write the record of a transaction that leaves ``commit`` pages of ``page_size`` bytes.
 
@@ -96,7 +97,7 @@ async def log_pages(
         raise OSError(errno.EBUSY, "another transaction of this database is being logged")
     is_new_content = page_size != database.page_size
     checksum = 0 if is_new_content else database.position.checksum
-    header = database.next_header(page_size, len(pgnos), commit)
+    header = database.next_header(page_size, len(pgnos), commit, origin)
     encoder = RecordEncoder(header)
     entries = array("Q")
     length, step = 0, block_capacity(page_size)

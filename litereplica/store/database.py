@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from litereplica.errors import Corrupt
 from litereplica.ltx.checksum import page_checksum
 from litereplica.ltx.encode import encode_record
-from litereplica.ltx.format import RecordHeader, RecordTrailer
+from litereplica.ltx.format import Origin, RecordHeader, RecordTrailer
 from litereplica.ltx.position import Position
 from litereplica.ltx.small import RecordWriter
 from litereplica.sqlite.pages import lock_page
@@ -30,6 +30,7 @@ from litereplica.store.page_checksums import PageChecksums
 from litereplica.store.waiters import Waiters
 
 if TYPE_CHECKING:
+    from litereplica.store.awaited import Awaited
     from litereplica.store.store import Store
 
 CHECKSUMS_NAME: Final = "checksums"
@@ -62,10 +63,13 @@ class Database:
     ``dropped_txid``: the last record that left no pages, since this process started.
     ``pending_install``: a whole new content that the applier has still to write over the old one.
     ``settled``: nothing has changed since the clean stop that the meta file speaks of.
+    Of a replica whose applications write: ``awaited``, the transaction of theirs that is on its way; ``claim``, the
+    newest commit in the WAL that one of them made and need not have published yet: (salt 1, salt 2, frames).
     """
 
     __slots__ = (
-        "__weakref__", "_writer", "applied", "base", "base_pages", "checksums", "directory", "dropped_txid", "epoch",
+        "__weakref__", "_writer", "applied", "awaited", "base", "base_pages", "checksums", "claim", "directory",
+        "dropped_txid", "epoch",
         "file_failure", "install_folded", "journal_mode", "kept_install", "lock_page", "log", "name", "open_pages",
         "page_count", "page_size", "pending_install", "position", "saved_base", "saved_base_pages", "settled", "store",
         "timestamp_ms", "waiters",
@@ -92,6 +96,8 @@ class Database:
         self.kept_install: Path | None = None
         self.install_folded = False
         self.settled = False
+        self.awaited: Awaited | None = None
+        self.claim: tuple[int, int, int] | None = None
         # The fdatasync of the database file failed: what of it is on the disk is unknown until the next start.
         self.file_failure: OSError | None = None
         self._writer: RecordWriter | None = None
@@ -138,7 +144,7 @@ class Database:
 
     # -- commit on the primary -------------------------------------------------------------------------------------
 
-    def commit(self, pages: Pages, commit: int, write: Callable[[], object]) -> None:
+    def commit(self, pages: Pages, commit: int, write: Callable[[], object], origin: Origin | None = None) -> None:
         """Log a transaction, let ``write`` put the application's bytes in their file, then count it.
 
         ``pages`` are (pgno, bytes) in ascending order, ``commit`` the page count after. Raises OSError when the log or
@@ -165,7 +171,7 @@ class Database:
         txid = position.txid + 1
         timestamp_ms = time_ns() // 1_000_000
         writer = self._record_writer(self.page_size)
-        record = writer.encode(pages, commit, txid, timestamp_ms, position.checksum, checksum)
+        record = writer.encode(pages, commit, txid, timestamp_ms, position.checksum, checksum, origin)
         log = self.log
         log.append(record, txid, timestamp_ms)
         try:
@@ -180,14 +186,19 @@ class Database:
         self.changed()
 
     async def commit_stream(
-        self, pgnos: list[int], commit: int, read: Callable[[int, int], Pages], write: Callable[[], object]
+        self,
+        pgnos: list[int],
+        commit: int,
+        read: Callable[[int, int], Pages],
+        write: Callable[[], object],
+        origin: Origin | None = None,
     ) -> None:
         """Do the same for a transaction of any size, in bounded memory.
 
         ``read(i, j)`` answers (pgno, bytes) of ``pgnos[i:j]``; the pages must not change until this returns (their
         writer is held, or holds SQLite's locks). Other databases are served in between.
         """
-        pending = await log_pages(self, pgnos, commit, self.page_size, read)
+        pending = await log_pages(self, pgnos, commit, self.page_size, read, origin)
         try:
             write()
         except BaseException:
@@ -209,6 +220,8 @@ class Database:
         self.log.sync_blocking()
         self.advance(Position(header.max_txid, 0), 0, header.epoch, header.timestamp_ms)
         self.applied = header.max_txid
+        if self.awaited is not None:
+            self.awaited.counted(self, header)
         self.changed()
 
     def _record_writer(self, page_size: int) -> RecordWriter:
@@ -218,12 +231,12 @@ class Database:
             self._writer = writer
         return writer
 
-    def next_header(self, page_size: int, page_count: int, commit: int) -> RecordHeader:
+    def next_header(self, page_size: int, page_count: int, commit: int, origin: Origin | None = None) -> RecordHeader:
         """The header of the record that would follow: ``page_count`` pages, ``commit`` in the database after it."""
         position = self.position
         timestamp_ms = time_ns() // 1_000_000
         writer = self._record_writer(page_size)
-        return writer.header(page_count, commit, position.txid + 1, timestamp_ms, position.checksum)
+        return writer.header(page_count, commit, position.txid + 1, timestamp_ms, position.checksum, origin)
 
     def advance(self, position: Position, commit: int, epoch: int, timestamp_ms: int) -> None:
         """Stand at ``position``, whose record the log has counted."""
@@ -245,6 +258,15 @@ class Database:
         for listener in self.store.listeners:
             listener(self)
         self.waiters.reached(self.applied)
+
+    def origin_at(self, txid: int) -> Origin | None:
+        """Where record ``txid`` comes from; None: from the node that wrote it, or there is no such record yet.
+
+        Raises Trimmed when the log does not hold it any more (also after a snapshot), OSError.
+        """
+        if txid > self.position.txid:
+            return None
+        return self.log.header(txid).origin
 
     # -- received on a replica -------------------------------------------------------------------------------------
 
@@ -304,6 +326,8 @@ class Database:
         self.advance(position, header.commit, header.epoch, header.timestamp_ms)
         for pgno, entry in record.pages:
             table[pgno - 1] = entry
+        if self.awaited is not None:
+            self.awaited.counted(self, header)
 
     def set_applied(self, txid: int) -> None:
         """Readers on this node see the database as of ``txid``."""

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from litereplica.ltx.decode import RecordSummary, scan_record
+from litereplica.ltx.decode import RecordSummary, scan_header, scan_record
+from litereplica.ltx.format import RecordHeader
 from litereplica.ltx.position import Position
 from litereplica.store.cursor import LogCursor, Span, Trimmed
 from litereplica.store.disk import Disk
@@ -116,6 +117,12 @@ class LogSegments:
         segment = self.segment_of(txid)
         start = segment.bounds(self._disk, txid)[0]
         return scan_record(FirstBytes(self._disk, self._open(segment)), start)
+
+    def header(self, txid: int) -> RecordHeader:
+        """The header of one record, in one read; Trimmed when it is no longer kept."""
+        segment = self.segment_of(txid)
+        start = segment.bounds(self._disk, txid)[0]
+        return scan_header(FirstBytes(self._disk, self._open(segment)), start)
 
     def segments(self) -> Iterator[Segment]:
         """All segments, oldest first."""

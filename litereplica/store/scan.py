@@ -11,7 +11,7 @@ from typing import Final
 
 from litereplica.errors import Corrupt, Refused
 from litereplica.ltx.decode import RecordSummary, Truncated, scan_record
-from litereplica.ltx.format import FORMAT_VERSION, VERSION_PEEK_BYTES
+from litereplica.ltx.format import NEWEST_VERSION, VERSION_PEEK_BYTES
 from litereplica.store.disk import Disk
 
 # Reads of the scan; a record of a small transaction is under 16 KiB, so one window holds several.
@@ -89,7 +89,7 @@ def scan(disk: Disk, descriptor: int, first_txid: int, before: int | None) -> Sc
             return Scan(starts, offset, last, f"record {expected:016x} at byte {offset} is cut short")
         except (Corrupt, Refused) as error:
             # A record of a newer version is not ours to drop as a torn tail; version 0 is what a tear leaves.
-            if isinstance(error, Refused) and read_at(offset, VERSION_PEEK_BYTES)[-1] > FORMAT_VERSION:
+            if isinstance(error, Refused) and read_at(offset, VERSION_PEEK_BYTES)[-1] > NEWEST_VERSION:
                 raise
             return Scan(starts, offset, last, f"record {expected:016x} at byte {offset}: {error.message}")
         header = summary.header

@@ -31,6 +31,7 @@ from litereplica.store.install import begin_install, end_install, install_path, 
 from litereplica.store.log import SEGMENT_BYTES
 from litereplica.store.meta import META_NAME, Meta, load_meta
 from litereplica.store.recover import bring_up, open_log, stop
+from litereplica.store.spool import empty_folder, spool_name
 from litereplica.store.sync import BlockingCalls
 
 log = structlog.get_logger()
@@ -59,6 +60,7 @@ class Store:
         self.calls = BlockingCalls()
         self.databases: dict[str, Database] = {}
         self.listeners: list[Listener] = []
+        self._spools = 0
         self._lock = -1
 
     @property
@@ -70,6 +72,19 @@ class Store:
     def diverged(self) -> Path:
         """Where histories are kept that a snapshot has replaced."""
         return self.root / "diverged"
+
+    @property
+    def forwarded(self) -> Path:
+        """Where long transactions are gathered that travel from node to node."""
+        return self.root / "forwarded"
+
+    def spool_path(self) -> Path:
+        """A name in ``forwarded`` that nothing has yet."""
+        while True:
+            self._spools += 1
+            path = self.forwarded / spool_name(self._spools)
+            if not os.path.lexists(path):
+                return path
 
     # -- start and stop --------------------------------------------------------------------------------------------
 
@@ -93,8 +108,9 @@ class Store:
         raise_open_files_limit()
         try:
             store._check_format()
-            for name in ("files", "db", "incoming", "diverged"):
+            for name in ("files", "db", "incoming", "diverged", "forwarded"):
                 disk.make_directories(root / name)
+            empty_folder(disk, store.forwarded)
             store.state = load_state(root)
             store._recover_all()
             store.epoch = max(1, store.seen_epoch)
@@ -334,6 +350,8 @@ class Store:
             place_install(database)
             if page_count or not had_file:
                 database.applied = position.txid
+        if database.awaited is not None:
+            database.awaited.replaced(database)
         self.changed(database)
         return database
 

@@ -5,10 +5,11 @@ from typing import Any
 from hypothesis import strategies as st
 
 from litereplica.ltx.decode import Event, PageBlock, RecordDecoder
-from litereplica.ltx.format import COMPRESSIONS, PAGE_LIMIT, U64_LIMIT, RecordHeader, database_name_problem
+from litereplica.ltx.format import COMPRESSIONS, PAGE_LIMIT, U64_LIMIT, Origin, RecordHeader, database_name_problem
 from litereplica.sqlite.pages import lock_page
 
 PageList = list[tuple[int, bytes]]
+ORIGIN = Origin("node-2", 0x7FED_CBA9_8765_4321)
 PAGE_SIZES = [512, 1024, 2048, 4096, 8192, 16384, 32768, 65536]
 
 
@@ -55,6 +56,7 @@ names = st.text(st.characters(codec="utf-8", exclude_characters="\0/"), min_size
 database_names = (
     st.lists(names, min_size=1, max_size=4).map("/".join).filter(lambda name: database_name_problem(name) is None)
 )
+origins = st.none() | st.builds(Origin, names, u64)
 
 
 @st.composite
@@ -75,6 +77,7 @@ def records(draw: st.DrawFn, page_sizes: tuple[int, ...] = tuple(PAGE_SIZES)) ->
         timestamp_ms=draw(u64),
         pre_checksum=draw(u64),
         compression=draw(st.sampled_from(COMPRESSIONS)),
+        origin=draw(origins),
     )
     fill = st.binary(min_size=1, max_size=40).map(lambda seed: (seed * (page_size // len(seed) + 1))[:page_size])
     return header, [(pgno, draw(fill)) for pgno in pgnos]

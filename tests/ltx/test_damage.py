@@ -22,12 +22,13 @@ from litereplica.ltx.decode import (
     RecordSummary,
     Truncated,
     decode_record,
+    scan_header,
     scan_record,
 )
 from litereplica.ltx.encode import RecordEncoder, encode_record
-from litereplica.ltx.format import COMPRESSIONS, RecordHeader, RecordTrailer, stored_limit
+from litereplica.ltx.format import COMPRESSIONS, Origin, RecordHeader, RecordTrailer, stored_limit
 from litereplica.ltx.header import TRAILER_BYTES, pack_trailer
-from tests.ltx.records import PageList, feed_all, make_header, make_pages, records
+from tests.ltx.records import ORIGIN, PageList, feed_all, make_header, make_pages, records
 
 VERSION_AT = 9
 """Offset of the version byte: magic, length, array marker, version."""
@@ -44,6 +45,10 @@ def scan_and_verify(encoded: bytes) -> RecordSummary:
     return scan_record(lambda at, size: encoded[at : at + size], 0, verify=True)
 
 
+def scan_head(encoded: bytes) -> RecordHeader:
+    return scan_header(lambda at, size: encoded[at : at + size], 0)
+
+
 def feed(encoded: bytes) -> Any:
     return feed_all([encoded])
 
@@ -55,8 +60,8 @@ def feed_bytewise(encoded: bytes) -> Any:
 READERS: list[Callable[[bytes], Any]] = [decode_record, feed, scan_and_verify]
 
 
-def small_record(compression: str) -> bytes:
-    return encode_record(make_header(compression=compression), make_pages([1, 9]), 0x1234)
+def small_record(compression: str, origin: Origin | None = None) -> bytes:
+    return encode_record(make_header(compression=compression, origin=origin), make_pages([1, 9]), 0x1234)
 
 
 def assert_seen(reader: Callable[[bytes], Any], damaged: bytes, at: int) -> None:
@@ -65,15 +70,25 @@ def assert_seen(reader: Callable[[bytes], Any], damaged: bytes, at: int) -> None
     assert type(raised.value) in ((Corrupt, Truncated, Refused) if at == VERSION_AT else (Corrupt, Truncated))
 
 
+@pytest.mark.parametrize("origin", [None, ORIGIN])
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 @pytest.mark.parametrize("reader", READERS)
-def test_every_flipped_bit_is_seen(reader: Callable[[bytes], Any], compression: str) -> None:
-    encoded = small_record(compression)
+def test_every_flipped_bit_is_seen(reader: Callable[[bytes], Any], compression: str, origin: Origin | None) -> None:
+    encoded = small_record(compression, origin)
     for at in range(len(encoded)):
         for bit in range(8):
             damaged = bytearray(encoded)
             damaged[at] ^= 1 << bit
             assert_seen(reader, bytes(damaged), at)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_every_other_value_of_every_byte_of_a_header_with_an_origin_is_seen(reader: Callable[[bytes], Any]) -> None:
+    encoded = small_record("none", ORIGIN)
+    for at in range(8 + struct.unpack_from("<I", encoded, 4)[0]):
+        for value in range(256):
+            if value != encoded[at]:
+                assert_seen(reader, encoded[:at] + bytes([value]) + encoded[at + 1 :], at)
 
 
 @given(records((512, 1024)), st.data())
@@ -88,8 +103,9 @@ def test_every_damaged_byte_is_seen(record: tuple[RecordHeader, PageList], data:
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 @pytest.mark.parametrize("after", [b"", b"LRX1"])
-def test_every_cut_is_seen_as_a_cut(compression: str, after: bytes) -> None:
-    encoded = small_record(compression)
+@pytest.mark.parametrize("origin", [None, ORIGIN])
+def test_every_cut_is_seen_as_a_cut(compression: str, after: bytes, origin: Origin | None) -> None:
+    encoded = small_record(compression, origin)
     for size in range(len(encoded)):
         cut = encoded[:size]
         for reader in (decode_record, scan, scan_and_verify):
@@ -110,11 +126,11 @@ def test_a_stream_may_end_between_records() -> None:
     decoder.finish()
 
 
-@pytest.mark.parametrize("version", [0, 2, 127])
+@pytest.mark.parametrize("version", [0, 3, 127])
 def test_another_version_is_refused_by_name_whatever_follows(version: int) -> None:
     other = b"LRX1" + struct.pack("<I", 1 << 31) + bytes([0x9F, version]) + b"anything"
     for reader in (decode_record, feed, scan):
-        with pytest.raises(Refused, match=f"format version {version}, this program reads version 1"):
+        with pytest.raises(Refused, match=f"format version {version}, this program reads versions 1 to 2"):
             reader(other)
 
 
@@ -167,8 +183,48 @@ def changed(index: int, value: Any) -> list[Any]:
     return [*IDENTITY[:index], value, *IDENTITY[index + 1 :]]
 
 
+def forge_origin(identity: list[Any] | bytes, origin_id: bytes = b"\xcf" + bytes(8)) -> bytes:
+    """The same of version 2; ``identity`` has seven elements."""
+    start: bytes = identity if isinstance(identity, bytes) else b"\x9e" + msgpack.packb(identity)[1:]
+    record = forge_header(start)[8:] + origin_id
+    return b"LRX1" + struct.pack("<I", len(record)) + record
+
+
 def test_the_forger_of_these_tests_writes_good_records_too() -> None:
     assert decode_record(seal(forge_header(IDENTITY) + forge_block([1, 9]))).pages == make_pages([1, 9])
+    with_origin = decode_record(seal(forge_origin([2, *IDENTITY[1:], "node-2"]) + forge_block([1, 9])))
+    assert with_origin.header.origin == Origin("node-2", 0)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        *[
+            forge_origin([2, *IDENTITY[1:], node])
+            for node in ("", "n" * 256, "\0", b"n", 1, None, True, ["n"], {"n": 1})
+        ],
+        forge_origin([2, *IDENTITY[1:]]),
+        forge_origin([2, *IDENTITY[1:], "n", "n"]),
+        forge_origin([1, *IDENTITY[1:], "n"]),
+        forge_origin(IDENTITY),
+        forge_origin(b"\x9c\x02" + msgpack.packb([*IDENTITY[1:], "n"])[1:]),
+        forge_origin(b"\x9e\x02" + msgpack.packb([*IDENTITY[1:]])[1:] + b"\xd9\x01n"),
+        forge_origin(b"\x9e\x02" + msgpack.packb([*IDENTITY[1:]])[1:] + b"\xdb\xff\xff\xff\xff"),
+        forge_origin([2, *IDENTITY[1:], "n"], b"\xce" + bytes(4)),
+        forge_origin([2, *IDENTITY[1:], "n"], b"\xd3" + bytes(8)),
+        forge_origin([2, *IDENTITY[1:], "n"], b""),
+        forge_header([2, *IDENTITY[1:]]),
+        forge_header([2, *IDENTITY[1:], "n"]),
+        forge_header(b"\x9e\x01" + msgpack.packb([*IDENTITY[1:], "n"])[1:]),
+        *[b"LRX1" + struct.pack("<I", size) + b"\x9e\x02" + bytes(size - 2) for size in range(47, 64)],
+    ],
+)
+def test_a_header_with_an_origin_that_no_writer_makes_is_corrupt(header: bytes) -> None:
+    encoded = seal(header + forge_block([1, 9]))
+    for reader in (*READERS, scan, scan_head):
+        with pytest.raises(Corrupt) as raised:
+            reader(encoded)
+        assert type(raised.value) is Corrupt
 
 
 @pytest.mark.parametrize(
@@ -325,7 +381,12 @@ def read_all_ways(encoded: bytes) -> None:
         assert isinstance(result, (Record, RecordSummary, list))
 
 
-@given(st.binary(max_size=300), st.sampled_from([b"", b"LRX1", small_record("none")[:10], small_record("lz4")[:80]]))
+@given(
+    st.binary(max_size=300),
+    st.sampled_from(
+        [b"", b"LRX1", small_record("none")[:10], small_record("lz4")[:80], small_record("none", ORIGIN)[:95]]
+    ),
+)
 def test_garbage_raises_only_what_is_documented_and_allocates_little(garbage: bytes, start: bytes) -> None:
     assert allocated_by(lambda: read_all_ways(start + garbage)) < ALLOCATION_LIMIT_BYTES
 
@@ -334,11 +395,12 @@ def test_garbage_raises_only_what_is_documented_and_allocates_little(garbage: by
     st.sampled_from(COMPRESSIONS),
     st.lists(st.tuples(st.integers(0, 2000), st.binary(min_size=1, max_size=9)), min_size=1, max_size=4),
     st.booleans(),
+    st.sampled_from([None, ORIGIN]),
 )
 def test_a_record_damaged_in_several_places_and_sealed_again_raises_only_what_is_documented(
-    compression: str, damages: list[tuple[int, bytes]], sealed: bool
+    compression: str, damages: list[tuple[int, bytes]], sealed: bool, origin: Origin | None
 ) -> None:
-    encoded = bytearray(small_record(compression))
+    encoded = bytearray(small_record(compression, origin))
     for at, damage in damages:
         start = at % len(encoded)
         encoded[start : start + len(damage)] = damage

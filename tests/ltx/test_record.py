@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from xxhash import xxh3_64_intdigest
 
-from litereplica.ltx.decode import PageBlock, RecordDecoder, decode_record, scan_record
+from litereplica.ltx.decode import PageBlock, RecordDecoder, decode_record, scan_header, scan_record
 from litereplica.ltx.encode import RecordEncoder, block_capacity, encode_record
-from litereplica.ltx.format import COMPRESSIONS, RecordHeader, RecordTrailer
-from tests.ltx.records import PageList, feed_all, make_header, make_pages, pages_of, records, u64
+from litereplica.ltx.format import COMPRESSIONS, Origin, RecordHeader, RecordTrailer
+from tests.ltx.records import ORIGIN, PageList, feed_all, make_header, make_pages, pages_of, records, u64
 
 
 @given(records(), u64)
@@ -28,6 +28,7 @@ def test_a_record_is_read_back_as_it_was_written(record: tuple[RecordHeader, Pag
     for verify in (False, True):
         summary = scan_record(lambda at, size: encoded[at : at + size], 0, verify=verify)
         assert summary == (header, decoded.trailer, len(encoded))
+    assert scan_header(lambda at, size: encoded[at : at + size], 0) == header
 
 
 @given(st.lists(records(), min_size=1, max_size=3), st.data())
@@ -116,12 +117,29 @@ def test_a_scan_reads_twice_and_no_pages() -> None:
     assert sum(reads) < 1024
 
 
+def test_only_the_header_is_one_read() -> None:
+    encoded = b"before" + encode_record(make_header(origin=ORIGIN), make_pages([1, 2]), 5)
+    reads: list[int] = []
+
+    def read_at(offset: int, size: int) -> bytes:
+        reads.append(size)
+        return encoded[offset : offset + size]
+
+    assert scan_header(read_at, 6).origin == ORIGIN
+    assert reads == [512]
+
+
 def test_the_longest_names_fit() -> None:
     header = make_header(database="ä" * 512, node="n" * 255, epoch=2**64 - 1, page_size=65536)
     encoded = encode_record(header, make_pages([1, 2], 65536), 5)
     assert decode_record(encoded).header == header
     assert scan_record(lambda at, size: encoded[at : at + size], 0).header == header
     assert struct.unpack_from("<I", encoded, 4)[0] == 1351
+    header = header._replace(origin=Origin("ö" * 127 + "o", 2**64 - 1))
+    encoded = encode_record(header, make_pages([1, 2], 65536), 5)
+    assert decode_record(encoded).header == header
+    assert scan_header(lambda at, size: encoded[at : at + size], 0) == header
+    assert struct.unpack_from("<I", encoded, 4)[0] == 1617
 
 
 def test_the_bytes_are_those_of_the_document() -> None:
@@ -142,6 +160,30 @@ def test_the_bytes_are_those_of_the_document() -> None:
     assert msgpack.unpackb(encoded[at + 4 :]) == [0x0102_0304_0506_0708, checksum]
 
 
+def test_an_origin_makes_the_header_version_2_and_changes_nothing_else() -> None:
+    plain = encode_record(make_header(), make_pages([1, 9]), 5)
+    encoded = encode_record(make_header(origin=ORIGIN), make_pages([1, 9]), 5)
+    plain_bytes, header_bytes = (struct.unpack_from("<4sI", each)[1] for each in (plain, encoded))
+    assert msgpack.unpackb(encoded[8 : 8 + header_bytes]) == [
+        2, "app.db", 512, 3, "node-1", "none", "node-2", 1000, 2, 7, 7, 1_790_000_000_000, 0x8000_0000_0000_0001,
+        0x7FED_CBA9_8765_4321,
+    ]  # fmt: skip
+    assert encoded[8] == 0x9E
+    assert encoded[header_bytes - 1 : 8 + header_bytes] == b"\xcf" + ORIGIN.id.to_bytes(8, "big")
+    assert header_bytes == plain_bytes + len(b"\xa6node-2") + 9
+    assert encoded[8 + header_bytes : -8] == plain[8 + plain_bytes : -8]
+
+
+def test_a_record_without_an_origin_has_the_bytes_that_it_always_had() -> None:
+    """Logs of earlier versions stay readable, and theirs are what this one writes."""
+    encoded = encode_record(make_header(page_count=1), make_pages([9]), 0x0102_0304_0506_0708)
+    assert encoded[: 8 + 71].hex() == (
+        "4c525831470000009c01a66170702e6462cd020003a66e6f64652d31a46e6f6e65ce000003e8ce00000001"
+        "cf0000000000000007cf0000000000000007cf000001a0c4506c00cf8000000000000001"
+    )
+    assert encoded[-23:].hex() == "1300000092cf0102030405060708cf2ca2158a645be8b2"
+
+
 @pytest.mark.parametrize(
     ("changes", "pgnos"),
     [
@@ -160,9 +202,13 @@ def test_the_bytes_are_those_of_the_document() -> None:
         ({"compression": "gzip"}, [1, 2]),
         ({"database": "../app.db"}, [1, 2]),
         ({"node": ""}, [1, 2]),
+        ({"origin": Origin("", 1)}, [1, 2]),
+        ({"origin": Origin("n" * 256, 1)}, [1, 2]),
+        ({"origin": Origin("n", 2**64)}, [1, 2]),
+        ({"origin": Origin("n", -1)}, [1, 2]),
     ],
 )
-def test_a_wrong_record_of_ours_is_an_assertion(changes: dict[str, int | str], pgnos: list[int]) -> None:
+def test_a_wrong_record_of_ours_is_an_assertion(changes: dict[str, int | str | Origin], pgnos: list[int]) -> None:
     with pytest.raises(AssertionError):
         encode_record(make_header(**changes), make_pages(pgnos), 5)
 

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from litereplica.ltx.encode import encode_record
+from litereplica.ltx.format import Origin
 from litereplica.ltx.small import RecordWriter
 
 U64 = st.integers(0, 2**64 - 1)
@@ -18,14 +19,23 @@ U64 = st.integers(0, 2**64 - 1)
     pre=U64,
     post=U64,
     compression=st.sampled_from(["none", "lz4", "zstd"]),
+    origin=st.none() | st.builds(Origin, st.sampled_from(["a", "b"]), U64),
 )
 def test_it_makes_the_bytes_that_the_general_encoder_makes(
-    page_size: int, pgnos: set[int], txid: int, timestamp_ms: int, pre: int, post: int, compression: str
+    page_size: int,
+    pgnos: set[int],
+    txid: int,
+    timestamp_ms: int,
+    pre: int,
+    post: int,
+    compression: str,
+    origin: Origin | None,
 ) -> None:
     writer = RecordWriter("dir/app.db", page_size, 7, "a", compression)
     pages = [(pgno, pgno.to_bytes(4, "big") * (page_size // 4)) for pgno in sorted(pgnos)]
-    header = writer.header(len(pages), 6000, txid, timestamp_ms, pre)
-    assert writer.encode(pages, 6000, txid, timestamp_ms, pre, post) == encode_record(header, pages, post)
+    header = writer.header(len(pages), 6000, txid, timestamp_ms, pre, origin)
+    assert header.origin == origin
+    assert writer.encode(pages, 6000, txid, timestamp_ms, pre, post, origin) == encode_record(header, pages, post)
 
 
 def test_more_pages_than_a_block_holds_take_the_general_way() -> None:

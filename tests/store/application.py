@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from litereplica.ltx.checksum import page_checksum
+from litereplica.ltx.format import Origin
 from litereplica.sqlite.pages import lock_page
 from litereplica.store.database import Database
 from litereplica.store.disk import Disk
@@ -37,7 +38,10 @@ def assert_file_is(path: Path, content: Content) -> None:
 
 
 class Application:
-    """One database's writer. ``oracle[txid]``: the pages after that transaction."""
+    """One database's writer. ``oracle[txid]``: the pages after that transaction.
+
+    Every second transaction is one that another node's application has made: ``origins[txid]``.
+    """
 
     def __init__(self, store: Store, page_size: int = 512, seed: int = 0, name: str = NAME) -> None:
         self.store = store
@@ -45,6 +49,7 @@ class Application:
         self.page_size = page_size
         self.random = random.Random(seed)
         self.oracle: dict[int, Content] = {0: {}}
+        self.origins: dict[int, Origin | None] = {}
         self.acknowledged = 0
         self.synced = 0
         self.in_flight = 0
@@ -68,17 +73,20 @@ class Application:
         database = self.store.get(self.name) or self.store.create(self.name)
         database.set_page_size(self.page_size)
 
-    def _next(self, changes: Content, commit: int) -> None:
+    def _next(self, changes: Content, commit: int) -> Origin | None:
         content = {**self.oracle[self.acknowledged], **changes}
         self.in_flight = self.acknowledged + 1
         self.oracle[self.in_flight] = {pgno: page for pgno, page in content.items() if pgno <= commit}
+        origin = Origin("node-2", 1000 + self.in_flight) if self.in_flight % 2 == 0 else None
+        self.origins[self.in_flight] = origin
+        return origin
 
     def commit(
         self, changes: Content | None = None, commit: int | None = None, write: Callable[[], object] = lambda: None
     ) -> None:
         changes, commit = self._changes(changes, commit)
-        self._next(changes, commit)
-        self.database.commit(sorted(changes.items()), commit, write)
+        origin = self._next(changes, commit)
+        self.database.commit(sorted(changes.items()), commit, write, origin)
         self.acknowledged = self.in_flight
 
     async def commit_stream(
@@ -86,8 +94,8 @@ class Application:
     ) -> None:
         changes, commit = self._changes(changes, commit)
         pages = sorted((pgno, page) for pgno, page in changes.items() if pgno <= commit)
-        self._next(changes, commit)
-        await self.database.commit_stream([pgno for pgno, _ in pages], commit, lambda i, j: pages[i:j], write)
+        origin = self._next(changes, commit)
+        await self.database.commit_stream([pgno for pgno, _ in pages], commit, lambda i, j: pages[i:j], write, origin)
         self.acknowledged = self.in_flight
 
     def _changes(self, changes: Content | None, commit: int | None) -> tuple[Content, int]:
@@ -125,6 +133,7 @@ class Application:
     def drop(self) -> None:
         self.in_flight = self.acknowledged + 1
         self.oracle[self.in_flight] = {}
+        self.origins[self.in_flight] = None
         self.database.drop()
         self.acknowledged = self.in_flight
         if self.store.file_path(self.name).exists():
@@ -142,5 +151,7 @@ class Application:
             page_checksum(pgno, content[pgno]) for pgno in range(1, len(content) + 1)
         ]
         assert not any(table[len(content) :])
+        for txid in range(database.log.first_txid, database.log.last_txid + 1):
+            assert database.origin_at(txid) == self.origins.get(txid)
         if file:
             assert_file_is(database.file_path, content)
