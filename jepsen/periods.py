@@ -1,0 +1,79 @@
+"""From when to when each nemesis was at work.
+
+Knows the names that nemeses give their operations: ``start-NAME`` and ``stop-NAME`` around something that lasts, and
+just ``NAME`` for an accident of one moment. Each is recorded twice, when it is begun and when it is done. Does not know
+what any of them does.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from jepsen.history import NEMESIS, Operation
+
+_START = "start-"
+_STOP = "stop-"
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """``details``: what the nemesis said when it began, for people. ``lasting``: not an accident of one moment."""
+
+    name: str
+    began_ns: int
+    ended_ns: int
+    details: str = ""
+    lasting: bool = True
+
+    @property
+    def length_ns(self) -> int:
+        return self.ended_ns - self.began_ns
+
+    def overlaps(self, began_ns: int, ended_ns: int) -> bool:
+        return self.began_ns <= ended_ns and began_ns <= self.ended_ns
+
+
+def periods(operations: Sequence[Operation]) -> tuple[Period, ...]:
+    """All of them, by their beginnings. From the instant a fault is begun until the instant it is known to be undone.
+
+    What is never undone lasts until the end of the history.
+    """
+    ended_ns = operations[-1].time_ns if operations else 0
+    halves: dict[str, Operation] = {}
+    begun: dict[str, Operation] = {}
+    found: list[Period] = []
+    for each in operations:
+        if each.process != NEMESIS:
+            continue
+        first = halves.pop(each.f, None)
+        if first is None:
+            halves[each.f] = each
+            if each.f.startswith(_START):
+                begun.setdefault(each.f.removeprefix(_START), each)
+        elif each.f.startswith(_STOP):
+            name = each.f.removeprefix(_STOP)
+            if (start := begun.pop(name, None)) is not None:
+                found.append(Period(name, start.time_ns, each.time_ns, _details(start)))
+        elif not each.f.startswith(_START):
+            found.append(Period(each.f, first.time_ns, each.time_ns, _details(first), lasting=False))
+    found += [Period(name, start.time_ns, ended_ns, _details(start)) for name, start in begun.items()]
+    found += [
+        Period(name, first.time_ns, ended_ns, _details(first), lasting=False)
+        for name, first in halves.items()
+        if not name.startswith((_START, _STOP))
+    ]
+    return tuple(sorted(found, key=lambda each: (each.began_ns, each.ended_ns, each.name)))
+
+
+def _details(one: Operation) -> str:
+    return "" if one.value is None else str(one.value)
+
+
+def merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The same stretches of time without overlaps, in order."""
+    found: list[tuple[int, int]] = []
+    for began, ended in sorted(spans):
+        if found and began <= found[-1][1]:
+            found[-1] = (found[-1][0], max(found[-1][1], ended))
+        else:
+            found.append((began, ended))
+    return found
