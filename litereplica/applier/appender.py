@@ -1,27 +1,42 @@
 """The files of one database, and how a transaction is appended to its WAL.
 
-Knows the steps of one transaction, in turns that never wait, and what has to be true of the wal-index before one.
-Does not know the queue (backlog.py), nor when checkpoints happen (checkpoint.py). worker.py has the interleavings.
+Knows the steps of one transaction, in turns that never wait, what has to be true of the wal-index before one, and how
+SQLite's WRITE lock is kept between two. Does not know the queue (backlog.py), what is done without a WAL
+(committer.py), nor when checkpoints happen (checkpoint.py). worker.py has the interleavings.
 """
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
 from itertools import chain
 from typing import Final
 
-from litereplica.applier import holders, locks
-from litereplica.applier.opened import OpenDatabase, open_database, open_wal, prepare
-from litereplica.applier.pieces import FilePieces, Piece, RecordPieces
-from litereplica.applier.protocol import Republish
+from litereplica.applier import holders
+from litereplica.applier.glance import published
+from litereplica.applier.opened import OpenDatabase, open_as_it_is, open_database, open_wal, prepare, uses_wal
+from litereplica.applier.pieces import FilePieces, PageSizeChanged, Piece, RecordPieces
+from litereplica.applier.protocol import Apply, Install
 from litereplica.applier.republish import shows
-from litereplica.applier.turns import Turns, Waits
+from litereplica.applier.turns import LOCK_WAIT_S, TimedOut, Turns, Waits
+from litereplica.applier.wal_lock import WalLock
 from litereplica.applier.wal_writer import WalWriter
-from litereplica.errors import Corrupt, Refused, Unavailable
-from litereplica.sqlite.shm import WRITE_LOCK, WalIndexHeader, invalidate_header, read_checkpoint_info, read_header
+from litereplica.errors import Refused, Unavailable
+from litereplica.sqlite.shm import WalIndexHeader, read_header
+from litereplica.sqlite.wal import WAL_HEADER_BYTES
 
 READERS_WAIT_S: Final = 30.0
 """How long readers may keep the WAL in use when another page size needs a new one; then it is said, and tried again."""
 
+PATIENCE_S: Final = 60.0
+"""How long applications may hold the lock once it was said that they do: seldom enough for a log, and the next look at
+the files is soon enough for whatever else is wrong with them."""
+
 _READERS_DELAY_S: Final = 0.1
+# An application is in a transaction: below a millisecond beside its round trip to the primary. When it was said that it
+# stays in there, less often: a turn has several attempts, and they cost a part of a processor.
+_APPLY_DELAY_S: Final = 0.001
+_PATIENT_DELAY_S: Final = 0.01
+# Calls of a microsecond each, in one turn: a busy writer leaves the lock free for a few of them only.
+_ATTEMPTS: Final = 20
 _RECOVERIES: Final = 3
 
 
@@ -29,51 +44,81 @@ class Appender:
     """The database at ``path``, called ``name``; ``opened`` is None until it is needed and after a failure.
 
     ``frames``: in the WAL with the last publication. ``wants_empty_wal``: the next transaction cannot be written before
-    the WAL is empty. ``claim``: what the daemon knows to be committed, until it was compared with the wal-index.
+    the WAL is empty. ``lock``: SQLite's WRITE lock.
     """
 
     __slots__ = (
-        "_invalidated", "_make_room", "_wants_empty", "claim", "frames", "name", "opened", "path", "wants_empty_wal",
+        "_is_patient", "_make_room", "_waits", "_wants_empty", "frames", "lock", "name", "opened", "path",
+        "wants_empty_wal",
     )  # fmt: skip
 
     def __init__(
         self,
         name: str,
         path: str,
+        lock: WalLock,
         make_room: Callable[[], None],
         wants_empty: Callable[[], None],
-        invalidated: Callable[[], None],
     ) -> None:
-        """``make_room`` is called before files are opened, ``wants_empty`` each time ``wants_empty_wal`` is waited for.
+        """``make_room`` is called before files are opened.
 
-        ``invalidated`` is called when the wal-index did not show all that is committed, and is rebuilt.
+        ``wants_empty`` is called each time ``wants_empty_wal`` is waited for.
         """
         self.name = name
         self.path = path
         self.opened: OpenDatabase | None = None
         self.frames = 0
         self.wants_empty_wal = False
-        self.claim: Republish | None = None
+        self.lock = lock
+        self._is_patient = False
+        # Of an apply that waits for the lock.
+        self._waits: Waits | None = None
         self._make_room = make_room
         self._wants_empty = wants_empty
-        self._invalidated = invalidated
 
     def forget_files(self) -> None:
         """Close the files; the next transaction opens them anew."""
         opened, self.opened = self.opened, None
         if opened is not None:
+            self.lock.give_back(opened)
             opened.close()
 
-    def release(self) -> Turns[WalIndexHeader | None]:
-        """Close the files; what was committed in that instant, None when there is no WAL with anything in it.
+    @property
+    def uses_wal(self) -> bool:
+        """Whether a transaction of the primary goes into a WAL, as SQLite would decide. Raises OSError, Corrupt."""
+        opened = self.opened
+        if opened is not None:
+            if not (opened.broken or opened.is_replaced):
+                return True
+            self.forget_files()
+        return uses_wal(self.path)
 
-        Raises Unavailable while the wal-index is being changed, Corrupt, OSError, sqlite3.Error.
+    def hurry(self) -> None:
+        """Somebody waits for the end of what is under way: no more patience than with a lock that was never said."""
+        if self._waits is not None:
+            self._waits.shorten(LOCK_WAIT_S)
+
+    def holder(self) -> str:
+        """Who has the WRITE lock, for people."""
+        return holders.writer(self.path) if self.opened is None else holders.write_lock_holder(self.opened.shm)
+
+    # -- one that is released, or looked at ------------------------------------------------------------------------
+
+    def release(self) -> Turns[WalIndexHeader | None]:
+        """Let go of the files; what was committed in that instant, None when there is no WAL with anything in it.
+
+        They stay open until they are used again or forgotten. Raises Unavailable while the wal-index is being changed,
+        Corrupt, OSError, sqlite3.Error.
         """
         waits = Waits()
         is_torn = False
         while True:
             if self.opened is not None and self.opened.broken:
                 self.forget_files()
+            if self.opened is None and (header := published(self.path)) is not None:
+                # Applications wrote last, so the mount has followed them, also what is not published (``claim``).
+                self.lock.claim = None
+                return header
             try:
                 opened = self.opened = self.opened or open_wal(self.path)
             except Unavailable as error:
@@ -81,15 +126,41 @@ class Appender:
                 continue
             if opened is None:
                 break
-            if self.claim is not None or is_torn:
-                yield from self.compare()
-            if (header := opened.close_at()) is not None:
+            if is_torn or not self._shows_claim(opened):
+                yield from self._see_claim(opened)
+            if (header := opened.retire()) is not None:
                 break
             is_torn = True
             yield waits.next_delay(f"the wal-index of {self.path} is being changed")
-        self.opened = self.claim = None
+        self.lock.claim = None
         self.frames = 0
         return header if opened is not None else None
+
+    def _see_claim(self, opened: OpenDatabase) -> Turns[None]:
+        """As ``compare``, which needs the WRITE lock, or until that is no longer needed.
+
+        A promotion must not wait for the lock: an application may have it whose commit waits for the promotion.
+        """
+        attempts = self.compare()
+        try:
+            for delay_s in attempts:
+                if self._shows_claim(opened):
+                    return
+                yield delay_s
+        finally:
+            attempts.close()
+
+    def _shows_claim(self, opened: OpenDatabase) -> bool:
+        """Whether the wal-index shows what ``claim`` says, or the WAL has begun again since: looked at without a lock.
+
+        It begins again, by its header's new salts, only when all that it held is in the database file; the mount sees
+        to that (mount.replica_wal).
+        """
+        header = read_header(opened.memory.blocks[0])
+        if header is None or self.lock.claim is None or shows(header, self.lock.claim):
+            return header is not None
+        salts = os.pread(opened.wal, WAL_HEADER_BYTES, 0)[16:24]
+        return len(salts) == 8 and salts != self.lock.claim.salt1.to_bytes(4) + self.lock.claim.salt2.to_bytes(4)
 
     def compare(self) -> Turns[None]:
         """Compare the wal-index of the open database with ``claim``, and have it rebuilt if it shows less or is torn.
@@ -97,17 +168,45 @@ class Appender:
         Raises as ``append``.
         """
         assert self.opened is not None
-        yield from self._lock(self.opened)
-        _unlock(self.opened)
+        yield from self.lock.take(self.opened, self._patience(), in_line=False)
+        self.lock.unlock(self.opened)
+
+    # -- one that the primary has committed ------------------------------------------------------------------------
+
+    def apply(self, batch: list[Apply] | Install) -> Turns[None]:
+        """Make what the messages tell the newest state; raises as ``append``."""
+        if isinstance(batch, Install):
+            yield from self.append(FilePieces(batch))
+            return
+        starts_at = 0
+        while True:
+            try:
+                yield from self.append(RecordPieces(self.name, batch, starts_at))
+            except PageSizeChanged as change:
+                # Frames that were written already stay unpublished, and are overwritten.
+                starts_at = change.txid
+            else:
+                return
 
     def append(self, source: FilePieces | RecordPieces) -> Turns[None]:
-        """Make the pages of ``source`` one transaction; raises LitereplicaError, OSError, sqlite3.Error."""
+        """Make the pages of ``source`` one transaction; raises LitereplicaError, OSError, sqlite3.Error.
+
+        An application that is in a write transaction is waited for, and when it was said once, for long.
+        """
+        try:
+            yield from self._append(source)
+        except TimedOut:
+            self._is_patient = True
+            raise
+        self._is_patient = False
+
+    def _append(self, source: FilePieces | RecordPieces) -> Turns[None]:
         pieces = iter(source)
         first = next(pieces, None)
         if first is None:
             return
         if isinstance(source, FilePieces):
-            self.claim = None  # whatever was committed before, this replaces it
+            self.lock.claim = None  # whatever was committed before, this replaces it
         if self.opened is not None and self.opened.broken:
             self.forget_files()
         opened = self.opened
@@ -124,25 +223,82 @@ class Appender:
                 f"the records of {self.name} have pages of {source.page_size} bytes, its file here {opened.page_size}: "
                 f"drop the database here, and it will be fetched again"
             )
-        header = yield from (self._lock_empty(opened) if resized else self._lock(opened))
+        header = yield from (self._lock_empty(opened) if resized else self.lock.take(opened, self._patience()))
         try:
-            _check_index(opened, header)
-            opened.sequence += header.max_frame == 0
-            writer = WalWriter(opened.wal, opened.memory, header, page_size=source.page_size, sequence=opened.sequence)
-            for pages, commit in chain((first,), pieces):
-                writer.append(pages, commit)
-                if not commit:
-                    yield 0.0
-            if source.rollback is not None:
-                # Before anybody can see it: from here on the WAL is not cut to nothing any more.
-                opened.rollback = source.rollback
-            if resized:
-                yield from _publish_resized(opened, writer, source.page_size)
-            else:
-                writer.publish()
-            self.frames = writer.frames
+            yield from self._write(opened, header, source, chain((first,), pieces))
         finally:
-            _unlock(opened)
+            self.lock.unlock(opened)
+
+    def _write(
+        self, opened: OpenDatabase, header: WalIndexHeader, source: FilePieces | RecordPieces, pieces: Iterable[Piece]
+    ) -> Turns[None]:
+        """Under the WRITE lock."""
+        resized = opened.page_size != source.page_size
+        if header.max_frame and header.page_size != opened.page_size:
+            raise Refused(f"{opened.path}-wal has pages of {header.page_size} bytes, the database {opened.page_size}")
+        opened.sequence += header.max_frame == 0
+        writer = WalWriter(opened.wal, opened.memory, header, page_size=source.page_size, sequence=opened.sequence)
+        for pages, commit in pieces:
+            writer.append(pages, commit)
+            if not commit:
+                yield 0.0
+        if source.rollback is not None:
+            # Before anybody can see it: from here on the WAL is not cut to nothing any more.
+            opened.rollback = source.rollback
+        if resized:
+            yield from _publish_resized(opened, writer, source.page_size)
+        else:
+            writer.publish()
+        self.frames = writer.frames
+
+    # -- one that is to be committed here --------------------------------------------------------------------------
+
+    def commit(self, source: RecordPieces, waits: Waits) -> Turns[bool]:
+        """Make the pages of ``source`` one transaction, as an application does it; False if there is no WAL for it.
+
+        Raises as ``append``.
+        """
+        pieces = iter(source)
+        first = next(pieces, None)
+        if first is None:
+            raise Refused(f"the transaction of {self.name} holds no page")
+        opened = yield from self._open_as_it_is(waits)
+        if opened is None:
+            return False
+        if opened.page_size != source.page_size:
+            raise Refused(f"{self.path} has pages of {opened.page_size} bytes, the transaction {source.page_size}")
+        header = yield from self.lock.take(opened, waits)
+        try:
+            yield from self._write(opened, header, source, chain((first,), pieces))
+        finally:
+            self.lock.unlock(opened)
+        return True
+
+    def take_lock(self, waits: Waits) -> Turns[bool]:
+        """Take the WRITE lock and keep it (``lock.keeps``); False if there is no WAL. Raises as ``append``."""
+        opened = yield from self._open_as_it_is(waits)
+        if opened is None:
+            return False
+        yield from self.lock.take(opened, waits)
+        self.lock.keeps = True
+        return True
+
+    def give_lock_back(self) -> None:
+        """Keep it no longer; while nothing is under way."""
+        self.lock.keeps = False
+        if self.opened is not None:
+            self.lock.give_back(self.opened)
+
+    def _open_as_it_is(self, waits: Waits) -> Turns[OpenDatabase | None]:
+        while self.opened is None:
+            self._make_room()
+            try:
+                self.opened = open_as_it_is(self.path)
+            except Unavailable as error:
+                yield waits.next_delay(error.message)
+            else:
+                break
+        return self.opened
 
     def _open(self, page_size: int, first_page: bytes | None) -> Turns[OpenDatabase]:
         waits = Waits()
@@ -153,58 +309,11 @@ class Appender:
             except Unavailable as error:
                 yield waits.next_delay(error.message)
 
-    def _lock(self, opened: OpenDatabase) -> Turns[WalIndexHeader]:
-        """Take ``gate`` and the WRITE lock; the value is the header read under them. Raises Unavailable, Corrupt.
+    # -- the lock --------------------------------------------------------------------------------------------------
 
-        The header shows what ``claim`` says.
-        """
-        waits = Waits()
-        recoveries = 0
-        problem: str | Callable[[], str]
-        while True:
-            if not opened.gate.acquire(blocking=False):
-                problem = f"a checkpoint of {self.path} does not end"
-            elif not _take_write_lock(opened):
-                opened.gate.release()
-                problem = lambda: (  # noqa: E731  it is asked only once it is said
-                    f"{holders.write_lock_holder(opened.shm)} holds SQLite's write lock on {self.path}"
-                )
-            elif (header := self._compared(opened, rebuilt=recoveries > 0)) is not None:
-                return header
-            else:
-                _unlock(opened)
-                problem = f"the wal-index of {self.path} cannot be recovered"
-                if recoveries < _RECOVERIES and opened.recover():
-                    recoveries += 1
-                    continue
-            yield waits.next_delay(problem)
-
-    def _compared(self, opened: OpenDatabase, *, rebuilt: bool) -> WalIndexHeader | None:
-        """The header, once it shows what ``claim`` says; None when it has to be recovered first. Under the WRITE lock.
-
-        ``rebuilt``: it has been, so the file has no more. Raises Corrupt when transactions that are logged are in
-        neither: what came after them would not fit.
-        """
-        block = opened.memory.blocks[0]
-        header = read_header(block)
-        claim = self.claim
-        if header is None or claim is None or shows(header, claim):
-            if header is not None:
-                self.claim = None
-            return header
-        if not rebuilt:
-            invalidate_header(block)
-            self._invalidated()
-            return None
-        self.claim = None
-        if (header.salt1, header.salt2) != (claim.salt1, claim.salt2):
-            return header  # the WAL was begun again since: all of the old one is in the database file
-        _unlock(opened)
-        self.claim = claim
-        raise Corrupt(
-            f"{self.path}-wal has {header.max_frame} committed frames, but {claim.frames} are in the log: "
-            f"restart litereplica, which brings them in again"
-        )
+    def _patience(self) -> Waits:
+        self._waits = Waits(PATIENCE_S, _PATIENT_DELAY_S) if self._is_patient else Waits(LOCK_WAIT_S, _APPLY_DELAY_S)
+        return self._waits
 
     def _lock_empty(self, opened: OpenDatabase) -> Turns[WalIndexHeader]:
         """As ``_lock``, once the WAL holds nothing: all is in the database file and no reader uses a frame.
@@ -214,10 +323,10 @@ class Appender:
         waits = Waits(READERS_WAIT_S, _READERS_DELAY_S)
         try:
             while True:
-                header = yield from self._lock(opened)
+                header = yield from self.lock.take(opened, self._patience())
                 if not header.max_frame:
                     return header
-                _unlock(opened)
+                self.lock.unlock(opened)
                 if opened.broken:
                     raise Unavailable(f"SQLite cannot fold the WAL of {self.path}")
                 self.wants_empty_wal = True
@@ -225,19 +334,6 @@ class Appender:
                 yield waits.next_delay(f"readers of {self.path} keep its page size from changing")
         finally:
             self.wants_empty_wal = False
-
-
-def _take_write_lock(opened: OpenDatabase) -> bool:
-    try:
-        return locks.try_exclusive(opened.shm, WRITE_LOCK)
-    except OSError:
-        opened.gate.release()
-        raise
-
-
-def _unlock(opened: OpenDatabase) -> None:
-    locks.release(opened.shm, WRITE_LOCK)
-    opened.gate.release()
 
 
 def _publish_resized(opened: OpenDatabase, writer: WalWriter, page_size: int) -> Turns[None]:
@@ -250,18 +346,6 @@ def _publish_resized(opened: OpenDatabase, writer: WalWriter, page_size: int) ->
         opened.show_page_size(page_size)
     finally:
         opened.connection_lock.release()
-
-
-def _check_index(opened: OpenDatabase, header: WalIndexHeader) -> None:
-    """Refuse a wal-index that no SQLite would have left so."""
-    if header.max_frame and header.page_size != opened.page_size:
-        raise Refused(f"{opened.path}-wal has pages of {header.page_size} bytes, the database {opened.page_size}")
-    backfilled = read_checkpoint_info(opened.memory.blocks[0]).backfilled
-    if backfilled > header.max_frame:
-        raise Corrupt(
-            f"the wal-index of {opened.path} claims {backfilled} frames copied of {header.max_frame}: "
-            f"restart litereplica, which rebuilds it"
-        )
 
 
 def _page_one(piece: Piece) -> bytes | None:

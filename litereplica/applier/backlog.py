@@ -10,7 +10,7 @@ Release comes after all that was sent before.
 from collections import deque
 from typing import Final
 
-from litereplica.applier.protocol import Apply, Install, Lock, Release, Republish
+from litereplica.applier.protocol import Apply, Commit, Hold, Install, Lock, Release, Republish
 
 BATCH_BYTES: Final = 1 << 20
 """Log bytes merged into one local commit: what a burst gains by merging is gained by then."""
@@ -18,8 +18,8 @@ BATCH_BYTES: Final = 1 << 20
 BATCH_RECORDS: Final = 64
 """Transactions merged into one local commit, so that readers of a replica that is behind still see steps."""
 
-Request = Apply | Install | Republish | Release | Lock
-Work = list[Apply] | Install | Republish | Release | Lock
+Request = Apply | Install | Republish | Release | Lock | Commit | Hold
+Work = list[Apply] | Install | Republish | Release | Lock | Commit | Hold
 
 Refusal = tuple[int, str]
 """The TXID from which on records are not applied, and why; sending them again may succeed."""
@@ -90,7 +90,7 @@ class Backlog:
             queue.popleft()
         return batch
 
-    def put_back(self, message: Republish) -> None:
+    def put_back(self, message: Republish | Commit) -> None:
         """Do it after all that waits, instead of now."""
         self._queue.append(message)
 
@@ -103,6 +103,24 @@ class Backlog:
         """Nobody wants the write lock any more."""
         self._queue = deque(each for each in self._queue if not isinstance(each, Lock))
 
+    def clear(self) -> None:
+        """Drop everything; records may begin at any TXID again."""
+        self._queue.clear()
+        self._expected = 0
+        self._awaits_resend = False
+
+    def take_commits(self) -> list[Commit]:
+        """Take every commit out of the queue."""
+        found = [each for each in self._queue if isinstance(each, Commit)]
+        self._queue = deque(each for each in self._queue if not isinstance(each, Commit))
+        return found
+
+    def take_holds(self) -> list[Hold]:
+        """Take every hold out of the queue."""
+        found = [each for each in self._queue if isinstance(each, Hold)]
+        self._queue = deque(each for each in self._queue if not isinstance(each, Hold))
+        return found
+
     def failed(self, txid: int) -> None:
         """Drop the records behind a failure, and all that come until ``txid`` comes again (or another era began)."""
         self._drop_records()
@@ -112,7 +130,7 @@ class Backlog:
 
     def _add_records(self, message: Apply) -> Refusal | None:
         expected = self._expected
-        if expected and message.first_txid > expected:
+        if expected and message.first_txid > max(expected, message.applied + 1):
             if self._awaits_resend:
                 return None
             self._awaits_resend = True

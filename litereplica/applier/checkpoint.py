@@ -1,4 +1,4 @@
-"""When the replica's WAL is folded into the database file, on a thread of its own.
+"""When a WAL that the applier has written to is folded into the database file, on a thread of its own.
 
 Knows when a checkpoint is due and what its answer means. Does not know how frames got there; worker.py has the
 interleavings with an apply.
@@ -7,6 +7,10 @@ The checkpoints are SQLite's own, on the applier's ordinary connection with a bu
 reader. PASSIVE moves what no reader still needs from the WAL; when it moved everything and no apply is waiting,
 TRUNCATE starts the WAL anew, which then copies nothing and takes microseconds. sqlite3 releases the GIL meanwhile.
 The WAL of a database in rollback mode begins again without being cut (rollback_mode.py says why).
+
+Applications that write here fold the same WAL, whenever they like: SQLite's CHECKPOINT lock lets one at a time, and one
+of ours that meets theirs is tried again. What they have in the WAL is folded with ours; a WAL that they have begun anew
+has nothing of ours any more, and one look at it ends the matter.
 
 Nothing is polled: the thread sleeps until a database that has something to fold is due, and without such a database
 for ever. A database whose reader is in the way is tried again after growing delays.
@@ -22,6 +26,7 @@ from litereplica.applier.opened import OpenDatabase, is_busy
 from litereplica.applier.protocol import REASON_LIMIT, Checkpointed, CheckpointFailed, ToDaemon
 from litereplica.applier.rollback_mode import begin_wal_again
 from litereplica.applier.worker import DatabaseWorker
+from litereplica.errors import Corrupt
 from litereplica.sqlite.shm import read_checkpoint_info, read_header
 
 CHECKPOINT_FRAMES: Final = 1000
@@ -137,7 +142,7 @@ class Checkpointer:
         folded = False
         try:
             folded = self._fold(worker, opened, due)
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, Corrupt) as error:
             if not is_busy(error) and not opened.closed:
                 opened.broken = True
             if opened.broken and not due.reported_problem:
@@ -147,7 +152,7 @@ class Checkpointer:
         with self._condition:
             if folded:
                 self._due.pop(worker, None)
-                if worker.applied > due.reported:
+                if worker.applied > due.reported or worker.frames:
                     # Something was published meanwhile, and ``published`` still found the old entry.
                     self._due[worker] = again = _Due()
                     again.at = time.monotonic() + IDLE_S
@@ -203,9 +208,10 @@ def _checkpoint(opened: OpenDatabase, mode: str) -> bool:
 
 def _start_anew(opened: OpenDatabase) -> bool:
     """Move what is left and empty the WAL; whether it is empty now. Under ``gate``."""
-    if not opened.rollback:
-        return _checkpoint(opened, "TRUNCATE")
-    return _checkpoint(opened, "PASSIVE") and begin_wal_again(opened)
+    if not _checkpoint(opened, "PASSIVE"):
+        return False
+    opened.look_at_mode()
+    return begin_wal_again(opened) if opened.rollback else _checkpoint(opened, "TRUNCATE")
 
 
 def _all_backfilled(opened: OpenDatabase) -> bool:

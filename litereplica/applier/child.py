@@ -1,7 +1,7 @@
 """The applier process: one loop that reads messages and gives each database its turns.
 
-Knows the socket, the order of turns and when to end. Does not know how a transaction is applied (worker.py) nor when
-the WAL is folded (checkpoint.py).
+Knows the socket, the order of turns, what ends a wait early (in_line.py) and when to end. Does not know how a
+transaction is applied (worker.py) nor when the WAL is folded (checkpoint.py).
 
 The process ends at once, without another call on the mount, when the daemon is gone: its mount is dead then, and
 whatever a call on it would answer is no longer of use to anybody. SIGINT and SIGTERM are ignored, because a terminal or
@@ -21,18 +21,25 @@ from typing import Final
 
 from litereplica.applier import locks
 from litereplica.applier.checkpoint import Checkpointer
+from litereplica.applier.in_line import Line
 from litereplica.applier.protocol import (
     Apply,
     Close,
     Closed,
+    Commit,
+    Hold,
     Install,
     Lock,
+    Message,
     MessageReader,
     Ready,
     Release,
+    Report,
+    Reported,
     Republish,
     Stop,
     ToDaemon,
+    Unhold,
     Unlock,
     Warm,
     encode,
@@ -44,10 +51,11 @@ _PR_SET_PDEATHSIG: Final = 1
 
 OPEN_DATABASES: Final = 1024
 """Databases whose files stay open once they are folded: each takes about 60 KiB, and opening again takes a millisecond.
-Applications on a replica open databases read-only, so none of them can be the last closer that removes -wal and -shm.
+An application that closes one of the others may be its last user: it folds the WAL once more, and the mount keeps the
+-wal. No replica loses anything by it.
 """
 
-_DESCRIPTORS_EACH: Final = 5
+_DESCRIPTORS_EACH: Final = 6
 _OTHER_DESCRIPTORS: Final = 64
 
 
@@ -69,13 +77,14 @@ class Child:
         self._waiting: dict[DatabaseWorker, float] = {}
         """Databases that found a lock held, and the monotonic time of their next turn."""
         self._stopping = False
+        self._line = Line()
         self._checkpointer = Checkpointer(self._send)
 
     def run(self) -> None:
         """Serve until told to stop; never returns when the daemon is gone."""
         self._checkpointer.start()
         self._send(Ready(os.getpid()))
-        while not (self._stopping and not self._ready and not self._waiting):
+        while not (self._stopping and all(worker.idle for worker in (*self._ready, *self._waiting))):
             self._receive(self._patience_s())
             self._take_turns()
         self._checkpointer.fold_all()
@@ -89,8 +98,13 @@ class Child:
         return None
 
     def _receive(self, patience_s: float | None) -> None:
-        readable, _, _ = select.select((self._channel,), (), (), patience_s)
-        if not readable:
+        line = self._line
+        readable, _, _ = select.select((self._channel.fileno(), line.wakes), (), (), patience_s)
+        if line.wakes in readable:
+            for name in line.served():
+                if (worker := self._workers.get(name)) is not None:
+                    self._give_turn(worker, at_once=True)
+        if self._channel.fileno() not in readable:
             return
         try:
             data = self._channel.recv(_RECEIVE_BYTES)
@@ -100,20 +114,30 @@ class Child:
         if not data:
             os._exit(0)
         for message in self._reader.feed(data):
-            if isinstance(message, Apply | Install | Republish | Release | Lock):
-                worker = self._workers.get(message.database) or self._new_worker(message.database)
-                worker.add(message)
-                self._give_turn(worker, at_once=isinstance(message, Release | Lock))
-            elif isinstance(message, Unlock):
-                if (found := self._workers.get(message.database)) is not None:
+            self._take_message(message)
+
+    def _take_message(self, message: Message) -> None:
+        if isinstance(message, Apply | Install | Republish | Release | Lock | Commit | Hold):
+            worker = self._workers.get(message.database) or self._new_worker(message.database)
+            at_once = isinstance(message, Release | Lock) or not worker.is_busy
+            worker.add(message)
+            self._give_turn(worker, at_once=at_once)
+        elif isinstance(message, Unlock | Unhold):
+            if (found := self._workers.get(message.database)) is not None:
+                if isinstance(message, Unlock):
                     found.unlock()
-                    self._give_turn(found, at_once=True)
-            elif isinstance(message, Close):
-                self._close(message.database)
-            elif isinstance(message, Warm):
-                _warm(f"{self._mount}/{message.database}-wal", message.length)
-            elif isinstance(message, Stop):
-                self._stopping = True
+                else:
+                    found.unhold()
+                self._give_turn(found, at_once=True)
+        elif isinstance(message, Report):
+            # Each turn tells what it has published before it ends.
+            self._send(Reported(*message))
+        elif isinstance(message, Close):
+            self._close(message.database)
+        elif isinstance(message, Warm):
+            _warm(f"{self._mount}/{message.database}-wal", message.length)
+        elif isinstance(message, Stop):
+            self._stopping = True
 
     def _give_turn(self, worker: DatabaseWorker, *, at_once: bool) -> None:
         """There is something to do for it; ``at_once``: what it waits for may have ended just now."""
@@ -140,7 +164,9 @@ class Child:
     def _new_worker(self, name: str) -> DatabaseWorker:
         path = f"{self._mount}/{name}"
         checkpointer = self._checkpointer
-        worker = DatabaseWorker(name, path, self._send, checkpointer.published, checkpointer.forget, self._make_room)
+        worker = DatabaseWorker(
+            name, path, self._line, self._send, checkpointer.published, checkpointer.forget, self._make_room
+        )
         self._workers[name] = worker
         return worker
 
@@ -182,7 +208,7 @@ def _last_use(worker: DatabaseWorker) -> float:
 
 
 def _warm(path: str, length: int) -> None:
-    """Only on the primary, where this process has no connection whose locks the close would drop (and -wal has none).
+    """Only on the primary. The close drops no lock: nobody has one on a -wal.
 
     A file that is gone by now needs no warming: every error is as good as success.
     """

@@ -14,14 +14,15 @@ wal_writer.py says why); that is kept here, because the child that knew is gone.
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 import trio
 
+from litereplica.applier.events import ApplierEvents
+from litereplica.applier.process import KILL_WAIT_S, RECEIVE_BYTES, reap, receive, spawn
 from litereplica.applier.protocol import (
     Applied,
     Apply,
@@ -29,7 +30,13 @@ from litereplica.applier.protocol import (
     CheckpointFailed,
     Close,
     Closed,
+    Commit,
+    CommitRefused,
+    Committed,
     Failed,
+    Held,
+    Hold,
+    HoldRefused,
     Install,
     Invalidated,
     Lock,
@@ -41,14 +48,17 @@ from litereplica.applier.protocol import (
     Release,
     Released,
     ReleaseFailed,
+    Report,
+    Reported,
     Republish,
     Stop,
     ToChild,
+    Unhold,
     Unlock,
     Warm,
     encode,
 )
-from litereplica.errors import Corrupt, Unavailable
+from litereplica.errors import Unavailable
 
 START_TIMEOUT_S: Final = 30.0
 """From start to Ready: half a second alone, and this on a machine that has everything else to do."""
@@ -59,43 +69,7 @@ LONGEST_BACKOFF_S: Final = 2.0
 OUTBOX_LIMIT_BYTES: Final = 16 << 20
 """Messages that wait for the socket: a window of 8 spans for 4,000 databases, at 500 bytes each."""
 
-KILL_WAIT_S: Final = 5.0
-"""After SIGKILL: until a call on a mount that does not answer was torn down."""
-
-_RECEIVE_BYTES: Final = 64 << 10
-
 _log = structlog.get_logger(__name__)
-
-
-class ApplierEvents(Protocol):
-    """What the node is told. Each is called on the event loop and must not block."""
-
-    def on_applied(self, database: str, txid: int) -> None:
-        """Every reader that begins now sees ``txid``. Called once for each span up to there that was to be applied."""
-
-    def on_checkpointed(self, database: str, txid: int, *, truncated: bool) -> None:
-        """Everything up to ``txid`` is in the database file, fsynced; ``truncated``: the WAL begins anew."""
-
-    def on_failed(self, database: str, txid: int, reason: str, *, retry: bool) -> None:
-        """The records from ``txid`` on were not applied; ``retry``: sending them again (after a while) may succeed."""
-
-    def on_closed(self, database: str) -> None:
-        """What was sent before ``close_database`` is over; lost with a child that dies (``on_restarted``)."""
-
-    def on_released(self, database: str, salt1: int, salt2: int, frames: int) -> None:
-        """The applier has let go of it; ``frames`` of the -wal with these salts are committed (0, 0, 0: none)."""
-
-    def on_release_failed(self, database: str, reason: str) -> None:
-        """The applier has it still, because it could not learn what is committed; ``release`` may be asked again."""
-
-    def on_locked(self, database: str) -> None:
-        """No application writes, or can begin to, until ``unlock``; lost with a child that dies (``on_restarted``)."""
-
-    def on_lock_refused(self, database: str, holder: str) -> None:
-        """``holder`` ("process 123 (python3)") kept SQLite's write lock all the while; nothing is locked."""
-
-    def on_restarted(self) -> None:
-        """A new child is up after the last one died: send again from the last applied TXID of each database."""
 
 
 class ApplierLink:
@@ -124,14 +98,17 @@ class ApplierLink:
         """The child's process id while it is up: the mount lets it write where applications may not."""
         return None if self._process is None else self._process.pid
 
-    def apply(self, database: str, path: Path, offset: int, length: int, first_txid: int, last_txid: int) -> None:
+    def apply(
+        self, database: str, path: Path, offset: int, length: int, first_txid: int, last_txid: int, *, applied: int = 0
+    ) -> None:
         """Have whole records applied: ``length`` bytes (> 0) from ``offset`` of a segment file outside the mount.
 
-        Raises Unavailable when far more is waiting than the node's window allows.
+        ``applied``: what is applied, as the node knows; the records may follow that although nothing was sent up to
+        there. Raises Unavailable when far more is waiting than the node's window allows.
         """
         self._under_way.setdefault(database, []).append(last_txid)
         floor = self._floor.get(database, 0)
-        self._post(Apply(database, os.fspath(path), offset, length, first_txid, last_txid, floor))
+        self._post(Apply(database, os.fspath(path), offset, length, first_txid, last_txid, floor, applied))
 
     def install(self, database: str, path: Path, page_size: int, page_count: int, txid: int) -> None:
         """Have all content replaced by the pages in ``path`` (page i at ``(i - 1) * page_size``), giving ``txid``."""
@@ -163,7 +140,8 @@ class ApplierLink:
     def release(self, database: str) -> None:
         """Have everything finished that was sent, and the database let go of: ``on_released`` or ``on_release_failed``.
 
-        It ends ``lock`` as well. Without a child there is no answer: a new one (``on_restarted``) is asked again.
+        It ends ``lock`` and ``hold``, and refuses each ``commit`` that has not reached its commit point. Without a
+        child there is no answer: a new one (``on_restarted``) is asked again.
         """
         self._post(Release(database))
 
@@ -177,6 +155,33 @@ class ApplierLink:
     def unlock(self, database: str) -> None:
         """Have the write lock given back, or no longer waited for (then there may be no answer to ``lock``)."""
         self._post(Unlock(database))
+
+    def commit(self, database: str, number: int, path: Path, length: int, limit_s: float) -> None:
+        """Have the record in the file ``path``, ``length`` bytes of it, committed as the database's next transaction.
+
+        As an application would commit it: the mount captures it. ``on_committed``, or ``on_commit_refused`` when the
+        locks are not to be had within ``limit_s``. Without a child there is no answer (``on_restarted``). ``number``
+        comes back with the answer. Raises Unavailable as ``apply`` does.
+
+        A node that is no longer the primary must not let one go on: on a replica nothing captures it. ``release`` ends
+        those under way, and its answer says that none is left.
+        """
+        self._post(Commit(database, number, os.fspath(path), length, round(limit_s * 1000)))
+
+    def hold(self, database: str, number: int, limit_s: float) -> None:
+        """Have SQLite's write lock kept for another node: ``on_held``, or within ``limit_s`` ``on_hold_refused``.
+
+        ``commit`` goes through under it. It ends with ``unhold``, ``release``, ``lock``, ``close_database``.
+        """
+        self._post(Hold(database, number, round(limit_s * 1000)))
+
+    def unhold(self, database: str) -> None:
+        """Have it given back, or no longer waited for (then there may be no answer to ``hold``)."""
+        self._post(Unhold(database))
+
+    def report(self, database: str, number: int) -> None:
+        """Ask for ``on_reported``: everything that is published by then has been told before."""
+        self._post(Report(database, number))
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep a child running until ``stop``; started when the first one is up.
@@ -220,14 +225,14 @@ class ApplierLink:
 
     async def _live(self, up: Callable[[], None]) -> None:
         """One child, from start to end; ``up`` is called when it is ready. Raises Unavailable if it never is."""
-        process, channel = self._spawn()
+        process, channel = spawn(self._mount_dir)
         pidfd = os.pidfd_open(process.pid)
         ready = False
         try:
             with channel:
                 reader = MessageReader()
                 with trio.move_on_after(START_TIMEOUT_S):
-                    ready = any(isinstance(message, Ready) for message in await _receive(channel, reader))
+                    ready = any(isinstance(message, Ready) for message in await receive(channel, reader))
                 if ready:
                     self._process, self._channel = process, channel
                     up()
@@ -235,7 +240,7 @@ class ApplierLink:
                         self._post(Stop())
                     async with trio.open_nursery() as nursery:
                         nursery.start_soon(self._drain, channel)
-                        while messages := await _receive(channel, reader):
+                        while messages := await receive(channel, reader):
                             for message in messages:
                                 self._dispatch(message)
                         nursery.cancel_scope.cancel()
@@ -247,44 +252,11 @@ class ApplierLink:
             if not self._stopping.is_set():
                 # After Stop the end of the socket is the end of the process, and its exit code is worth having.
                 process.kill()
-            await _reap(process, pidfd)
+            await reap(process, pidfd)
         if not ready:
             raise Unavailable(f"the applier did not start (exit code {process.returncode}); its own message is above")
         if not self._stopping.is_set():
             _log.warning("applier.died", exit_code=process.returncode)
-
-    def _spawn(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
-        """Start a child. On the event loop's own thread: the child's PR_SET_PDEATHSIG watches the thread that made it.
-
-        It blocks until exec, about a millisecond; what it reads is on the plain disk.
-        """
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)  # noqa: FBT003 (the method's only parameter)
-        # -P: never from the working directory, which may be the mount.
-        command = (sys.executable, "-P", "-m", "litereplica.applier")
-        packages = Path(__file__).resolve().parents[2]
-        environment = {
-            **os.environ,
-            "OPENBLAS_NUM_THREADS": "1",
-            # One arena for both threads: the second would keep its own free memory.
-            "MALLOC_ARENA_MAX": "1",
-            "PYTHONPATH": os.pathsep.join(filter(None, (str(packages), os.environ.get("PYTHONPATH")))),
-        }
-        try:
-            with theirs:
-                descriptor = theirs.fileno()
-                process = subprocess.Popen(
-                    (*command, str(descriptor), self._mount_dir, str(os.getpid())),
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    pass_fds=(descriptor,),
-                    env=environment,
-                    cwd="/",
-                )
-        except OSError as error:
-            ours.close()
-            raise Unavailable(f"the applier cannot be started: {error}") from error
-        return process, ours
 
     def _post(self, message: ToChild) -> None:
         channel = self._channel
@@ -312,7 +284,7 @@ class ApplierLink:
             while outbox:
                 await trio.lowlevel.wait_writable(channel)
                 try:
-                    del outbox[: channel.send(outbox[:_RECEIVE_BYTES])]
+                    del outbox[: channel.send(outbox[:RECEIVE_BYTES])]
                 except BlockingIOError:
                     continue
                 except OSError:
@@ -337,16 +309,31 @@ class ApplierLink:
             self._events.on_released(*message)
         elif isinstance(message, ReleaseFailed):
             self._events.on_release_failed(message.database, message.reason)
-        elif isinstance(message, Locked):
-            self._events.on_locked(message.database)
-        elif isinstance(message, LockRefused):
-            self._events.on_lock_refused(message.database, message.holder)
         elif isinstance(message, Invalidated):
             _log.warning(
                 "wal_index_reset",
                 database=message.database,
                 reason="an application died before it published its commit: the next one to use the database does",
             )
+        else:
+            self._dispatch_answer(message)
+
+    def _dispatch_answer(self, message: Message) -> None:
+        """What was asked for SQLite's locks, commits and reports."""
+        if isinstance(message, Locked):
+            self._events.on_locked(message.database)
+        elif isinstance(message, LockRefused):
+            self._events.on_lock_refused(message.database, message.holder)
+        elif isinstance(message, Committed):
+            self._events.on_committed(message.database, message.number)
+        elif isinstance(message, CommitRefused):
+            self._events.on_commit_refused(message.database, message.number, message.reason, busy=message.busy)
+        elif isinstance(message, Held):
+            self._events.on_held(message.database, message.number)
+        elif isinstance(message, HoldRefused):
+            self._events.on_hold_refused(message.database, message.number, message.holder)
+        elif isinstance(message, Reported):
+            self._events.on_reported(message.database, message.number)
 
     def _applied(self, database: str, txid: int) -> None:
         """One transaction may have been many spans; the node hears of each."""
@@ -362,37 +349,3 @@ class ApplierLink:
         """Some of what is under way may have been published without a word."""
         if under_way := self._under_way.pop(database, None):
             self._floor[database] = max(*under_way, self._floor.get(database, 0))
-
-
-async def _receive(channel: socket.socket, reader: MessageReader) -> list[Message]:
-    """The next messages; none at the end of the child."""
-    while True:
-        await trio.lowlevel.wait_readable(channel)
-        try:
-            data = channel.recv(_RECEIVE_BYTES)
-            if not data:
-                return []
-            if messages := reader.feed(data):
-                return messages
-        except BlockingIOError:
-            continue
-        except OSError:
-            return []
-        except Corrupt as error:
-            _log.error("applier.misunderstood", error=error.message)
-            return []
-
-
-async def _reap(process: subprocess.Popen[bytes], pidfd: int) -> None:
-    """Wait for the end of a child that was killed or is ending by itself, also when we are cancelled."""
-    try:
-        with trio.CancelScope(shield=True):
-            while process.poll() is None:
-                with trio.move_on_after(KILL_WAIT_S):
-                    await trio.lowlevel.wait_readable(pidfd)
-                    continue
-                # It is held in a call on the mount; a second applier beside it would wait for its lock in vain.
-                _log.error("applier.unkillable", pid=process.pid)
-                process.kill()
-    finally:
-        os.close(pidfd)

@@ -42,19 +42,24 @@ def holder(descriptor: int, offset: int, length: int = 1, *, shared: bool = Fals
     None when nobody does; 0 when the kernel does not tell: an OFD lock, or a process of another PID namespace.
     """
     kind = fcntl.F_RDLCK if shared else fcntl.F_WRLCK
-    answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _FLOCK.pack(kind, _SEEK_SET, offset, length, 0))
+    answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, flock(kind, offset, length))
     found, _, _, _, pid = _FLOCK.unpack(answer)
     return None if found == fcntl.F_UNLCK else max(pid, 0)
 
 
 def release(descriptor: int, offset: int, length: int = 1) -> None:
     """Give the bytes back."""
-    fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, _SEEK_SET, offset, length, 0))
+    fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, flock(fcntl.F_UNLCK, offset, length))
+
+
+def flock(kind: int, offset: int, length: int = 1) -> bytes:
+    """What fcntl(2) takes for a lock of these bytes; ``kind``: F_WRLCK, F_RDLCK or F_UNLCK."""
+    return _FLOCK.pack(kind, _SEEK_SET, offset, length, 0)
 
 
 def _try(descriptor: int, kind: int, offset: int, length: int) -> bool:
     try:
-        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, _SEEK_SET, offset, length, 0))
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, flock(kind, offset, length))
     except (BlockingIOError, PermissionError):  # EAGAIN or EACCES: fcntl(2) names both
         return False
     return True

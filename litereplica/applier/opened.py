@@ -3,9 +3,12 @@
 Knows how to open one as an ordinary SQLite client, how to make one that is not there yet, and how to close without
 side effects. Does not know about records.
 
-The connection stays open so that no other closer of the database is the last one, who would checkpoint and remove
--wal and -shm. Closing any descriptor of a file drops every POSIX lock that this process has on it (fcntl(2)), so ours
-are closed only after the connection.
+The connection stays open so that no application that closes the database is the last one, who would checkpoint and
+remove -wal and -shm. Where the applier does not have it open, one is (on a replica the mount keeps the -wal all the
+same): nothing that was read of a database before it is opened is still known then.
+
+Closing any descriptor of a file drops every POSIX lock that this process has on it (fcntl(2)), so ours are closed only
+after the connection.
 """
 
 import contextlib
@@ -38,7 +41,7 @@ class OpenDatabase:
     """
 
     __slots__ = (
-        "broken", "closed", "connection", "connection_lock", "gate", "memory", "page_size", "path",
+        "_inodes", "broken", "closed", "connection", "connection_lock", "file", "gate", "memory", "page_size", "path",
         "rollback", "sequence", "shm", "wal",
     )  # fmt: skip
 
@@ -57,14 +60,16 @@ class OpenDatabase:
         self.closed = False
         self.gate = threading.Lock()
         self.connection_lock = threading.Lock()
-        self.wal = self.shm = -1
+        self.wal = self.shm = self.file = -1
         try:
+            self.file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
             self.wal = os.open(f"{path}-wal", os.O_RDWR | os.O_CLOEXEC)
             self.shm = os.open(f"{path}-shm", os.O_RDWR | os.O_CLOEXEC)
             self.memory = SharedMemory(self.shm)
+            self._inodes = os.fstat(self.file).st_ino, os.fstat(self.shm).st_ino
         except OSError:
             close_connection(path, connection)
-            for descriptor in (self.wal, self.shm):
+            for descriptor in (self.file, self.wal, self.shm):
                 if descriptor >= 0:
                     locks.close(descriptor)
             raise
@@ -89,6 +94,22 @@ class OpenDatabase:
                 # -wal and -shm are of two files of one name: the first was dropped in this instant.
                 raise Unavailable(f"{self.path} is being dropped")
             self.rollback = parse_database_header(first).rollback
+
+    @property
+    def is_replaced(self) -> bool:
+        """Whether the names are other files by now, or none: on a primary nobody tells that a database was dropped."""
+        try:
+            return self._inodes != (Path(self.path).stat().st_ino, Path(f"{self.path}-shm").stat().st_ino)
+        except FileNotFoundError:
+            return True
+
+    def look_at_mode(self) -> None:
+        """Learn ``rollback`` anew, once everything is in the database file: applications may have changed it.
+
+        Under ``gate``. Raises OSError, Corrupt.
+        """
+        if not self.closed:
+            self.rollback = parse_database_header(os.pread(self.file, DATABASE_HEADER_BYTES, 0)).rollback
 
     def show_page_size(self, page_size: int) -> None:
         """The newest transaction has another page size: the connection has to read before it may checkpoint.
@@ -122,24 +143,29 @@ class OpenDatabase:
         with self.gate, self.connection_lock:
             self._close()
 
-    def close_at(self) -> WalIndexHeader | None:
-        """As ``close``; returns what was committed in that instant: no checkpoint of ours comes between the two.
+    def retire(self) -> WalIndexHeader | None:
+        """What is committed in this instant; no checkpoint of ours comes after it, until ``revive``.
 
-        None, and nothing is closed, while the wal-index is being changed.
+        Nothing is closed: a close of the -wal waits for a write to it that is held (the kernel's fuse_flush takes the
+        file's lock), and that write may wait for what is told here. None, and nothing has changed, while the wal-index
+        is being changed.
         """
         self.connection.interrupt()
         with self.gate, self.connection_lock:
             header = read_header(self.memory.blocks[0])
-            if header is not None:
-                self._close()
+            self.closed = self.closed or header is not None
             return header
+
+    def revive(self) -> None:
+        """It is used again, under the WRITE lock."""
+        self.closed = False
 
     def _close(self) -> None:
         self.closed = True
         self.memory.close()
         close_connection(self.path, self.connection)
-        locks.close(self.wal)
-        locks.close(self.shm)
+        for descriptor in (self.file, self.wal, self.shm):
+            locks.close(descriptor)
 
 
 def is_busy(error: Exception) -> bool:
@@ -174,6 +200,28 @@ def open_database(path: str, page_size: int, first_page: bytes | None) -> OpenDa
     return _connect(path, _read_header(path), page_size, first_page)
 
 
+def uses_wal(path: str) -> bool:
+    """Whether SQLite would open the database at ``path`` in WAL mode; to be asked while there is no connection to it.
+
+    Raises OSError, Corrupt.
+    """
+    if has_bytes(f"{path}-wal") and has_bytes(path):
+        return True
+    header = _read_header(path)
+    return header is not None and header.wal
+
+
+def open_as_it_is(path: str) -> OpenDatabase | None:
+    """Open the database at ``path`` if it is in WAL mode, and change nothing; raises as ``open_database``."""
+    header = _read_header(path) if uses_wal(path) else None
+    if header is None:
+        return None
+    try:
+        return _connect(path, header, header.page_size, None)
+    except FileNotFoundError:
+        return None  # page 1 was a dead writer's who was about to change the mode, and SQLite has rolled it back
+
+
 def open_wal(path: str) -> OpenDatabase | None:
     """Open the database at ``path`` if its -wal holds anything, and make nothing; raises as ``open_database``."""
     if not has_bytes(f"{path}-wal") or not has_bytes(path):
@@ -183,12 +231,24 @@ def open_wal(path: str) -> OpenDatabase | None:
 
 
 def _connect(path: str, header: DatabaseHeader | None, page_size: int, first_page: bytes | None) -> OpenDatabase:
-    connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=4)
+    # A file that was there and is gone again is not made anew.
+    uri = f"{Path(path).as_uri()}?mode={'rwc' if header is None else 'rw'}"
+    try:
+        connection = sqlite3.connect(
+            uri, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=4, uri=True
+        )
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_CANTOPEN and not has_bytes(path):
+            raise Unavailable(f"{path} is being dropped") from error
+        raise
     try:
         connection.execute("PRAGMA wal_autocheckpoint=0")
         if header is None:
             _create(connection, page_size, first_page)
-        connection.execute("PRAGMA synchronous=NORMAL")
+        # A checkpoint would sync -wal and file: the daemon makes the log durable before it takes a page, and the file
+        # when its base advances. And an fsync of the -wal waits for a commit that is held there (fuse_fsync takes the
+        # kernel's lock on the file), which may wait for a promotion, which waits for us.
+        connection.execute("PRAGMA synchronous=OFF")
         # It reads the schema and nothing else. Two pages is the most for which SQLite allocates none ahead (pcache1.c);
         # it did for the default size, and gives that back only when asked.
         connection.execute("PRAGMA cache_size=2")

@@ -48,7 +48,7 @@ class RecordPieces:
     __slots__ = ("_database", "_spans", "_starts_at", "is_whole", "page_size", "rollback")
 
     def __init__(self, database: str, spans: Sequence[Apply], starts_at: int = 0) -> None:
-        """``starts_at``: leave records before this TXID out (see PageSizeChanged)."""
+        """``starts_at``: leave records before this TXID out (see PageSizeChanged). TXIDs of 0 stand for any."""
         self._database = database
         self._spans = spans
         self._starts_at = starts_at
@@ -82,7 +82,7 @@ class RecordPieces:
                         # Kept if it leaves nothing: a page beyond the end is harmless, a transaction needs a frame.
                         merged = {pgno: page for pgno, page in merged.items() if pgno <= event.commit} or merged
                     txid, commit = event.max_txid + 1, event.commit
-            if txid != span.last_txid + 1:
+            if span.last_txid and txid != span.last_txid + 1:
                 raise Corrupt(
                     f"{span.path} at {span.offset} ends with transaction {txid - 1}, not {span.last_txid}: "
                     f"the log of {self._database} is not what was announced"
@@ -91,7 +91,7 @@ class RecordPieces:
             yield list(merged.items()), commit
 
     def _check_header(self, header: RecordHeader, txid: int) -> None:
-        if header.database != self._database or header.min_txid != txid:
+        if header.database != self._database or (txid and header.min_txid != txid):
             raise Corrupt(
                 f"the log of {self._database} holds transaction {header.min_txid} of {header.database} "
                 f"where transaction {txid} has to be"

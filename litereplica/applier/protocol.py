@@ -28,7 +28,8 @@ class Apply(NamedTuple):
     """Apply the whole records ``first_txid`` … ``last_txid``: bytes ``offset`` … ``offset + length`` of ``path``.
 
     ``path``: a segment file outside the mount. ``redo_until``: publish nothing before this TXID is in (0: no such
-    bound); the link sets it after a failure, see wal_writer.py on why.
+    bound); the link sets it after a failure, see wal_writer.py on why. ``applied``: the daemon knows that everything up
+    to this TXID is in the database: what an application of this node committed is never sent.
     """
 
     database: str
@@ -38,6 +39,7 @@ class Apply(NamedTuple):
     first_txid: int
     last_txid: int
     redo_until: int = 0
+    applied: int = 0
 
 
 class Install(NamedTuple):
@@ -81,7 +83,8 @@ class Republish(NamedTuple):
 class Release(NamedTuple):
     """Finish what is queued for the database, say what is committed in its -wal, and let go of it; see ``Released``.
 
-    What was handed out for ``Lock`` is given back as well.
+    What was handed out for ``Lock`` and ``Hold`` is given back as well, and each Commit that has not reached its commit
+    point is refused: after the answer no frame of one is written, in whatever role the node is then.
     """
 
     database: str
@@ -103,6 +106,44 @@ class Unlock(NamedTuple):
     database: str
 
 
+class Commit(NamedTuple):
+    """Commit the record in ``path``, a file of ``length`` bytes outside the mount, as an application of the primary.
+
+    The mount captures it as it captures every commit, and may refuse it at its commit point. ``limit_ms``: for all
+    locks together. ``number``: comes back with Committed or CommitRefused.
+    """
+
+    database: str
+    number: int
+    path: str
+    length: int
+    limit_ms: int
+
+
+class Hold(NamedTuple):
+    """Take SQLite's write lock within ``limit_ms`` and keep it for another node; the answer is Held or HoldRefused.
+
+    Until ``Unhold`` (or Release, Lock, Close) no application is in a write transaction; ``Commit`` goes through.
+    """
+
+    database: str
+    number: int
+    limit_ms: int
+
+
+class Unhold(NamedTuple):
+    """Give the lock of ``Hold`` back, or wait for it no longer; no answer."""
+
+    database: str
+
+
+class Report(NamedTuple):
+    """Answer ``Reported`` at once: what was published by then has been told before."""
+
+    database: str
+    number: int
+
+
 class Stop(NamedTuple):
     """Finish what is queued, fold what can be folded into the database files, and end."""
 
@@ -121,7 +162,7 @@ class Applied(NamedTuple):
 
 
 class Checkpointed(NamedTuple):
-    """Everything up to ``txid`` is in the database file, and was fsynced there by SQLite.
+    """Everything up to ``txid`` is in the database file, as far as the daemon has it: nothing was synced.
 
     ``truncated``: the -wal was cut to 0 bytes as well (no reader was in the way), or begins again from its start.
     """
@@ -181,6 +222,48 @@ class LockRefused(NamedTuple):
     holder: str
 
 
+class Committed(NamedTuple):
+    """The answer to ``Commit``: it is the database's next transaction, and whoever begins to read now sees it."""
+
+    database: str
+    number: int
+
+
+class CommitRefused(NamedTuple):
+    """The other answer to ``Commit``: nothing of it was published, and its locks are given back.
+
+    ``reason``: for people. ``busy``: others kept the locks for ``limit_ms``; else the mount refused it, or it cannot
+    be committed.
+    """
+
+    database: str
+    number: int
+    reason: str
+    busy: bool
+
+
+class Held(NamedTuple):
+    """The answer to ``Hold``: no application writes, or can begin to."""
+
+    database: str
+    number: int
+
+
+class HoldRefused(NamedTuple):
+    """The other answer to ``Hold``. ``holder``: who would not yield, or why it cannot be held, for people."""
+
+    database: str
+    number: int
+    holder: str
+
+
+class Reported(NamedTuple):
+    """The answer to ``Report``."""
+
+    database: str
+    number: int
+
+
 class CheckpointFailed(NamedTuple):
     """A checkpoint failed for a reason other than a reader in its way. Nothing is lost; it is tried again later."""
 
@@ -194,17 +277,19 @@ class Invalidated(NamedTuple):
     database: str
 
 
-ToChild = Apply | Install | Close | Warm | Republish | Release | Lock | Unlock | Stop
+ToChild = (
+    Apply | Install | Close | Warm | Republish | Release | Lock | Unlock | Commit | Hold | Unhold | Report | Stop
+)  # fmt: skip
 ToDaemon = (
-    Ready | Applied | Checkpointed | Failed | CheckpointFailed | Invalidated | Closed
-    | Released | ReleaseFailed | Locked | LockRefused
+    Ready | Applied | Checkpointed | Failed | CheckpointFailed | Invalidated | Closed | Released | ReleaseFailed
+    | Locked | LockRefused | Committed | CommitRefused | Held | HoldRefused | Reported
 )  # fmt: skip
 Message = ToChild | ToDaemon
 
 _KINDS: tuple[type[Message], ...] = (
-    Apply, Install, Close, Warm, Republish, Release, Lock, Unlock, Stop,
-    Ready, Applied, Checkpointed, Failed, CheckpointFailed, Invalidated, Closed,
-    Released, ReleaseFailed, Locked, LockRefused,
+    Apply, Install, Close, Warm, Republish, Release, Lock, Unlock, Commit, Hold, Unhold, Report, Stop,
+    Ready, Applied, Checkpointed, Failed, CheckpointFailed, Invalidated, Closed, Released, ReleaseFailed,
+    Locked, LockRefused, Committed, CommitRefused, Held, HoldRefused, Reported,
 )  # fmt: skip
 _NUMBERS = {kind: number for number, kind in enumerate(_KINDS)}
 _FIELD_TYPES: tuple[tuple[type, ...], ...] = tuple(tuple(kind.__annotations__.values()) for kind in _KINDS)

@@ -12,8 +12,8 @@ Interleavings, and why each is harmless:
   this process has on it (fcntl(2)): it is called only while the process has no connection to the database. The worker
   sees to that: it has at most one of three things, its open database (then ``shows`` and the open mapping are used
   instead), a WriteLock, or this; and it begins none before the other is over. No thread but the worker's opens files.
-- With a writer that has the WRITE lock: it goes first. On the primary what it does on the old wal-index is refused, and
-  that starts this anew. On a demoted node its writes are refused, whatever it does.
+- With a writer that has the WRITE lock: it goes first. What it does on the old wal-index is refused: on a primary it
+  would overwrite what is logged, and that starts this anew; on a replica it builds on what is not the newest.
 - With work that comes for the database meanwhile: this is given up, and the worker itself compares, under the WRITE
   lock, before it appends a frame. It does so for the first transaction after each Republish.
 - With a writer that restarts the WAL in the wal-index only (walRestartHdr before its header is written): the salts

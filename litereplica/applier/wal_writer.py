@@ -11,7 +11,8 @@ What a death can leave in doubt: once the commit frame is in the file, a reader 
 recovery, and recovery publishes the transaction although nobody ever reported it. Its records are then sent again.
 Page images make that idempotent, but only as a whole: if the records a, b had been one transaction and a were now
 applied alone, a reader would see pages of a beside pages of b. So after a failure or a death everything that had been
-handed out is put into one transaction again (``Apply.redo_until``).
+handed out is put into one transaction again (``Apply.redo_until``). It may be a writer among the applications who runs
+that recovery: its own transaction is refused, because what it was shown is not reported as applied.
 
 A new generation of the WAL starts here only where the wal-index says that it is empty (max_frame 0). Restarting a WAL
 that is merely backfilled (walRestartLog) is left to SQLite's own TRUNCATE: that one holds the CHECKPOINT lock, and so
@@ -73,10 +74,10 @@ class WalWriter:
         self._checksum = s0, s1
         frame_bytes = FRAME_HEADER_BYTES + self._wal.page_size
         if self._start:
-            _write_all(self._descriptor, self._start + data, 0)
+            write_all(self._descriptor, self._start + data, 0)
             self._start = b""
         else:
-            _write_all(self._descriptor, data, WAL_HEADER_BYTES + self.frames * frame_bytes)
+            write_all(self._descriptor, data, WAL_HEADER_BYTES + self.frames * frame_bytes)
         first = self.frames + 1
         self.frames += len(pages)
         self.commit = commit
@@ -116,7 +117,8 @@ def _frames(
     return b"".join(parts), s0, s1
 
 
-def _write_all(descriptor: int, data: bytes, offset: int) -> None:
+def write_all(descriptor: int, data: bytes, offset: int) -> None:
+    """Write everything, in calls of WRITE_BYTES at most. Raises OSError."""
     with memoryview(data) as view:
         done = 0
         while done < len(view):

@@ -3,15 +3,25 @@
 Knows the order of the work, how each kind of it ends, and that only one of it is under way: everything that opens a
 file of the database or closes one happens here, one after the other, because a close drops the POSIX locks of this
 process's connection (fcntl(2)). At any time the worker has the files open (appender.py), or SQLite's write lock
-(write_lock.py), or looks after the wal-index of others (republish.py), or none of it. Does not know the socket.
+(write_lock.py; serving.py for another node), or looks after the wal-index of others (republish.py), or none of it.
+Does not know the socket.
 
 A turn never waits: one that cannot go on says when to try again, so that a database whose lock is held stalls no other.
 
-Interleavings with the checkpoint thread and with readers, and why each is harmless:
+Interleavings with the checkpoint thread, with applications that write here, and with readers, and why each is harmless:
 
 - PASSIVE checkpoint beside an apply: it needs neither the WRITE lock nor ``gate``. It took CHECKPOINT, then read the
-  header once; frames appended later are not its business, frames up to there are never rewritten while it runs,
-  because nothing but TRUNCATE starts the WAL anew, and TRUNCATE needs CHECKPOINT too.
+  header once; frames appended later are not its business. Frames up to there are never rewritten by us while it runs:
+  we begin a WAL anew only where the wal-index says that it is empty, and our TRUNCATE needs CHECKPOINT too. Writers
+  among the applications may (walRestartLog), with the care and the bugs of their SQLite, as beside any checkpoint.
+- An application's write transaction, its checkpoint, its restart of the WAL: each is over before we have WRITE, or
+  begins after we have given it back; also where a thread gets WRITE for us, under ``gate`` (in_line.py). An open
+  transaction is waited for, said once, and then waited for with patience (appender.py); on a replica the application
+  finds at its commit that it is stale, unless nothing was to be applied.
+- An application that dies with WRITE leaves frames that the next writer overwrites; if they were logged, the daemon
+  says so first (Republish).
+- An application that takes every lock and keeps it (PRAGMA locking_mode=EXCLUSIVE) is in the way like an open
+  transaction. It cannot begin while we have the files open.
 - TRUNCATE beside an apply: both want WRITE. Within this process ``gate`` decides first, so neither finds the other
   half way: the apply's turn ends with "try again", the checkpoint thread skips its TRUNCATE. Without ``gate`` they
   would still be safe (our OFD lock conflicts with the POSIX lock of our own connection), only slower.
@@ -25,7 +35,13 @@ Interleavings with the checkpoint thread and with readers, and why each is harml
   it torn (a writer died in publish), SQLite recovers it through the connection, and it is read again.
 - Before the first transaction after a Republish it is compared with what the daemon knows to be committed; no
   checkpoint of ours comes before that, because they begin only after a transaction of the same opening.
-- A release reads the header and closes under ``gate``: no TRUNCATE of ours comes in between, and none afterwards.
+- A release reads the header under ``gate``, and no checkpoint of ours comes after it (``retire``). The files stay open
+  for LET_GO_S: a close of the -wal waits for a commit that is held there, which may wait for this very promotion. An
+  application that is in a transaction then has committed none of its frames beyond what the header shows, unless it
+  has died or has not published yet: that is logged, and said by a Republish before the Release.
+- Commits (of a primary) are never under way beside a Release, a Lock or a Close: they are given up at the turn where
+  these arrive, before their commit point, which no turn ends behind. So no frame of theirs is written in a role that
+  does not capture it.
 """
 
 import sqlite3
@@ -33,16 +49,18 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from litereplica.applier import holders
 from litereplica.applier.appender import Appender
 from litereplica.applier.backlog import Backlog, Request, Work
+from litereplica.applier.in_line import Line
 from litereplica.applier.opened import OpenDatabase
-from litereplica.applier.pieces import FilePieces, PageSizeChanged, RecordPieces
 from litereplica.applier.protocol import (
     REASON_LIMIT,
     Applied,
     Apply,
+    Commit,
     Failed,
+    Hold,
+    HoldRefused,
     Install,
     Invalidated,
     Lock,
@@ -55,12 +73,21 @@ from litereplica.applier.protocol import (
     ToDaemon,
 )
 from litereplica.applier.republish import republish
-from litereplica.applier.turns import Turns, Waits
-from litereplica.applier.write_lock import WriteLock
-from litereplica.errors import Corrupt, LitereplicaError, Unavailable
+from litereplica.applier.serving import Serving
+from litereplica.applier.turns import LOCK_DELAY_S, Turns, Waits
+from litereplica.applier.wal_lock import WalLock
+from litereplica.applier.write_lock import WriteLock, take_lock
+from litereplica.errors import LitereplicaError, Unavailable
 
-LOCK_DELAY_S: Final = 0.0003
-"""Between two attempts to get the write lock, at most: a busy writer leaves it free for less than that, but often."""
+KEEP_OPEN_S: Final = 5.0
+"""After a commit of another node's transaction the files stay open: opening them costs more than the commit. Not for
+ever: as long as they are, no application of the primary can change the journal mode."""
+LET_GO_S: Final = 1.0
+"""After a Release: a promotion is over by then."""
+
+_RELEASED: Final = "the database is being released: this node's role changes"
+_LOCKED: Final = "the write lock is held for a handoff"
+_DROPPED: Final = "the database was dropped"
 
 
 class DatabaseWorker:
@@ -71,14 +98,27 @@ class DatabaseWorker:
     """
 
     __slots__ = (
-        "_appender", "_backlog", "_forget", "_job", "_lock", "_on_published", "_send", "_takes_lock", "applied",
-        "name", "path", "published_at",
+        "_appender",
+        "_backlog",
+        "_close_at",
+        "_forget",
+        "_job",
+        "_lock",
+        "_on_published",
+        "_send",
+        "_serving",
+        "_work",
+        "applied",
+        "name",
+        "path",
+        "published_at",
     )  # fmt: skip
 
     def __init__(
         self,
         name: str,
         path: str,
+        line: Line,
         send: Callable[[ToDaemon], None],
         on_published: Callable[["DatabaseWorker"], None],
         forget: Callable[["DatabaseWorker"], None],
@@ -96,10 +136,15 @@ class DatabaseWorker:
         self._on_published = on_published
         self._forget = forget
         self._backlog = Backlog()
+        # What is under way, and its turns.
+        self._work: Work | None = None
         self._job: Turns[None] | None = None
-        self._takes_lock = False
+        # When the files of a primary's database are to be closed; 0: not by time.
+        self._close_at = 0.0
         self._lock: WriteLock | None = None
-        self._appender = Appender(name, path, make_room, lambda: on_published(self), lambda: send(Invalidated(name)))
+        lock = WalLock(name, path, line, lambda: send(Invalidated(name)))
+        self._appender = Appender(name, path, lock, make_room, lambda: on_published(self))
+        self._serving = Serving(name, path, self._appender, self._backlog, send)
 
     @property
     def opened(self) -> OpenDatabase | None:
@@ -122,47 +167,108 @@ class DatabaseWorker:
         """Whether nothing is queued or under way."""
         return self._job is None and not self._backlog
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether something is under way, which may be waiting for its next turn."""
+        return self._job is not None
+
     def add(self, message: Request) -> None:
         """Queue work."""
+        behind: list[Commit] = []
         if isinstance(message, Release):
             self.unlock()
-        refusal = self._backlog.add(message)
-        if refusal is not None:
-            txid, reason = refusal
-            self._send(Failed(self.name, txid, reason, retry=True))
+            self._end_role(_RELEASED)
+            self._appender.hurry()
+        elif isinstance(message, Lock):
+            behind = self._take_commits()
+            self._refuse_holds(_LOCKED)
+        elif isinstance(message, Hold) and (self._lock is not None or isinstance(self._work, Lock)):
+            self._send(HoldRefused(self.name, message.number, _LOCKED))
+            return
+        elif isinstance(message, Commit):
+            self._serving.arrived(message)
+        for each in (message, *behind):
+            if (refusal := self._backlog.add(each)) is not None:
+                txid, reason = refusal
+                self._send(Failed(self.name, txid, reason, retry=True))
 
     def step(self) -> float | None:
         """Take one turn. The answer: seconds until the next one may get further, None when there is nothing to do."""
         job = self._job
         if job is None:
             if self._lock is not None and not self._backlog.next_is_lock:
-                return None
+                return self._serving.refuse_late(_LOCKED)
             if (work := self._backlog.take()) is None:
-                return None
+                return self._close_in_time()
+            self._work = work
             job = self._job = self._begin(work)
         delay = next(job, None)
         if delay is None:
-            self._job = None
-            return 0.0 if self._backlog else None
+            self._work = self._job = None
+            return 0.0 if self._backlog else self._close_in_time()
         return delay
 
     def unlock(self) -> None:
         """Give the write lock back, or wait for it no longer; what is queued may go on."""
         self._backlog.drop_locks()
-        if self._takes_lock and self._job is not None:
-            self._job.close()
-            self._job = None
+        if isinstance(self._work, Lock):
+            self._give_up()
         lock, self._lock = self._lock, None
         if lock is not None:
             lock.close()
 
+    def unhold(self) -> None:
+        """Keep the write lock for another node no longer, or wait for it no longer."""
+        self._backlog.take_holds()
+        if isinstance(self._work, Hold):
+            self._give_up()
+        self._serving.end_hold(commits=isinstance(self._work, Commit))
+
+    def _give_up(self) -> None:
+        """End what is under way; its locks are released now."""
+        if self._job is not None:
+            self._job.close()
+        self._work = self._job = None
+
+    def _take_commits(self) -> list[Commit]:
+        """Take what is to be committed out of the queue, and what is about to be."""
+        found = self._backlog.take_commits()
+        if isinstance(self._work, Commit):
+            found.insert(0, self._work)
+            self._give_up()
+        return found
+
+    def _end_role(self, reason: str) -> None:
+        """Nothing is committed or held for other nodes any more."""
+        for commit in self._take_commits():
+            self._serving.refuse(commit, reason, busy=True)
+        self._refuse_holds(reason)
+        self._close_at = 0.0
+
+    def _refuse_holds(self, reason: str) -> None:
+        self._serving.refuse_holds(reason, self._work if isinstance(self._work, Hold) else None)
+        self.unhold()
+
+    def _close_in_time(self) -> float | None:
+        """Close the files of a primary's database when nobody has committed for a while; seconds until then."""
+        if not self._close_at or self.opened is None:
+            return None
+        now = time.monotonic()
+        if now >= self._close_at:
+            if not self.frames and not self._serving.is_holding:
+                self._close_at = 0.0
+                self._forget(self)
+                self.forget_files()
+                return None
+            self._close_at = now + KEEP_OPEN_S
+        return self._close_at - now
+
     def close(self) -> None:
         """Drop what is queued and close the files."""
+        self._end_role(_DROPPED)
         self.unlock()
-        self._backlog = Backlog()
-        if self._job is not None:
-            self._job.close()  # its locks are released now
-            self._job = None
+        self._backlog.clear()
+        self._give_up()
         self.forget_files()
 
     def forget_files(self) -> None:
@@ -176,18 +282,22 @@ class DatabaseWorker:
             return self._release()
         if isinstance(work, Lock):
             return self._take_lock(work)
+        if isinstance(work, Commit | Hold):
+            return self._serve(work)
         return self._apply(work)
 
     # -- transactions ----------------------------------------------------------------------------------------------
 
     def _apply(self, batch: list[Apply] | Install) -> Turns[None]:
         """Apply one transaction; every failure that is not a bug of ours ends up as a message."""
+        self._serving.end_hold(commits=False)
+        self._close_at = 0.0
         if isinstance(batch, Install):
             first_txid = last_txid = batch.txid
         else:
             first_txid, last_txid = batch[0].first_txid, batch[-1].last_txid
         try:
-            yield from self._transaction(batch)
+            yield from self._appender.apply(batch)
         except LitereplicaError as error:
             self._fail(first_txid, error.message, retry=isinstance(error, Unavailable))
         except OSError as error:
@@ -202,30 +312,30 @@ class DatabaseWorker:
             self.published_at = time.monotonic()
             self._on_published(self)
 
-    def _transaction(self, batch: list[Apply] | Install) -> Turns[None]:
-        if isinstance(batch, Install):
-            yield from self._appender.append(FilePieces(batch))
-            return
-        starts_at = 0
-        while True:
-            try:
-                yield from self._appender.append(RecordPieces(self.name, batch, starts_at))
-            except PageSizeChanged as change:
-                # Frames that were written already stay unpublished, and are overwritten.
-                starts_at = change.txid
-            else:
-                return
-
     def _fail(self, txid: int, reason: str, *, retry: bool) -> None:
         """Report; what is queued behind the failure is dropped, and so is everything until ``txid`` comes again."""
         self._backlog.failed(txid)
         self._send(Failed(self.name, txid, reason[:REASON_LIMIT], retry))
 
+    # -- what a primary does for other nodes -----------------------------------------------------------------------
+
+    def _serve(self, message: Commit | Hold) -> Turns[None]:
+        if isinstance(message, Hold):
+            yield from self._serving.hold(message)
+            has_committed = False
+        else:
+            has_committed = yield from self._serving.commit(message)
+        if self.opened is not None:
+            self._close_at = time.monotonic() + KEEP_OPEN_S
+            if has_committed:
+                self.published_at = time.monotonic()
+                self._on_published(self)
+
     # -- what a change of roles asks -------------------------------------------------------------------------------
 
     def _republish(self, wanted: Republish) -> Turns[None]:
         """Have the wal-index show what is committed, unless there is other work: then that looks at it first."""
-        self._appender.claim = wanted
+        self._appender.lock.claim = wanted
         if self.opened is None:
             attempts = republish(self.path, wanted)
         elif self._backlog:
@@ -263,6 +373,7 @@ class DatabaseWorker:
             self._send(ReleaseFailed(self.name, reason[:REASON_LIMIT]))
             return
         self.applied = 0
+        self._close_at = time.monotonic() + LET_GO_S
         if header is None or not header.max_frame:
             self._send(Released(self.name, 0, 0, 0))
         else:
@@ -275,24 +386,8 @@ class DatabaseWorker:
             return
         self._forget(self)
         self.forget_files()
-        waits = Waits(wanted.limit_ms / 1000, LOCK_DELAY_S)
-        lock: WriteLock | None = None
-        problem = ""
-        self._takes_lock = True
-        try:
-            lock = WriteLock(self.path)
-            while not lock.try_take():
-                yield waits.next_delay("an application writes")
-            self._lock = lock
-        except Unavailable:
-            pass  # who it is can be asked once our connection is closed
-        except (OSError, sqlite3.Error, Corrupt) as error:
-            problem = f"SQLite cannot use it: {error}"
-        finally:
-            self._takes_lock = False
-            if lock is not None and self._lock is None:
-                lock.close()
+        self._lock, refusal = yield from take_lock(self.path, Waits(wanted.limit_ms / 1000, LOCK_DELAY_S))
         if self._lock is not None:
             self._send(Locked(self.name))
         else:
-            self._send(LockRefused(self.name, (problem or holders.writer(self.path))[:REASON_LIMIT]))
+            self._send(LockRefused(self.name, refusal[:REASON_LIMIT]))

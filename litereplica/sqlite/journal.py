@@ -1,8 +1,8 @@
 """The rollback journal: what protects a change of the database file, and the way back.
 
-Knows the journal's format (SQLite file-format document, section 3) and how SQLite plays a hot one back
-(pager.c, pager_playback). Does not know whether a journal is to be played back: that a transaction was committed is
-said by the log, never by a journal.
+Knows the journal's format (SQLite file-format document, section 3), how one is made, and how SQLite plays a hot one
+back (pager.c, pager_playback). Does not know whether a journal is to be played back: that a transaction was committed
+is said by the log, never by a journal.
 """
 
 import re
@@ -67,6 +67,24 @@ def parse_journal_header(first_bytes: bytes) -> JournalHeader | None:
 
 def _is_sector(size: int) -> bool:
     return _SMALLEST_SECTOR <= size <= _LARGEST_SECTOR and size & (size - 1) == 0
+
+
+JOURNAL_HEADER_BYTES: Final = 512
+"""Of a journal that is written here: one sector, the smallest that SQLite writes itself."""
+
+
+def encode_journal_header(page_count: int, page_size: int, nonce: int) -> bytes:
+    """Return the header of a journal that goes on to its end, so that its records can follow as they come.
+
+    ``page_count``: pages of the database file before the transaction. ``nonce``: random, 32 bits.
+    """
+    numbers = (_TO_THE_END, nonce, page_count, JOURNAL_HEADER_BYTES, page_size)
+    return _HEADER.pack(JOURNAL_MAGIC, *numbers).ljust(JOURNAL_HEADER_BYTES, b"\0")
+
+
+def encode_original(pgno: int, page: bytes, nonce: int) -> bytes:
+    """Return the record of one page as it was before the transaction."""
+    return b"".join((_NUMBER.pack(pgno), page, _NUMBER.pack(_checksum(page, nonce))))
 
 
 def original_pages(header: JournalHeader, read: Read, size: int) -> Iterator[tuple[int, bytes]]:

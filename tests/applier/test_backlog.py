@@ -1,15 +1,15 @@
 """The order of the work for one database, whatever is asked for in between."""
 
 from litereplica.applier.backlog import BATCH_RECORDS, Backlog
-from litereplica.applier.protocol import Apply, Install, Lock, Release, Republish
+from litereplica.applier.protocol import Apply, Commit, Hold, Install, Lock, Release, Republish
 
 CLAIM = Republish("a.db", 1, 2, 3)
 LOCK = Lock("a.db", 100)
 RELEASE = Release("a.db")
 
 
-def records(first: int, last: int, redo_until: int = 0) -> Apply:
-    return Apply("a.db", "/log", 0, 100, first, last, redo_until)
+def records(first: int, last: int, redo_until: int = 0, *, applied: int = 0) -> Apply:
+    return Apply("a.db", "/log", 0, 100, first, last, redo_until, applied)
 
 
 def taken(backlog: Backlog) -> list[object]:
@@ -19,7 +19,7 @@ def taken(backlog: Backlog) -> list[object]:
     return found
 
 
-def filled(*messages: Apply | Install | Republish | Release | Lock) -> Backlog:
+def filled(*messages: Apply | Install | Republish | Release | Lock | Commit | Hold) -> Backlog:
     backlog = Backlog()
     for each in messages:
         assert backlog.add(each) is None
@@ -95,3 +95,26 @@ def test_locks_that_nobody_wants_any_more_are_dropped() -> None:
     backlog = filled(records(1, 1), LOCK, RELEASE)
     backlog.drop_locks()
     assert taken(backlog) == [[records(1, 1)], RELEASE]
+
+
+def test_records_may_follow_what_an_application_of_this_node_has_committed() -> None:
+    backlog = filled(records(1, 2))
+    assert taken(backlog) == [[records(1, 2)]]
+    # 3 and 4 were committed here: nobody sends them.
+    after = records(5, 5, applied=4)
+    assert backlog.add(after) is None
+    assert taken(backlog) == [[after]]
+    assert backlog.add(records(7, 7, applied=5)) is not None
+    # Of what was sent before the daemon had heard of the failure:
+    assert backlog.add(records(8, 8, applied=5)) is None
+    assert not backlog
+    assert backlog.add(records(6, 6, applied=5)) is None
+    assert taken(backlog) == [[records(6, 6, applied=5)]]
+
+
+def test_commits_and_holds_can_be_taken_back() -> None:
+    commit, hold = Commit("a.db", 1, "/spool", 10, 100), Hold("a.db", 2, 100)
+    backlog = filled(records(1, 1), commit, LOCK, hold)
+    assert backlog.take_commits() == [commit]
+    assert backlog.take_holds() == [hold]
+    assert taken(backlog) == [[records(1, 1)], LOCK]

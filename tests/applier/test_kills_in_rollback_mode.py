@@ -14,8 +14,9 @@ import pytest
 import trio
 
 from litereplica.applier.protocol import Apply
+from tests.applier.link_node import Node
 from tests.applier.modes import LIBRARIES, AnyPrimary, header_mode
-from tests.applier.support import Child, Node, rows, until
+from tests.applier.support import Child, rows, until
 
 # Asks without a pause for what holds in every state that the primary ever had.
 _WATCHER = """

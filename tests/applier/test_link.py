@@ -1,8 +1,10 @@
 """The daemon's end: the child is started, restarted and stopped, and a death is never visible to a reader."""
 
+import contextlib
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -13,9 +15,20 @@ import pytest
 import trio
 
 from litereplica.applier import link as link_module
-from litereplica.applier.protocol import Locked, LockRefused, Released
+from litereplica.applier.protocol import (
+    CommitRefused,
+    Committed,
+    Held,
+    HoldRefused,
+    Locked,
+    LockRefused,
+    Released,
+    Reported,
+)
 from litereplica.errors import Unavailable
-from tests.applier.support import Node, Primary, assert_equal_files, client, memory_kib, rows
+from tests.applier.forwarding import forwarded
+from tests.applier.link_node import Node
+from tests.applier.support import Primary, assert_equal_files, client, memory_kib, rows
 
 # Asks without a pause for what holds in every state that the primary ever had.
 _WATCHER = """
@@ -276,7 +289,7 @@ def test_a_child_ends_with_its_daemon(tmp_path: Path) -> None:
     program = """
 import sys, trio
 from pathlib import Path
-from tests.applier.support import Node
+from tests.applier.link_node import Node
 async def main():
     node = Node(Path(sys.argv[1]))
     async with trio.open_nursery() as nursery:
@@ -299,3 +312,30 @@ trio.run(main)
 async def _readable(descriptor: int) -> None:
     with trio.fail_after(10):
         await trio.lowlevel.wait_readable(descriptor)
+
+
+async def test_commits_holds_and_reports_are_answered_by_number(tmp_path: Path) -> None:
+    async with running(Node(tmp_path)) as node:
+        path = tmp_path / "mount/app.db"
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("CREATE TABLE t (n)")
+        wanted = forwarded(path, "INSERT INTO t VALUES (1)")
+        node.link.hold("app.db", 4, 1)
+        assert await node.answer() == Held("app.db", 4)
+        node.link.commit("app.db", 5, Path(wanted.path), wanted.length, 1)
+        assert await node.answer() == Committed("app.db", 5)
+        node.link.unhold("app.db")
+        node.link.report("app.db", 6)
+        assert await node.answer() == Reported("app.db", 6)
+        assert rows(path, "SELECT n FROM t") == [(1,)]
+        with client(path) as app:
+            assert app.run("BEGIN IMMEDIATE") == []
+            node.link.commit("app.db", 7, Path(wanted.path), wanted.length, 0.1)
+            refused = await node.answer()
+            assert isinstance(refused, CommitRefused)
+            assert (refused.number, refused.busy) == (7, True)
+            node.link.hold("app.db", 8, 0.1)
+            refusal = await node.answer()
+            assert isinstance(refusal, HoldRefused)
+            assert refusal.number == 8

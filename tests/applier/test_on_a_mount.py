@@ -1,4 +1,6 @@
-"""The write lock on a real mount: what the daemon logs is not changed by it, in no journal mode."""
+"""The write lock and commits on a real mount of a primary: the first changes nothing of what the daemon logs, and each
+of the others is one transaction in it, in every journal mode.
+"""
 
 import sqlite3
 from collections.abc import Iterator
@@ -7,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from litereplica.applier.protocol import Lock, Locked, LockRefused, Message, Unlock
+from litereplica.applier.protocol import Committed, Held, Hold, Lock, Locked, LockRefused, Message, Unhold, Unlock
 from tests.applier.applications import application, busy_writer
+from tests.applier.forwarding import answer_to, commit, forwarded
 from tests.applier.support import Child, rows
 from tests.support.nodes import Node, Nodes
 
@@ -78,3 +81,55 @@ def test_the_lock_is_had_and_given_back_and_nothing_is_logged(node: Node, mounte
             assert rows(path, "SELECT count(*) FROM t") == count
             mounted.send(Unlock(path.name))
     assert rows(path, "PRAGMA integrity_check") == [("ok",)]
+
+
+LONG = (
+    "WITH RECURSIVE i(n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM i WHERE n < 8000) "
+    "INSERT INTO t SELECT randomblob(900) FROM i"
+)
+
+
+def txid(node: Node, path: Path) -> int:
+    return int(str(node.position(path.name)).partition("/")[0], 16)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("page_size", [512, 4096, 65536])
+def test_each_commit_is_one_transaction_of_the_log(node: Node, mounted: Child, mode: str, page_size: int) -> None:
+    path = node.path(f"commit-{mode}-{page_size}.db")
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute(f"PRAGMA page_size={page_size}")
+        connection.execute(f"PRAGMA journal_mode={mode}")
+        connection.execute("CREATE TABLE t (n)")
+    with application(path, 5) as app:
+        for number in range(3):
+            at = txid(node, path)
+            commit(mounted, path, "INSERT INTO t VALUES (zeroblob(3000))")
+            assert txid(node, path) == at + 1
+            assert app.run("SELECT count(*) FROM t") == [(2 * number + 1,)]
+            assert app.run("INSERT INTO t VALUES (2)") == []
+        at = txid(node, path)
+        mounted.send(Hold(path.name, 1, 2000))
+        while not isinstance(mounted.receive(), Held):
+            pass
+        for statement in (LONG, "DELETE FROM t WHERE rowid > 4", "VACUUM"):
+            commit(mounted, path, statement)
+            at += 1
+            assert txid(node, path) == at
+        mounted.send(Unhold(path.name))
+        assert app.run("INSERT INTO t VALUES (4)") == []
+        assert app.run("PRAGMA integrity_check") == [("ok",)]
+    assert rows(path, "SELECT count(*) FROM t") == [(5,)]
+    assert txid(node, path) == at + 1
+
+
+@pytest.mark.parametrize("mode", ["WAL", "DELETE"])
+def test_a_new_database_is_logged_from_its_first_transaction_on(node: Node, mounted: Child, mode: str) -> None:
+    path = node.path(f"new-{mode}.db")
+    wanted = forwarded(node.path("none.db"), f"PRAGMA journal_mode={mode}", "CREATE TABLE t (n)", name=path.name)
+    assert answer_to(mounted, wanted) == Committed(path.name, wanted.number)
+    assert txid(node, path) == 1
+    commit(mounted, path, "INSERT INTO t VALUES (1)")
+    assert txid(node, path) == 2
+    assert rows(path, "SELECT n FROM t") == [(1,)]
+    assert rows(path, "PRAGMA journal_mode") == [(mode.lower(),)]

@@ -1,0 +1,168 @@
+"""SQLite's write lock, kept for another node between its transactions."""
+
+import sqlite3
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from litereplica.applier.protocol import (
+    Close,
+    Closed,
+    Committed,
+    Held,
+    Hold,
+    HoldRefused,
+    Lock,
+    Locked,
+    Release,
+    Released,
+    Republish,
+    Unhold,
+    Unlock,
+)
+from tests.applier.applications import application, busy_writer
+from tests.applier.forwarding import answer_to, commit, forwarded
+from tests.applier.support import Child, rows, until
+from tests.applier.test_commit import MODES, is_sound, made
+
+pytestmark = pytest.mark.timeout(60)
+
+
+def hold(child: Child, name: str = "app.db", limit_ms: int = 2000, number: int = 1) -> Held | HoldRefused:
+    child.send(Hold(name, number, limit_ms))
+    while not isinstance(message := child.receive(), Held | HoldRefused):
+        assert type(message).__name__ in ("Checkpointed", "Invalidated"), message
+    return message
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_commits_go_through_under_it_and_nothing_else_does(child: Child, mode: str) -> None:
+    path = made(child, mode)
+    with application(path) as app, application(path, 5) as patient:
+        assert app.run("SELECT count(*) FROM t") == [(50,)]
+        assert hold(child) == Held("app.db", 1)
+        for number in range(5):
+            assert app.run("INSERT INTO t (v) VALUES (1)") == "SQLITE_BUSY"
+            commit(child, path, "INSERT INTO t (v) VALUES (2)")
+            assert app.run("SELECT count(*) FROM t") == [(51 + number,)]
+        assert hold(child, number=2) == Held("app.db", 2)
+        patient.begin("INSERT INTO t (v) VALUES (3)")
+        time.sleep(0.2)
+        child.send(Unhold("app.db"))
+        assert patient.end() == []
+        assert app.run("INSERT INTO t (v) VALUES (4)") == []
+    assert rows(path, "SELECT count(*) FROM t") == [(57,)]
+    assert is_sound(path)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_commit_that_is_refused_under_it_does_not_end_it(child: Child, mode: str) -> None:
+    path = made(child, mode)
+    wanted = forwarded(path, "INSERT INTO t (v) VALUES (1)")
+    damaged = bytearray(Path(wanted.path).read_bytes())
+    with application(path) as app:
+        assert hold(child) == Held("app.db", 1)
+        Path(wanted.path).write_bytes(bytes(damaged[:-1]) + bytes([damaged[-1] ^ 1]))
+        assert type(answer_to(child, wanted)).__name__ == "CommitRefused"
+        assert app.run("INSERT INTO t (v) VALUES (1)") == "SQLITE_BUSY"
+        Path(wanted.path).write_bytes(damaged)
+        assert answer_to(child, wanted) == Committed("app.db", wanted.number)
+        assert app.run("INSERT INTO t (v) VALUES (1)") == "SQLITE_BUSY"
+        child.send(Unhold("app.db"))
+        until(lambda: app.run("INSERT INTO t (v) VALUES (1)") == [])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_who_does_not_yield_is_named_and_there_may_be_no_answer_to_what_is_taken_back(child: Child, mode: str) -> None:
+    path = made(child, mode)
+    with application(path, 5) as idle:
+        assert idle.run("BEGIN IMMEDIATE") == []
+        assert hold(child, limit_ms=200) == HoldRefused("app.db", 1, idle.described)
+        child.send(Hold("app.db", 2, 60_000))
+        time.sleep(0.1)
+        child.send(Unhold("app.db"))
+        time.sleep(0.1)
+        assert idle.run("ROLLBACK") == []
+        assert idle.run("INSERT INTO t (v) VALUES (1)") == []
+
+
+def test_a_database_that_is_not_there_is_not_held(child: Child) -> None:
+    refusal = hold(child, "none.db")
+    assert isinstance(refusal, HoldRefused)
+    assert "no such" in refusal.holder
+    assert not (child.mount / "none.db").exists()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_it_is_got_from_applications_that_write_without_a_pause(child: Child, mode: str) -> None:
+    path = made(child, mode)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("ALTER TABLE t ADD COLUMN n")
+    with busy_writer(path), busy_writer(path):
+        for number in range(5):
+            assert hold(child, number=number) == Held("app.db", number)
+            count = rows(path, "SELECT count(*) FROM t")
+            time.sleep(0.05)
+            assert rows(path, "SELECT count(*) FROM t") == count
+            child.send(Unhold("app.db"))
+            until(lambda count=count: rows(path, "SELECT count(*) FROM t") > count)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("end", [Release("app.db"), Close("app.db"), Lock("app.db", 2000)])
+def test_a_change_of_role_ends_it(child: Child, mode: str, end: Release | Close | Lock) -> None:
+    path = made(child, mode)
+    with application(path, 5) as app:
+        assert hold(child) == Held("app.db", 1)
+        child.send(end)
+        assert isinstance(child.receive(), Released | Closed | Locked)
+        if isinstance(end, Lock):
+            assert isinstance(hold(child), HoldRefused)
+            child.send(Unlock("app.db"))
+        assert app.run("INSERT INTO t (v) VALUES (1)") == []
+        assert hold(child, number=4) == Held("app.db", 4)
+
+
+@pytest.mark.parametrize("end", [Release("app.db"), Close("app.db"), Lock("app.db", 50)])
+def test_one_that_waits_is_refused_by_a_change_of_role(child: Child, end: Release | Close | Lock) -> None:
+    path = made(child, "WAL")
+    with application(path) as idle:
+        assert idle.run("BEGIN IMMEDIATE") == []
+        child.send(Hold("app.db", 1, 60_000), Hold("app.db", 2, 60_000), end)
+        for number in (1, 2):
+            refusal = child.receive()
+            assert isinstance(refusal, HoldRefused)
+            assert refusal.number == number
+
+
+def test_it_survives_that_the_wal_index_has_to_be_rebuilt(child: Child) -> None:
+    path = made(child, "WAL")
+    with application(path) as app:
+        assert app.run("INSERT INTO t (v) VALUES (1)") == []
+        assert hold(child) == Held("app.db", 1)
+        # A claim of frames of another generation: the wal-index is rebuilt once.
+        child.send(Republish("app.db", 1, 2, 3))
+        commit(child, path, "INSERT INTO t (v) VALUES (2)")
+        assert app.run("INSERT INTO t (v) VALUES (3)") == "SQLITE_BUSY"
+        commit(child, path, "INSERT INTO t (v) VALUES (2)")
+        child.send(Unhold("app.db"))
+        until(lambda: app.run("INSERT INTO t (v) VALUES (3)") == [])
+    assert rows(path, "SELECT count(*) FROM t") == [(54,)]
+
+
+def test_applications_may_checkpoint_under_it(child: Child) -> None:
+    path = made(child, "WAL")
+    with application(path, 5) as app:
+        assert app.run("INSERT INTO t (v) VALUES (1)") == []
+        assert hold(child) == Held("app.db", 1)
+        for _ in range(3):
+            commit(child, path, "INSERT INTO t (v) VALUES (2)")
+            assert app.run("PRAGMA wal_checkpoint(PASSIVE)")[0][0] == 0
+            time.sleep(0.1)
+        time.sleep(1.5)  # the applier's own comes after a second without commits, and finds the lock taken
+        commit(child, path, "INSERT INTO t (v) VALUES (2)")
+        child.send(Unhold("app.db"))
+        until(lambda: app.run("INSERT INTO t (v) VALUES (3)") == [])
+    assert rows(path, "SELECT count(*) FROM t") == [(56,)]
