@@ -1,0 +1,123 @@
+"""Whether this node is where a client has been before, and waiting until it is.
+
+Knows what each answer about a position means, and when a position can never come: it was lost with its primary. Does
+not know HTTP requests of clients (proxy.handler).
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from litereplica.errors import Unavailable
+from litereplica.ltx.position import Position, format_txid
+from litereplica.proxy.local_node import LocalNode
+from litereplica.proxy.node_api import NodeApi, position_in
+from litereplica.proxy.primary import Primaries
+
+# Replication takes milliseconds. After this long the primary is asked whether it has the transaction at all.
+DOUBT_S: Final = 0.3
+# Each waits in memory; more than this is an attack, and gets what a read gets at its limit.
+WAITING_LIMIT: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class CaughtUp:
+    """What became of a client's positions.
+
+    ``lost``: databases in which it has seen transactions that are not in the cluster's history, with where this node
+    is instead. ``behind``: databases that did not get there in time.
+    """
+
+    lost: dict[str, Position] = field(default_factory=dict)
+    behind: tuple[str, ...] = ()
+
+
+EVERYTHING: Final = CaughtUp()
+
+
+class CatchUp:
+    """Waits on behalf of requests. ``waiting``: how many do."""
+
+    def __init__(self, local: LocalNode, api: NodeApi, primaries: Primaries, limit_s: float) -> None:
+        self._local = local
+        self._api = api
+        self._primaries = primaries
+        self._limit_s = limit_s
+        self.waiting = 0
+
+    def is_there(self, positions: Mapping[str, Position]) -> bool:
+        """Whether nothing is to be waited for or asked."""
+        databases = self._local.databases
+        return all(databases[name].has(at) for name, at in positions.items())
+
+    async def reach(self, positions: Mapping[str, Position]) -> CaughtUp:
+        """Wait until readers here see all of them, at most for the limit."""
+        missing = [(name, at) for name, at in positions.items() if not self._local.databases[name].has(at)]
+        if not missing:
+            return EVERYTHING
+        if self.waiting >= WAITING_LIMIT:
+            return CaughtUp(behind=tuple(name for name, _ in missing))
+        self.waiting += 1
+        try:
+            deadline = asyncio.get_running_loop().time() + self._limit_s
+            lost: dict[str, Position] = {}
+            behind = []
+            # One after the other: while one is waited for, the others get there too.
+            for name, at in missing:
+                try:
+                    found = await self._reach(name, at, deadline)
+                except Unavailable:
+                    behind.append(name)
+                    continue
+                if found is not None:
+                    lost[name] = found
+            return CaughtUp(lost, tuple(behind))
+        finally:
+            self.waiting -= 1
+
+    async def _reach(self, name: str, at: Position, deadline: float) -> Position | None:
+        """None when readers here see it; this node's own position when it is lost. Raises Unavailable: not in time."""
+        known = self._local.databases[name]
+        loop = asyncio.get_running_loop()
+        doubted = False
+        while True:
+            rest_s = deadline - loop.time()
+            if self._local.live and not self._local.is_primary:
+                step_s = rest_s if doubted else min(rest_s, DOUBT_S)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(max(0.0, step_s)):
+                        await known.wait(at.txid)
+            if known.has(at):
+                return None
+            code, here = await self._ask(name, at)
+            if code == 200:
+                known.advance(at)
+                return None
+            reached = position_in(here)
+            if code == 409 and reached is not None:
+                return reached
+            if not doubted or loop.time() >= deadline:
+                if await self._is_lost(name, at):
+                    return reached or Position.ZERO
+                doubted = True
+            if loop.time() >= deadline:
+                raise Unavailable(f"{name} has not reached {at}")
+            if not self._local.live or self._local.is_primary:
+                await asyncio.sleep(min(DOUBT_S, max(0.0, deadline - loop.time())))
+
+    async def _ask(self, name: str, at: Position) -> tuple[int, dict[str, object]]:
+        """What the node says, at once."""
+        query = {"db": name, "txid": format_txid(at.txid), "checksum": f"{at.checksum:016x}", "timeout": "0"}
+        return await self._api.ask(self._local.url, "/wait", query)
+
+    async def _is_lost(self, name: str, at: Position) -> bool:
+        """Whether the primary does not have it: positions come from primaries, so one that had it is gone with it."""
+        try:
+            url = self._local.url if self._local.is_primary else await self._primaries.http_url()
+            code, document = await self._api.ask(url, "/position", {"db": name})
+        except Unavailable:
+            return False
+        newest = position_in(document)
+        return code == 404 or (newest is not None and newest.txid < at.txid)

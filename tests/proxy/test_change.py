@@ -1,0 +1,158 @@
+"""The primary changes while clients read and write through the proxies of all nodes."""
+
+import itertools
+import threading
+import time
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests.proxy.site import Site, Stage
+from tests.support.consul import Consuls
+from tests.support.waiting import wait_until
+
+
+@pytest.fixture
+def consuls() -> Iterator[Consuls]:
+    """Makes real agents."""
+    made = Consuls()
+    yield made
+    made.tear_down()
+
+
+class Visitor(threading.Thread):
+    """Writes a row and reads it back, again and again, each time on the next node; never repeats a write."""
+
+    def __init__(self, name: str, stages: list[Stage]) -> None:
+        super().__init__(name=name)
+        self.stages = stages
+        self.done: list[str] = []
+        self.unknown: list[str] = []
+        self.refused: list[str] = []
+        self.missing: list[str] = []
+        self.was_told = False
+        self.longest_s = 0.0
+        self._end = threading.Event()
+
+    def run(self) -> None:
+        with httpx.Client(timeout=30.0, trust_env=False) as client:
+            for number in itertools.count():
+                if self._end.is_set():
+                    return
+                stage = self.stages[number % len(self.stages)]
+                begin = time.monotonic()
+                self._visit(client, stage, f"{self.name}-{number}")
+                self.longest_s = max(self.longest_s, time.monotonic() - begin)
+
+    def _visit(self, client: httpx.Client, stage: Stage, text: str) -> None:
+        try:
+            answer = client.post(f"{stage.url}/rows", content=text)
+        except httpx.ConnectError:
+            time.sleep(0.05)
+            return
+        except httpx.HTTPError:
+            self.unknown.append(text)
+            return
+        if answer.status_code == 201:
+            self.done.append(text)
+        elif answer.headers["content-type"].startswith("application/json") and answer.json()["outcome"] == "not_done":
+            self.refused.append(text)
+            time.sleep(0.05)
+        else:
+            self.unknown.append(text)
+            time.sleep(0.05)
+        self._read(client, self.stages[(len(self.done) + 1) % len(self.stages)])
+
+    def _read(self, client: httpx.Client, stage: Stage) -> None:
+        try:
+            answer = client.get(f"{stage.url}/rows")
+        except httpx.HTTPError:
+            return
+        told = {"Litereplica-Other-History", "Litereplica-Behind"} & set(answer.headers)
+        self.was_told = self.was_told or bool(told)
+        if answer.status_code == 200 and not told and not self.was_told:
+            rows = set(answer.json()["rows"])
+            self.missing += [text for text in self.done if text not in rows]
+
+    def stop(self) -> None:
+        self._end.set()
+        self.join(40)
+
+
+def cluster(site: Site, consuls: Consuls) -> list[Stage]:
+    agent = consuls.single()
+    return [site.consul(agent.url, name) for name in "abc"]
+
+
+def primary_of(stages: list[Stage]) -> Stage:
+    return next(stage for stage in stages if stage.health().get("role") == "primary")
+
+
+def final_rows(stages: list[Stage]) -> list[str]:
+    """What every node that runs has, once they are equal."""
+
+    def equal() -> list[str]:
+        found = [httpx.get(f"{each.url}/rows", timeout=10, trust_env=False).json()["rows"] for each in stages]
+        return found[0] if all(rows == found[0] for rows in found) else []
+
+    return wait_until(equal, "all nodes have the same rows", 20)
+
+
+def visit(stages: list[Stage]) -> list[Visitor]:
+    visitors = [Visitor(f"v{number}", stages[number:] + stages[:number]) for number in range(3)]
+    with httpx.Client(trust_env=False, timeout=20) as client:
+        assert client.post(f"{stages[0].url}/rows", content="first").status_code == 201
+    for visitor in visitors:
+        visitor.start()
+    return visitors
+
+
+def check(visitors: list[Visitor], rows: list[str]) -> None:
+    assert len(set(rows)) == len(rows), "nothing was done twice"
+    for visitor in visitors:
+        assert not visitor.missing, "everybody reads what he wrote"
+        assert not set(visitor.refused) & set(rows), "what was not done was not done"
+        assert len(visitor.done) > 20
+
+
+def test_a_handoff_while_clients_write_everywhere(site: Site, consuls: Consuls) -> None:
+    stages = cluster(site, consuls)
+    visitors = visit(stages)
+    try:
+        for _ in range(3):
+            time.sleep(1.0)
+            old = primary_of(stages)
+            new = stages[(stages.index(old) + 1) % 3]
+            answer = httpx.post(f"{old.node.url}/failover", json={"to": new.name}, timeout=30, trust_env=False)
+            assert answer.status_code == 200, answer.text
+        time.sleep(1.0)
+    finally:
+        for visitor in visitors:
+            visitor.stop()
+    rows = final_rows(stages)
+    check(visitors, rows)
+    for visitor in visitors:
+        assert set(visitor.done) <= set(rows), "a planned handoff loses nothing"
+        assert not visitor.refused, "a write waits for the new primary"
+
+
+def test_a_primary_that_dies_while_clients_write_everywhere(site: Site, consuls: Consuls) -> None:
+    stages = cluster(site, consuls)
+    visitors = visit(stages)
+    try:
+        time.sleep(1.5)
+        old = primary_of(stages)
+        old.node.kill()
+        rest = [stage for stage in stages if stage is not old]
+        wait_until(lambda: any(stage.health().get("role") == "primary" for stage in rest), "a new primary", 20)
+        time.sleep(2)
+    finally:
+        for visitor in visitors:
+            visitor.stop()
+    rows = final_rows(rest)
+    check(visitors, rows)
+    for visitor in visitors:
+        lost = set(visitor.done) - set(rows)
+        assert not lost or visitor.was_told, f"replication is asynchronous here, but {lost} went without a word"
+        assert visitor.longest_s < 20

@@ -1,0 +1,132 @@
+"""WebSockets through a proxy."""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import Awaitable, Callable
+
+import aiohttp
+import pytest
+from aiohttp import WSMsgType
+
+from tests.proxy.site import Site, Stage
+from tests.support.waiting import wait_until
+
+
+def talk(
+    stage: Stage, what: Callable[[aiohttp.ClientWebSocketResponse], Awaitable[None]], protocols: tuple[str, ...] = ()
+) -> None:
+    """Run a client's side of a conversation."""
+
+    async def run() -> None:
+        async with (
+            asyncio.timeout(20),
+            aiohttp.ClientSession() as session,
+            session.ws_connect(f"{stage.url}/socket", max_msg_size=2**25, protocols=protocols) as socket,
+        ):
+            await what(socket)
+
+    asyncio.run(run())
+
+
+def test_messages_of_both_kinds_pass_both_ways(stage: Stage) -> None:
+    async def what(socket: aiohttp.ClientWebSocketResponse) -> None:
+        assert json.loads(await socket.receive_str()) == {"node": "a", "protocol": None}
+        for number in range(200):
+            await socket.send_str(f"hello {number} ü")
+            assert await socket.receive_str() == f"a: hello {number} ü"
+        for size in (0, 1, 125, 126, 65535, 65536, 3_000_000):
+            await socket.send_bytes(bytes(size))
+            assert len(await socket.receive_bytes()) == size
+
+    talk(stage, what)
+
+
+def test_the_application_chooses_the_protocol(stage: Stage) -> None:
+    async def what(socket: aiohttp.ClientWebSocketResponse) -> None:
+        assert socket.protocol == "chat"
+        assert json.loads(await socket.receive_str())["protocol"] == "chat"
+
+    talk(stage, what, protocols=("other", "chat"))
+
+
+def test_a_close_arrives_with_its_code_and_reason(stage: Stage) -> None:
+    async def what(socket: aiohttp.ClientWebSocketResponse) -> None:
+        await socket.receive_str()
+        await socket.send_str("close")
+        message = await socket.receive()
+        assert message.type is WSMsgType.CLOSE
+        assert (message.data, message.extra) == (4001, "as asked")
+
+    talk(stage, what)
+
+
+def test_a_handshake_that_the_application_refuses_is_refused(stage: Stage) -> None:
+    async def run() -> aiohttp.WSServerHandshakeError:
+        async with aiohttp.ClientSession() as session:
+            with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
+                await session.ws_connect(f"{stage.url}/socket?refuse")
+            return caught.value
+
+    error = asyncio.run(run())
+    assert error.status == 403
+    assert error.headers is not None
+    assert error.headers["X-Why"] == "because"
+
+
+def test_a_message_that_is_too_large_ends_the_conversation(stage: Stage) -> None:
+    async def what(socket: aiohttp.ClientWebSocketResponse) -> None:
+        await socket.receive_str()
+        # Who is still sending when the other end closes sees a reset.
+        with contextlib.suppress(ConnectionError):
+            await socket.send_bytes(bytes(17 * 2**20))
+            message = await socket.receive()
+            assert message.type in {WSMsgType.CLOSE, WSMsgType.CLOSED, WSMsgType.ERROR}
+            assert socket.close_code in {1009, 1006}
+
+    talk(stage, what)
+    with stage.client() as client:
+        assert client.get("/echo").status_code == 200
+
+
+def test_a_silent_socket_lives_longer_than_any_limit_for_bodies(stage: Stage) -> None:
+    async def what(socket: aiohttp.ClientWebSocketResponse) -> None:
+        await socket.receive_str()
+        await asyncio.sleep(4)
+        await socket.send_str("still here")
+        assert await socket.receive_str() == "a: still here"
+
+    talk(stage, what)
+
+
+def test_a_socket_of_an_application_that_dies_ends(site: Site) -> None:
+    stage = site.standalone()
+
+    async def what(socket: aiohttp.ClientWebSocketResponse) -> None:
+        await socket.receive_str()
+        stage.application.kill()
+        message = await socket.receive(timeout=10)
+        assert message.type in {WSMsgType.CLOSE, WSMsgType.CLOSED}
+        assert socket.close_code != 1000
+
+    talk(stage, what)
+
+
+def test_a_client_that_goes_without_a_word_is_gone_for_the_application(stage: Stage) -> None:
+    async def what(socket: aiohttp.ClientWebSocketResponse) -> None:
+        await socket.receive_str()
+        transport = socket.get_extra_info("socket")
+        assert transport is not None
+        socket._response.connection.transport.abort()  # type: ignore[union-attr]
+
+    talk(stage, what)
+    begin = time.monotonic()
+    with stage.client() as client:
+        wait_until(lambda: _under_way(client.get("/litereplica/health/metrics").text) == 1, "it is gone", 10)
+    assert time.monotonic() - begin < 10
+
+
+def _under_way(text: str) -> int:
+    line = next(each for each in text.splitlines() if each.startswith("litereplica_proxy_under_way "))
+    return int(float(line.split()[1]))
