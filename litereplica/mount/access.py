@@ -1,4 +1,4 @@
-"""Who may write here, and until when.
+"""Who may write here, and until when; and which transactions of other nodes the applier may commit here.
 
 Knows this node's role as the mount sees it, the fence, the commits that are under way, and the process that applies
 transactions. Does not decide the role.
@@ -12,11 +12,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import pyfuse3
 import structlog
 import trio
+
+from litereplica.ltx.position import Position
+
+if TYPE_CHECKING:
+    from litereplica.ltx.format import Origin
+    from litereplica.mount.elsewhere import Elsewhere
 
 log = structlog.get_logger()
 
@@ -40,8 +46,12 @@ class Access:
         "_under_way",
         "accepts_until",
         "applier_pid",
+        "elsewhere",
+        "expected",
         "fenced",
+        "halt_text",
         "lag_ms",
+        "lost_locks",
         "primary",
         "primary_name",
         "told_fenced",
@@ -71,6 +81,21 @@ class Access:
         # Told when a process that had a WAL open is dead, or must be: (database, salts of the WAL, committed frames).
         self.writer_gone: Callable[[str, int, int, int], None] = lambda _name, _salt1, _salt2, _frames: None
         self.lag_ms: Callable[[], int] = lambda: UNKNOWN_LAG_MS
+        # Where a replica's applications commit; None: they only read. On the primary it only says who may write
+        # (DB-halt).
+        self.elsewhere: Elsewhere | None = None
+        # Of the primary: the transaction of another node that the applier is about to commit, and upon what.
+        self.expected: dict[str, tuple[Position, Origin]] = {}
+        # Databases whose lock was lost here while DB-halt is still open, and why: no application here commits to them,
+        # because it may believe that nobody else has written. The node fills it.
+        self.lost_locks: dict[str, str] = {}
+        # What DB-halt of a database reads as: who may write it now.
+        self.halt_text: Callable[[str], str] = lambda _name: ""
+
+    @property
+    def forwards(self) -> bool:
+        """This node is a replica whose applications write: their transactions are committed elsewhere."""
+        return not self.primary and self.elsewhere is not None
 
     def problem(self) -> str | None:
         """Why no commit is accepted now, or None."""
@@ -84,13 +109,40 @@ class Access:
 
     def check(self, name: str) -> None:
         """Raise EIO when no commit of ``name`` is accepted; one log line for each reason, however often it is tried."""
-        problem = self.problem()
+        self._refuse(name, self.problem())
+
+    def check_lock(self, name: str) -> None:
+        """Raise EIO when applications of this node may not commit to ``name``, though the node may."""
+        if (problem := self.lost_locks.get(name)) is not None:
+            self._refuse(name, problem)
+
+    def check_elsewhere(self, name: str) -> None:
+        """The same for a commit that is to be made by the primary."""
+        self._refuse(name, self.elsewhere.problem(name) if self.elsewhere is not None else self.problem())
+
+    def _refuse(self, name: str, problem: str | None) -> None:
         if problem != self._said:
             self._said = problem
             if problem is not None:
                 log.warning("commits_not_accepted", file=name, reason=problem)
         if problem is not None:
             raise pyfuse3.FUSEError(errno.EIO)
+
+    def take_expected(self, name: str, position: Position) -> "Origin":
+        """What the applier commits to ``name``, which is at ``position``: once, and nothing else. Raises EIO."""
+        expected = self.expected.get(name)
+        if expected is None or expected[0] != position:
+            # Nothing unusual: another transaction came first, and the replica was told so already.
+            log.debug(
+                "commit_refused",
+                file=name,
+                reason="the applier was about to commit what nobody expects"
+                if expected is None
+                else f"a transaction of {expected[1].node} was made at {expected[0]}, the database is at {position}",
+            )
+            raise pyfuse3.FUSEError(errno.EIO)
+        del self.expected[name]
+        return expected[1]
 
     @contextmanager
     def committing(self, name: str) -> Iterator[None]:

@@ -48,6 +48,7 @@ class DatabaseFile(File):
         "_known",
         "held",
         "importers",
+        "is_held",
         "is_torn",
         "is_written_through",
         "journal",
@@ -72,6 +73,8 @@ class DatabaseFile(File):
         self.rejected = False
         # While the whole file is read to be logged.
         self._adopting: trio.Event | None = None
+        # Of a replica: the end of a journal is held until the primary has committed.
+        self.is_held = False
         # Handles that can only write: somebody copies a file here (SQLite always opens for reading too).
         self.importers = 0
         # The disk has refused a commit and taken none since: an application that tries again and again is one line.
@@ -99,8 +102,6 @@ class DatabaseFile(File):
                 self.is_written_through = True
                 await self._make_journal_durable()
         else:
-            if not self.access.primary and not self.is_protected:
-                self.access.check(self.name)
             await self._prepare_change(database)
             if self.is_protected:
                 size = database.page_size
@@ -115,6 +116,9 @@ class DatabaseFile(File):
     async def write_applied(self, offset: int, data: bytes) -> int:
         if (database := self.database) is not None:
             await self._sync_log(database)
+            if self.held:
+                # It plays back the journal of a dead writer, before we have heard that it is dead.
+                self.held.pop(offset // database.page_size + 1, None)
         return self.store.disk.pwrite(self.descriptor, data, offset)
 
     async def _prepare_change(self, database: Database) -> None:
@@ -128,13 +132,25 @@ class DatabaseFile(File):
             wal = self.wal
             if wal is not None and wal.is_unsummed:
                 raise wal.refuse_unsummed()
-            if wal is not None and wal.detector.unsettled:
+            if self.access.primary and wal is not None and wal.detector.unsettled:
                 # A checkpoint copies what it found committed, whether a write completed that or not.
                 await wal.settle()
-            if wal is None or not wal.detector.committed_frames:
+            if not self._has_wal():
                 raise self.refuse("write_refused", f"a replicated database is {NO_JOURNAL}")
+            if database.settled:
+                database.unsettle()
         # The log is never behind the files: a page may carry a transaction whose record is not on the disk.
         await self._sync_log(database)
+
+    def _has_wal(self) -> bool:
+        """Whether a checkpoint may write here. Raises EIO on a replica whose applications only read."""
+        wal = self.wal
+        if self.access.primary:
+            return wal is not None and wal.detector.committed_frames > 0
+        if self.access.elsewhere is None:
+            self.access.check(self.name)
+        # Others may have written it: how many of its frames are committed is known to SQLite alone.
+        return wal is not None and wal.size() > 0
 
     async def _sync_log(self, database: Database) -> None:
         if database.log.durable:
@@ -219,7 +235,9 @@ class DatabaseFile(File):
     # -- a file that is not replicated yet -------------------------------------------------------------------------
 
     def _check_unknown(self, offset: int, data: bytes) -> None:
-        if not self.is_protected and not self.importers and self.access.primary:
+        if not self.is_protected and not self.importers:
+            if not self.access.primary and self.access.elsewhere is None:
+                self.access.check(self.name)
             if (
                 offset == 0
                 and not self.size()
@@ -298,10 +316,17 @@ class DatabaseFile(File):
         await self.wait_adopted()
         database = self.database
         if database is not None:
-            if self.access.primary or self.is_protected:
-                await self._check_size(database, size)
+            await self._check_size(database, size)
             await self._sync_log(database)
         await super().truncate(size)
+
+    async def truncate_applied(self, size: int) -> None:
+        await self.wait_adopted()
+        if (database := self.database) is not None:
+            if self.is_protected:
+                await self._check_size(database, size)
+            await self._sync_log(database)
+        await super().truncate_applied(size)
 
     async def _check_size(self, database: Database, size: int) -> None:
         if self.is_protected:
@@ -315,9 +340,7 @@ class DatabaseFile(File):
                 database.open_pages.cut(kept)
         elif size >= database.page_count * database.page_size:
             return  # SQLite cuts what a transaction left over after its journal has ended (pager_end_transaction)
-        elif not (
-            self.wal is not None and self.wal.detector.committed_frames and self._is_in_wal_beyond(database, size)
-        ):
+        elif not (self._has_wal() and self._is_in_wal_beyond(database, size)):
             raise self.refuse(
                 "truncate_refused",
                 "a replicated database is only shortened by SQLite: to replace it by a file, use the sqlite3 shell's "
@@ -335,7 +358,15 @@ class DatabaseFile(File):
             pgno for pgno in beyond if pgno != database.lock_page
         )
 
-    # -- commits that the disk refuses -----------------------------------------------------------------------------
+    # -- commits that are refused -----------------------------------------------------------------------------
+
+    def refuse_commit(self, reason: str, *, is_unknown: bool = False) -> pyfuse3.FUSEError:
+        """The error for a transaction that the primary has not committed, or that it may have (``is_unknown``)."""
+        if is_unknown:
+            log.warning("commit_unknown", database=self.name, reason=reason)
+        else:
+            log.info("commit_refused", database=self.name, reason=reason)
+        return pyfuse3.FUSEError(errno.EIO)
 
     def say_refused(self, error: BaseException) -> None:
         """Log that the disk takes no commits, once until it does again."""

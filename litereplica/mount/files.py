@@ -71,6 +71,10 @@ class File:
         """Take what the applier of a replica writes."""
         return self.store.disk.pwrite(self.descriptor, data, offset)
 
+    async def write_expected(self, offset: int, data: bytes) -> int:
+        """Take what the applier of a primary writes: a transaction of another node (Operations.expect)."""
+        return await self.write(offset, data)
+
     async def write_request(self, offset: int, data: bytes) -> int:
         """``write`` for the kernel: every error is its own."""
         try:
@@ -86,9 +90,18 @@ class File:
         self.ensure_open()
         self.store.disk.truncate(self.descriptor, size)
 
+    async def truncate_applied(self, size: int) -> None:
+        """Let the applier of a replica cut it."""
+        self.ensure_open()
+        self.store.disk.truncate(self.descriptor, size)
+
     async def sync(self) -> None:
         descriptor = self.descriptor
         await self.store.calls.run(lambda: self.store.disk.fdatasync(descriptor))
+
+    async def sync_applied(self) -> None:
+        """Make durable here what the applier has written."""
+        await self.sync()
 
     def refuse(self, event: str, reason: str, code: int = errno.EACCES) -> pyfuse3.FUSEError:
         """Log why, once per refusal, and make the error."""
@@ -97,7 +110,7 @@ class File:
 
 
 class AppliedHandle:
-    """A file as the applier has it open: on a replica it writes where nobody else may, else it is a client."""
+    """A file as the applier has it open: on a replica it applies, on the primary it commits for other nodes."""
 
     __slots__ = ("file",)
 
@@ -110,13 +123,13 @@ class AppliedHandle:
     async def write_request(self, offset: int, data: bytes) -> int:
         try:
             if self.file.access.primary:
-                return await self.file.write_request(offset, data)
+                return await self.file.write_expected(offset, data)
             return await self.file.write_applied(offset, data)
         except BaseException as error:  # noqa: BLE001  the edge: everything becomes the kernel's
             raise self.file.failure(error) from None
 
     async def sync(self) -> None:
-        await self.file.sync()
+        await self.file.sync_applied()
 
 
 class ShmFile(File):

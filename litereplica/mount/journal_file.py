@@ -4,12 +4,14 @@ Knows when a journal begins to protect its database file and what ends it: its e
 committed (mount.rollback).
 """
 
+import errno
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from litereplica.mount.access import Access
 from litereplica.mount.database_file import Finish
 from litereplica.mount.files import File
+from litereplica.mount.replica_journal import begin_elsewhere
 from litereplica.mount.rollback import end_journals
 from litereplica.sqlite.journal import JOURNAL_MAGIC, is_live_journal, super_journal_name
 from litereplica.store.store import Store
@@ -44,7 +46,7 @@ class JournalFile(File):
     backing file: it was not made durable, and what a loss of power leaves of it must not be played back.
     """
 
-    __slots__ = ("_changes", "_hidden", "_journals", "_owner", "_synced", "is_live")
+    __slots__ = ("_changes", "_hidden", "_journals", "_owner", "_synced", "is_appliers", "is_live")
 
     def __init__(self, store: Store, access: Access, owner: "DatabaseFile", name: str, journals: Journals) -> None:
         super().__init__(store, access, name)
@@ -52,6 +54,8 @@ class JournalFile(File):
         self._journals = journals
         # It begins with the magic: whoever opens the database next would play it back.
         self.is_live = False
+        # Of the primary: it protects a transaction of another node, which the applier makes.
+        self.is_appliers = False
         # Readers of the mount see the magic, the backing file does not have it.
         self._hidden = False
         self._changes = 0
@@ -78,6 +82,11 @@ class JournalFile(File):
         else:
             self._journals.live.discard(self)
 
+    async def write_expected(self, offset: int, data: bytes) -> int:
+        if not self.is_live:
+            self.is_appliers = True
+        return await self.write(offset, data)
+
     async def write(self, offset: int, data: bytes) -> int:
         if offset >= _MAGIC_BYTES or not data:
             self._changes += 1
@@ -88,7 +97,10 @@ class JournalFile(File):
         lives = is_live_journal(after)
         if lives and not self.is_live:
             # A transaction begins.
-            self.access.check(self._owner.name)
+            if self.access.forwards:
+                await begin_elsewhere(self.access, self._owner)
+            else:
+                self.access.check(self._owner.name)
         if self.is_live and not lives:
             await self._end(lambda: self.store.disk.pwrite(self.descriptor, data, offset))
             self._changes += 1
@@ -134,15 +146,19 @@ class JournalFile(File):
     async def _end(self, finish: Finish) -> None:
         if not self._owner.unlinked:
             await end_journals(self.store, self.access, [self._owner], finish)
+        elif self.access.forwards and (self._owner.is_written_through or self._owner.held):
+            raise self.refuse("commit_refused", "the database file has given way to the primary's", errno.EIO)
         else:
             finish()
         self._set_live(False)  # noqa: FBT003
+        self.is_appliers = False
 
     def forget(self) -> None:
         """What it protected has been undone: remove the file, if that has not happened. Raises OSError."""
         if self.path.exists():
             self.store.disk.unlink(self.path)
         self._set_live(False)  # noqa: FBT003
+        self.is_appliers = False
 
     def close(self) -> None:
         if self.unlinked:

@@ -29,7 +29,7 @@ log = structlog.get_logger()
 # Names and sizes change through this mount only, so the kernel may keep what it was told (FUSE: entry_timeout,
 # attr_timeout); after a write it asks again by itself. Virtual files are asked for every time.
 KEEP_S: Final = 3600.0
-VIRTUAL: Final = (Kind.PRIMARY, Kind.LAG, Kind.POSITION)
+VIRTUAL: Final = (Kind.PRIMARY, Kind.LAG, Kind.POSITION, Kind.HALT)
 BLOCK_BYTES: Final = 512
 
 
@@ -142,16 +142,22 @@ class NameOperations(pyfuse3.Operations):
         entry.st_mode = stat.S_IFREG | 0o444
         entry.st_nlink = 1
         entry.st_uid, entry.st_gid = os.getuid(), os.getgid()
+        if inode.kind is Kind.HALT:
+            # Who may write the database may have the right to.
+            status = os.lstat(self.store.file_path(stem))
+            entry.st_mode, entry.st_uid, entry.st_gid = status.st_mode, status.st_uid, status.st_gid
         entry.st_size = len(data)
         entry.st_mtime_ns = entry.st_ctime_ns = entry.st_atime_ns = modified_ns
 
-    def _check_writer(self, ctx: pyfuse3.RequestContext) -> bool:
-        """Whether it is the applier that asks. On a replica nobody else writes: SQLite then opens read-only by itself.
+    def _check_writer(self, ctx: pyfuse3.RequestContext, *, of_content: bool = False) -> bool:
+        """Whether it is the applier that asks.
 
-        Raises EROFS.
+        Raises EROFS on a replica for anybody else, so that SQLite opens read-only by itself; but where applications'
+        transactions are forwarded they may write what SQLite writes in one (``of_content``).
         """
-        applies = self._access.is_applier(ctx.pid)
-        if not applies and not self._access.primary:
+        access = self._access
+        applies = access.is_applier(ctx.pid)
+        if not applies and not access.primary and not (of_content and access.elsewhere is not None):
             raise pyfuse3.FUSEError(errno.EROFS)
         return applies
 

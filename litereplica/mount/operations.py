@@ -10,23 +10,28 @@ import os
 import stat
 from collections.abc import Coroutine, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pyfuse3
 import structlog
 import trio
 
+from litereplica.ltx.position import Position
 from litereplica.mount.access import Access
 from litereplica.mount.database_file import DatabaseFile
 from litereplica.mount.files import AppliedHandle, File, ShmFile
+from litereplica.mount.halt_file import HaltHandle, open_halt
 from litereplica.mount.journal_file import JournalFile, SuperJournalFile
 from litereplica.mount.name_operations import VIRTUAL, NameOperations, translated
-from litereplica.mount.rollback import roll_back_abandoned
+from litereplica.mount.rollback import ON_THE_PRIMARY, roll_back_abandoned
 from litereplica.mount.tree import Inode, Kind, kind_of
-from litereplica.mount.virtual import content
+from litereplica.mount.virtual import VirtualHandle, content
 from litereplica.mount.wal_file import WalFile
 from litereplica.sqlite.version import name_problem
 from litereplica.store.store import Store
+
+if TYPE_CHECKING:
+    from litereplica.ltx.format import Origin
 
 log = structlog.get_logger()
 
@@ -34,25 +39,7 @@ WRITE_FLAGS: Final = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
 PF_EXITING: Final = 4
 
 
-class VirtualHandle:
-    """The content of a virtual file as it was when opened."""
-
-    __slots__ = ("_content",)
-
-    def __init__(self, data: bytes) -> None:
-        self._content = data
-
-    async def read(self, offset: int, size: int) -> bytes:
-        return self._content[offset : offset + size]
-
-    async def write_request(self, offset: int, data: bytes) -> int:
-        raise pyfuse3.FUSEError(errno.EROFS)
-
-    async def sync(self) -> None:
-        """Nothing to make durable."""
-
-
-Handle = File | AppliedHandle | VirtualHandle
+Handle = File | AppliedHandle | VirtualHandle | HaltHandle
 
 
 class Operations(NameOperations):
@@ -97,33 +84,48 @@ class Operations(NameOperations):
 
     @translated
     async def open(self, inode: pyfuse3.InodeT, flags: pyfuse3.FlagT, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
+        return await self._open(inode, flags, ctx, waits=True)
+
+    async def _open(
+        self, inode: pyfuse3.InodeT, flags: pyfuse3.FlagT, ctx: pyfuse3.RequestContext, *, waits: bool
+    ) -> pyfuse3.FileInfo:
         found = self.tree.inode(inode)
         if found.kind in VIRTUAL:
-            assert found.kind is not None
-            data = content(found.kind, kind_of(found.name)[1], self.store, self._access)
-            if data is None:
-                raise pyfuse3.FUSEError(errno.ENOENT)
-            if flags & WRITE_FLAGS:
-                raise pyfuse3.FUSEError(errno.EROFS)
-            return pyfuse3.FileInfo(fh=self._handle(VirtualHandle(data[0])), direct_io=True, keep_cache=False)
+            handle = self._handle(await self._open_virtual(found, flags, ctx))
+            return pyfuse3.FileInfo(fh=handle, direct_io=True, keep_cache=False)
         file = found.file
         assert file is not None
         applies = False
         if flags & WRITE_FLAGS and not isinstance(file, ShmFile):
-            await self._access.wait_open(ctx.pid)
-            applies = self._check_writer(ctx)
+            if waits:
+                await self._access.wait_open(ctx.pid)
+            applies = self._check_writer(ctx, of_content=not is_import(file, flags))
         file.ensure_open()
         if flags & os.O_TRUNC:
             await file.truncate(0)
         if applies:
-            return pyfuse3.FileInfo(fh=self._handle(AppliedHandle(file)), keep_cache=True)
+            handle = self._handle(AppliedHandle(file))
+            self._openers[handle] = ctx.pid
+            return pyfuse3.FileInfo(fh=handle, keep_cache=True)
         handle = self._handle(file)
         if isinstance(file, WalFile | JournalFile):
             self._openers[handle] = ctx.pid
-        elif isinstance(file, DatabaseFile) and flags & os.O_ACCMODE == os.O_WRONLY:
+        elif isinstance(file, DatabaseFile) and is_import(file, flags):
             self._importing.add(handle)
             file.importers += 1
         return pyfuse3.FileInfo(fh=handle, keep_cache=True)
+
+    async def _open_virtual(self, inode: Inode, flags: int, ctx: pyfuse3.RequestContext) -> VirtualHandle | HaltHandle:
+        assert inode.kind is not None
+        _, stem = kind_of(inode.name)
+        data = content(inode.kind, stem, self.store, self._access)
+        if data is None:
+            raise pyfuse3.FUSEError(errno.ENOENT)
+        if not flags & WRITE_FLAGS:
+            return VirtualHandle(data[0])
+        if inode.kind is not Kind.HALT or self._access.elsewhere is None:
+            raise pyfuse3.FUSEError(errno.EROFS)
+        return HaltHandle(data[0], await open_halt(self._access.elsewhere, stem, ctx.pid))
 
     @translated
     async def create(
@@ -136,21 +138,29 @@ class Operations(NameOperations):
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
         path = self.tree.path(parent_inode, name)
         kind, stem = kind_of(path)
-        if kind in VIRTUAL:
+        if kind is Kind.HALT and content(kind, stem, self.store, self._access) is not None and not flags & os.O_EXCL:
+            pass  # it is there: open(2) with O_CREAT, as a shell's > has it
+        elif kind in VIRTUAL:
             raise pyfuse3.FUSEError(errno.EACCES)
-        if kind is Kind.SHM:
+        elif kind is Kind.SHM:
             self._check_owner(path, stem)
             if self.tree.shm(path) is None:
                 self.tree.make_shm(path, stat.S_IFREG | (mode & 0o7777))
         elif not self.store.file_path(path).exists():
-            await self._access.wait_open(ctx.pid)
-            self._check_writer(ctx)
+            # Not held back by a handoff: whoever makes a journal has SQLite's lock already, and the kernel keeps the
+            # folder locked while a name is made in it, so that the applier, which is to take that lock, would wait too.
+            if kind is Kind.SUPER_JOURNAL and self._access.forwards:
+                log.warning(
+                    "commit_refused", file=path, reason=f"a transaction over several databases {ON_THE_PRIMARY}"
+                )
+                raise pyfuse3.FUSEError(errno.EROFS)
+            self._check_writer(ctx, of_content=kind is not Kind.DATABASE or flags & os.O_ACCMODE == os.O_RDWR)
             self._create_file(path, kind, stem, mode, ctx)
         elif flags & os.O_EXCL:
             raise pyfuse3.FUSEError(errno.EEXIST)
         inode = self.tree.take(path, directory=False)
         attributes = self._entry(inode)
-        return await self.open(inode.number, flags & ~(os.O_CREAT | os.O_EXCL), ctx), attributes
+        return await self._open(inode.number, flags & ~(os.O_CREAT | os.O_EXCL), ctx, waits=False), attributes
 
     def _check_owner(self, path: str, stem: str) -> None:
         if not self.store.file_path(stem).is_file():
@@ -178,7 +188,11 @@ class Operations(NameOperations):
     @translated
     async def release(self, fh: pyfuse3.FileHandleT) -> None:
         file = self._handles.pop(fh, None)
-        if isinstance(file, WalFile):
+        if isinstance(file, HaltHandle):
+            file.release()
+        elif isinstance(file, AppliedHandle):
+            await self._applier_closes(file.file, self._openers.pop(fh, 0))
+        elif isinstance(file, WalFile):
             await file.released(opener_is_gone=has_ended(self._openers.pop(fh, 0)))
         elif isinstance(file, JournalFile):
             if has_ended(self._openers.pop(fh, 0)) and not self._access.primary:
@@ -191,6 +205,11 @@ class Operations(NameOperations):
             if file.rejected:
                 self._remove_rejected(file)
 
+    async def _applier_closes(self, file: File, task_id: int) -> None:
+        """On the primary it may have died in a transaction of another node, as any writer may."""
+        if isinstance(file, WalFile) and self._access.primary:
+            await file.released(opener_is_gone=has_ended(task_id))
+
     async def _abandon(self, journal: JournalFile) -> None:
         """The writer of a transaction died and this is no primary, where the next reader would roll it back."""
         if journal.is_live and not journal.unlinked and journal not in self._handles.values():
@@ -200,6 +219,44 @@ class Operations(NameOperations):
             if inode is not None:
                 # The kernel's cache has what was never committed.
                 await trio.to_thread.run_sync(pyfuse3.invalidate_inode, pyfuse3.InodeT(inode.number))
+
+    # -- transactions of other nodes, on the primary -----------------------------------------------------------------
+
+    def expect(self, name: str, base: Position, origin: "Origin") -> None:
+        """The applier is about to commit a transaction of another node, upon ``base``."""
+        self._access.expected[name] = (base, origin)
+
+    def expect_nothing(self, name: str) -> None:
+        """Nothing that the applier commits to the database counts any more."""
+        self._access.expected.pop(name, None)
+
+    def held_databases(self) -> set[str]:
+        """Names of databases of which a transaction is held: their WALs are followed here already.
+
+        The applier cannot let go of them before that has ended: a close waits for the kernel's lock on the inode, which
+        the held write has (fuse_flush), and with it all that the applier has to do.
+        """
+        files = (inode.file for inode in self.tree.everything())
+        return {
+            file.name
+            for file in files
+            if isinstance(file, DatabaseFile) and (file.is_held or (file.wal is not None and file.wal.is_held))
+        }
+
+    def make_way(self, path: str) -> None:
+        """Take away what an application was making under a name that is another node's database now. Raises OSError.
+
+        Its transaction fails: no name is left by which it could end.
+        """
+        names = (f"{path}-journal", f"{path}-wal", path)
+        for name in names:
+            inode = self.tree.known(name)
+            if inode is not None and isinstance(inode.file, JournalFile):
+                self.tree.journals.live.discard(inode.file)
+            target = self.store.file_path(name)
+            if target.exists():
+                self.store.disk.unlink(target)
+        self.removed_names(*names, f"{path}-shm")
 
     # -- a new role ------------------------------------------------------------------------------------------------
 
@@ -253,14 +310,20 @@ class Operations(NameOperations):
     ) -> pyfuse3.EntryAttributes:
         found = self.tree.inode(inode)
         if found.kind in VIRTUAL:
+            if found.kind is Kind.HALT and self._access.elsewhere is not None:
+                return self._attributes(found)  # a shell's > cuts it first
             raise pyfuse3.FUSEError(errno.EROFS)
         file = found.file
+        applies = False
         if not isinstance(file, ShmFile) and not is_rolling_back(file):
-            self._check_writer(ctx)
+            applies = self._check_writer(ctx, of_content=file is not None)
         if fields.update_size:
             if file is None:
                 raise pyfuse3.FUSEError(errno.EISDIR)
-            await file.truncate(attr.st_size)
+            if applies and not self._access.primary:
+                await file.truncate_applied(attr.st_size)
+            else:
+                await file.truncate(attr.st_size)
         if not isinstance(file, ShmFile):
             self._set_attributes(self.store.file_path(found.name), found, attr, fields)
         return self._attributes(found)
@@ -295,7 +358,7 @@ class Operations(NameOperations):
         inode = self._find(path)
         file = inode.file
         if not isinstance(file, ShmFile) and not is_rolling_back(file):
-            self._check_writer(ctx)
+            self._check_writer(ctx, of_content=isinstance(file, JournalFile | SuperJournalFile))
         if isinstance(file, DatabaseFile):
             if file.database is not None and self._access.primary:
                 file.database.drop()
@@ -312,6 +375,11 @@ class Operations(NameOperations):
             self.store.disk.unlink(target)
         self._name_changes(path, kind)
         self.tree.remove(path)
+
+
+def is_import(file: File, flags: int) -> bool:
+    """Whether somebody is about to copy a database file here: SQLite always opens for reading too."""
+    return isinstance(file, DatabaseFile) and flags & os.O_ACCMODE == os.O_WRONLY
 
 
 def is_rolling_back(file: File | None) -> bool:

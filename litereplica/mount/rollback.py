@@ -17,9 +17,12 @@ import trio
 
 from litereplica.errors import Corrupt
 from litereplica.ltx.checksum import page_checksum
+from litereplica.ltx.position import Position
 from litereplica.mount.access import Access
 from litereplica.mount.database_file import DatabaseFile, Finish
+from litereplica.mount.elsewhere import BecamePrimary
 from litereplica.mount.files import fence
+from litereplica.mount.replica_journal import end_elsewhere, is_undone
 from litereplica.sqlite.pages import (
     DATABASE_HEADER_BYTES,
     DatabaseHeader,
@@ -42,6 +45,7 @@ log = structlog.get_logger()
 
 # Read and compared at once; other databases are served in between.
 STEP_BYTES: Final = 1 << 20
+ON_THE_PRIMARY: Final = "can only be committed on the primary: run it there, or through the proxy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +75,16 @@ async def end_journals(
     """
     for file in files:
         await file.wait_adopted()
+    undone = await _undone(access, files)
     try:
-        changes = [change for file in files if (change := await _find_change(file)) is not None]
+        changes = [change for file in files if file not in undone and (change := await _find_change(file)) is not None]
         transactions = [change for change in changes if change.is_transaction]
-        if transactions:
+        pending: list[PendingCommit] = []
+        if transactions and await _end_elsewhere(store, access, transactions, finish):
+            pass
+        elif transactions:
             with access.committing(files[0].name):
+                _check_locks(access, transactions)
                 pending = await _log(store, access, files, transactions, finish)
         else:
             # A rollback: also where no commit is accepted (any more).
@@ -91,13 +100,67 @@ async def end_journals(
         assert database is not None
         database.journal_mode = WAL_MODE if change.header.wal else ROLLBACK_MODE
         change.file.say_accepted()
-    for change in changes:
-        if (database := change.file.database) is not None:
-            database.open_pages.close(rolled_back=change.restored)
-            if not journals_stay:
+    restored = {change.file.name for change in changes if change.restored} | {file.name for file in undone}
+    for file in [*undone, *(change.file for change in changes)]:
+        if (database := file.database) is not None:
+            database.open_pages.close(rolled_back=file.name in restored)
+            # On a replica there may be records that no file has yet.
+            if not journals_stay and (access.primary or database.applied == database.position.txid):
                 database.file_complete()
     for file in files:
         file.journal_ended()
+
+
+async def _undone(access: Access, files: list[DatabaseFile]) -> list[DatabaseFile]:
+    """Files that are as before their journals, where no commit is accepted: a rollback always is.
+
+    Not told from the checksums: these may be those of transactions that are logged and not applied, because the
+    journal keeps the applier away.
+    """
+    return [] if access.problem() is None else [file for file in files if await is_undone(file)]
+
+
+def _check_locks(access: Access, changes: list[_Change]) -> None:
+    for change in changes:
+        if change.file.journal is None or not change.file.journal.is_appliers:
+            access.check_lock(change.file.name)
+
+
+async def _end_elsewhere(store: Store, access: Access, changes: list[_Change], finish: Finish) -> bool:
+    """Have the primary commit; False where this node is the primary, or nothing is forwarded. Raises EIO, OSError."""
+    if not access.forwards:
+        return False
+    file = changes[0].file
+    if len(changes) > 1:
+        names = ", ".join(change.file.name for change in changes)
+        raise file.refuse(
+            "commit_refused", f"a transaction over several databases ({names}) {ON_THE_PRIMARY}", errno.EIO
+        )
+    try:
+        await end_elsewhere(store, access, file, _ChangedPages(changes[0]), finish)
+    except BecamePrimary:
+        return False
+    except BaseException:
+        await _protect_torn(access, file)
+        raise
+    return True
+
+
+class _ChangedPages:
+    """The pages of one change."""
+
+    def __init__(self, change: _Change) -> None:
+        self.page_size, self.commit = change.header.page_size, change.page_count
+        self._file = change.file
+        self.pgnos = change.pgnos
+        if change.file.database is None:
+            locked = lock_page(self.page_size)
+            self.pgnos = [pgno for pgno in range(1, self.commit + 1) if pgno != locked]
+
+    def read(self, start: int, end: int) -> Pages:
+        """(pgno, page) of ``pgnos[start:end]``."""
+        size = self.page_size
+        return [page for run in _runs(self.pgnos[start:end], size) for page in _read_run(self._file, run, size)]
 
 
 async def roll_back_abandoned(store: Store, journal: "JournalFile") -> None:
@@ -123,7 +186,7 @@ async def _log(
         if len(changes) > 1:
             group = GroupFile.write(store, {change.file.name: store.next_txid(change.file.name) for change in changes})
         for change in changes:
-            pending.append(await _log_one(store, change))  # noqa: PERF401  what there is so far is cut on an error
+            pending.append(await _log_one(store, access, change))  # noqa: PERF401  what there is is cut on an error
         for commit in pending:
             await _make_durable(access, commit)
         if pending:
@@ -167,18 +230,17 @@ async def _protect_torn(access: Access, file: DatabaseFile) -> None:
         fence(access, database, error)
 
 
-async def _log_one(store: Store, change: _Change) -> PendingCommit:
+async def _log_one(store: Store, access: Access, change: _Change) -> PendingCommit:
     file = change.file
+    origin = None
+    if file.journal is not None and file.journal.is_appliers:
+        known = store.databases.get(file.name)
+        origin = access.take_expected(file.name, known.position if known is not None else Position.ZERO)
     database = file.database
     if database is None:
-        return await log_file(store, file.name)
-    size = change.header.page_size
-    pgnos = change.pgnos
-
-    def read(start: int, end: int) -> Pages:
-        return [page for run in _runs(pgnos[start:end], size) for page in _read_run(file, run, size)]
-
-    return await log_pages(database, pgnos, change.page_count, size, read)
+        return await log_file(store, file.name, origin)
+    pages = _ChangedPages(change)
+    return await log_pages(database, pages.pgnos, pages.commit, pages.page_size, pages.read, origin)
 
 
 async def _find_change(file: DatabaseFile) -> _Change | None:

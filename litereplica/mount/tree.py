@@ -24,6 +24,7 @@ ROOT_INODE: Final = 1
 PRIMARY_NAME: Final = ".primary"
 LAG_NAME: Final = ".lag"
 POSITION_SUFFIX: Final = "-pos"
+HALT_SUFFIX: Final = "-halt"
 
 
 class Kind(Enum):
@@ -35,6 +36,7 @@ class Kind(Enum):
     JOURNAL = auto()
     SUPER_JOURNAL = auto()
     POSITION = auto()
+    HALT = auto()
     PRIMARY = auto()
     LAG = auto()
 
@@ -44,6 +46,7 @@ _SUFFIXES: Final = (
     ("-shm", Kind.SHM),
     ("-journal", Kind.JOURNAL),
     (POSITION_SUFFIX, Kind.POSITION),
+    (HALT_SUFFIX, Kind.HALT),
 )
 
 

@@ -19,13 +19,18 @@ _NO_FRAME: Final = 1 << 62
 
 
 class UnsummedFrames:
-    """``end``: of a commit frame that was written without sums and waits for its completion; 0 for none."""
+    """``end``: of a commit frame that was written without sums and waits for its completion; 0 for none.
 
-    __slots__ = ("_detector", "_overwritten", "_unsummed", "end")
+    Or (``is_rest``) where a transaction begins that takes the place of a refused one: what is written behind it before
+    that is the rest of the refused one.
+    """
+
+    __slots__ = ("_detector", "_overwritten", "_unsummed", "end", "is_rest")
 
     def __init__(self, detector: CommitDetector) -> None:
         self._detector = detector
         self.end = 0
+        self.is_rest = False
         # Of the open transaction: the lowest frame that was overwritten in place, the lowest written without sums.
         self._overwritten = self._unsummed = _NO_FRAME
 
@@ -68,7 +73,14 @@ class UnsummedFrames:
         """A transaction has ended."""
         self._overwritten = self._unsummed = _NO_FRAME
 
+    def refuse_rest(self, begins_at: int) -> None:
+        """A transaction is refused whose first frame is at ``begins_at``; the detector has forgotten it."""
+        self.reset()
+        self.end = begins_at
+        self.is_rest = True
+
     def reset(self) -> None:
         """So has what was waited for."""
         self.end = 0
+        self.is_rest = False
         self.forget()

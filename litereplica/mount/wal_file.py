@@ -1,28 +1,29 @@
 """The -wal file of the mount: where commits are seen.
 
 Knows what each write to a WAL completes, what is kept back until then, and what a truncate, an fsync or an unlink of it
-means. Does not know how a transaction is logged (store.database), nor the frames' rules (sqlite.detector).
+means. Does not know how a transaction is logged (store.database), nor the frames' rules (sqlite.detector), nor what is
+different on a replica (mount.replica_wal).
 """
 
-import contextlib
 import errno
-import os
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import pyfuse3
 import structlog
-import trio
 
+from litereplica.errors import Corrupt
 from litereplica.mount.access import Access
-from litereplica.mount.files import File, fence
-from litereplica.mount.unsummed import NO_SUMS, UnsummedFrames
-from litereplica.sqlite.detector import CommitDetector, Rewind
+from litereplica.mount.files import fence
+from litereplica.mount.kept_file import KeptFile
+from litereplica.mount.replica_wal import ReplicaWal
+from litereplica.mount.unsummed import NO_SUMS
+from litereplica.mount.wal_pages import FramePages
+from litereplica.sqlite.detector import Rewind
 from litereplica.sqlite.frames import Transaction
 from litereplica.sqlite.outcome import Examined
-from litereplica.sqlite.wal import FRAME_HEADER_BYTES, WAL_HEADER_BYTES
-from litereplica.store.database import Pages
+from litereplica.sqlite.wal import FRAME_HEADER_BYTES
 from litereplica.store.store import Store
 
 if TYPE_CHECKING:
@@ -30,59 +31,34 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-# Uncommitted frames that are kept back at most: fewer, longer writes, and little to lose sight of.
-PENDING_LIMIT_BYTES: Final = 64 * 1024
 
+class WalFile(KeptFile):
+    """A -wal file. Its applications' commits are logged here (primary), or elsewhere (``replica``)."""
 
-class WalFile(File):
-    """A -wal file: where commits are seen (primary), or where the applier appends (replica)."""
-
-    __slots__ = (
-        "_held",
-        "_owner",
-        "_pending",
-        "_pending_at",
-        "_pending_end",
-        "_pwrite",
-        "_read",
-        "_unsummed",
-        "_waiting",
-        "detector",
-    )
+    __slots__ = ("_applier_at", "replica")
 
     def __init__(self, store: Store, access: Access, owner: "DatabaseFile", name: str) -> None:
-        super().__init__(store, access, name)
-        self._owner = owner
-        self.detector = CommitDetector()
-        # A commit is being logged in pieces: SQLite's locks keep other writers away, this keeps away all others.
-        self._held = False
-        self._waiting = trio.lowlevel.ParkingLot()
-        self._unsummed = UnsummedFrames(self.detector)
-        # Bytes of uncommitted frames, back to back from ``_pending_at``, answered but not yet written: they go to the
-        # file together, at the latest with their commit. Until then they are no more than SQLite's own buffer was;
-        # every other look at the file flushes them first.
-        self._pending: list[bytes] = []
-        self._pending_at = self._pending_end = 0
-        # Bound once: they are called for every frame.
-        self._read = self.read_now
-        self._pwrite = store.disk.pwrite
+        super().__init__(store, access, owner, name)
+        # Of the primary: the committed frames after which the applier has begun a transaction of another node.
+        self._applier_at = -1
+        self.replica = ReplicaWal(self)
 
     async def write_request(self, offset: int, data: bytes) -> int:
         """The hot path: two or three of these are one small commit."""
         try:
             if not self.access.primary:
-                # Who opened the file while this node was primary: the transaction ends here.
-                self.access.check(self._owner.name)
-            while self._held:
-                await self._waiting.park()
-            unsummed = self._unsummed
+                return await self.replica.write(offset, data)
+            if self._held:
+                await self.wait_held()
+                return await self.write_request(offset, data)
+            unsummed = self.unsummed
             if unsummed.end and offset >= unsummed.end:
-                raise self.refuse_unsummed()  # noqa: TRY301  one way out for every error
+                self.check_rest(offset)
             examined = self.detector.examine(offset, data, self._read)
             if examined is None:
                 if len(data) == FRAME_HEADER_BYTES and (data[8:] == NO_SUMS or unsummed.any):
-                    self._check_header(offset, data)
-                return self._keep(offset, data)
+                    self.check_header(offset, data)
+                return self.keep(offset, data)
             if not self._commit_now(examined, offset, data):
                 await self._commit(examined, offset, data)
         except BaseException as error:  # noqa: BLE001  the edge: everything becomes the kernel's
@@ -90,102 +66,77 @@ class WalFile(File):
         return len(data)
 
     async def write_applied(self, offset: int, data: bytes) -> int:
+        while self._held:
+            await self._waiting.park()
+        database = self._owner.database
+        if database is not None and database.unlaid.is_overtaken:
+            # The applier says so to who sent it (node.follow); nothing has changed.
+            raise pyfuse3.FUSEError(errno.EIO)
+        self.replica.lose_sight()
         return self._pwrite(self.descriptor, data, offset)
 
+    async def write_expected(self, offset: int, data: bytes) -> int:
+        while self._held:
+            await self._waiting.park()
+        examined = self.detector.examine(offset, data, self._read)
+        self._applier_at = self.detector.committed_frames
+        if examined is None:
+            return self.keep(offset, data)
+        await self._commit(examined, offset, data, is_expected=True)
+        return len(data)
+
     def begin_as_primary(self, frames: int) -> None:
-        """Follow the writes from here on: ``frames`` of the file are committed. Raises OSError, Corrupt."""
+        """Follow the writes from here on: ``frames`` of the file are committed. Raises OSError, Corrupt.
+
+        Where the writes of an open transaction have been followed already, that goes on.
+        """
         self.ensure_open()
-        self._reset()
-        self.detector.resume(frames, super().size(), self._read)
+        if not self.replica.follows(frames):
+            self.drop_kept()
+            self.unsummed.reset()
+            self.detector.resume(frames, super().size(), self._read)
+            if not frames and super().size():
+                self._resume_folded()
+
+    def _resume_folded(self) -> None:
+        """The WAL begins again, so far in the wal-index alone (applier.rollback_mode): its frames are all folded.
+
+        Who opens the database as the first one recovers them from the file, and goes on behind them.
+        """
+        try:
+            self.detector.resume(0, super().size(), self._read, trusted=True)
+        except Corrupt:
+            self.detector.resume(0, super().size(), self._read)
+        if self.detector.settle(self._read) is not None:
+            self.detector.accept()
 
     def end_as_primary(self) -> tuple[int, int, int]:
-        """Salts of the WAL and how many of its frames are committed; no write is taken any more but the applier's."""
-        with contextlib.suppress(OSError):  # of no commit
-            self.flush()
+        """Salts of the WAL and how many of its frames are committed."""
+        self.replica.begin()
         header, frames = self.detector.header, self.detector.committed_frames
-        self._reset()
         return (header.salt1, header.salt2, frames) if header is not None else (0, 0, 0)
 
-    def _reset(self) -> None:
-        self._pending = []
-        self._pending_at = self._pending_end = 0
-        self._unsummed.reset()
-
-    def _keep(self, offset: int, data: bytes) -> int:
-        """Take bytes that complete no transaction."""
-        size = len(data)
-        try:
-            if offset == self._pending_end and self._pending:
-                self._pending.append(data)
-            else:
-                if self._pending:
-                    self.flush()
-                if size != FRAME_HEADER_BYTES and offset != self._pending_end:
-                    self._unsummed.note_overwriting(offset)
-                self._pending = [data]
-                self._pending_at = offset
-            end = self._pending_end = offset + size
-            if end - self._pending_at >= PENDING_LIMIT_BYTES:
-                self.flush()
-        except OSError as error:
-            self.detector.forget(offset)
-            self._owner.say_refused(error)
-            raise
-        return size
-
-    def flush(self) -> None:
-        """Write what was kept; before anything but the next write looks at the file.
-
-        On OSError it stays kept: it was answered, and its commit is refused until it can be written.
-        """
-        if self._pending:
-            self._pwrite(self.descriptor, b"".join(self._pending), self._pending_at)
-            self._pending = []
-
-    def read_now(self, offset: int, size: int) -> bytes:
-        try:
-            self.flush()
-        except OSError:
-            return self._read_beside(offset, size)
-        return super().read_now(offset, size)
-
-    def _read_beside(self, offset: int, size: int) -> bytes:
-        """The file's bytes with what is kept laid over them: a full disk is no reason to fail a reader."""
-        data = bytearray(super().read_now(offset, size))
-        kept = b"".join(self._pending)
-        start, end = max(offset, self._pending_at), min(offset + size, self._pending_end)
-        if start < end:
-            data.extend(bytes(max(0, end - offset - len(data))))
-            data[start - offset : end - offset] = kept[start - self._pending_at : end - self._pending_at]
-        return bytes(data)
-
-    async def read(self, offset: int, size: int) -> bytes:
-        return self.read_now(offset, size)
-
-    def status(self) -> os.stat_result:
-        with contextlib.suppress(OSError):
-            self.flush()
-        return super().status()
-
-    def size(self) -> int:
-        size = super().size()
-        return max(size, self._pending_end) if self._pending else size
-
-    def close(self) -> None:
-        if self.descriptor >= 0:
-            with contextlib.suppress(OSError):  # of no commit: nobody misses it
-                self.flush()
-        super().close()
-
-    def _check_header(self, offset: int, data: bytes) -> None:
-        if not self._unsummed.note_header(offset, data):
+    def check_header(self, offset: int, data: bytes) -> None:
+        """Look at a frame header that may be one without sums; raises EIO for one that nothing will complete."""
+        if not self.unsummed.note_header(offset, data):
             self.detector.forget(offset)
             raise self.refuse_unsummed()
 
     @property
     def is_unsummed(self) -> bool:
         """A commit frame without salts and checksums was written, and nothing has completed it since."""
-        return self._unsummed.end > 0
+        return self.unsummed.end > 0 and not self.unsummed.is_rest
+
+    def check_rest(self, offset: int) -> None:
+        """A write at ``unsummed.end`` or behind it: only one that begins a new transaction. Raises EIO.
+
+        Not what the detector says: frames of the refused one are in the file, and the same ones may come again.
+        """
+        if not self.unsummed.is_rest:
+            raise self.refuse_unsummed()
+        if offset != self.unsummed.end:
+            raise pyfuse3.FUSEError(errno.EIO)
+        self.unsummed.reset()
 
     def refuse_unsummed(self) -> pyfuse3.FUSEError:
         """The error for whatever builds on a commit that cannot be captured (mount.unsummed)."""
@@ -201,7 +152,7 @@ class WalFile(File):
             if self.access.fenced is not None:
                 # It is that transaction whose fsync failed, and SQLite took it back.
                 return self.refuse("commit_refused", self.access.fenced, errno.EIO)
-            self._look_after_index()
+            self.look_after_index()
             return self.refuse(
                 "wal_rewind_refused",
                 "SQLite was about to overwrite a transaction that is logged: its writer died before it published it; "
@@ -217,7 +168,10 @@ class WalFile(File):
             return False
         transaction = transactions[0]
         database = self._owner.database
-        if database is None or database.page_size != transaction.page_size or self.access.problem() is not None:
+        if database is None or database.page_size != transaction.page_size:
+            return False
+        access = self.access
+        if access.lost_locks or access.problem() is not None:
             return False  # the slow path says why
         pages = transaction.small_pages
         if pages is None:
@@ -235,7 +189,7 @@ class WalFile(File):
             self._owner.say_refused(error)
             raise
         self._pending = []
-        self._unsummed.reset()
+        self.unsummed.reset()
         detector.accept()
         if self._owner.refusing:
             self._owner.say_accepted()
@@ -256,23 +210,30 @@ class WalFile(File):
         if self.detector.unsettled:
             examined = self.detector.settle(self._read)
             if examined is not None:
-                await self._commit(examined, 0, b"")
+                is_expected = self._owner.name in self.access.expected
+                is_appliers = is_expected and self._applier_at == self.detector.committed_frames
+                await self._commit(examined, 0, b"", is_expected=is_appliers)
 
     async def released(self, *, opener_is_gone: bool) -> None:
         """A process has closed the file, or died with it open. Raises as ``settle`` does."""
-        if self.unlinked or not self.access.primary:
+        if self.unlinked:
+            return
+        if not self.access.primary:
+            if opener_is_gone:
+                self.replica.look_after_index()
             return
         if self.detector.unsettled:
             await self.settle()
         if opener_is_gone:
-            self._look_after_index()
+            self.look_after_index()
 
-    def _look_after_index(self) -> None:
+    def look_after_index(self) -> None:
+        """Have it seen to that the wal-index shows all that is committed."""
         header, frames = self.detector.header, self.detector.committed_frames
         if header is not None and frames:
             self.access.writer_gone(self._owner.name, header.salt1, header.salt2, frames)
 
-    async def _commit(self, examined: Examined, offset: int, data: bytes) -> None:
+    async def _commit(self, examined: Examined, offset: int, data: bytes, *, is_expected: bool = False) -> None:
         owner = self._owner
         if owner.unlinked:
             self.detector.refuse()
@@ -280,11 +241,14 @@ class WalFile(File):
         self._held = True
         try:
             with self.access.committing(owner.name):
-                self._flush_before(examined)
+                if examined.transactions and not is_expected:
+                    self.access.check_lock(owner.name)
+                self.flush_before(examined)
                 if examined.restart:
                     await self._restart()
                 if examined.transactions:
-                    await self._log(examined.transactions, offset, partial(self._complete, data, offset))
+                    write = partial(self._complete, data, offset)
+                    await self.log(examined.transactions, offset, write, is_expected=is_expected)
                 else:
                     self._pwrite(self.descriptor, data, offset)
         except BaseException as error:
@@ -293,21 +257,10 @@ class WalFile(File):
             raise
         else:
             self.detector.accept()
-            self._unsummed.reset()
+            self.unsummed.reset()
             self._owner.say_accepted()
         finally:
-            self._held = False
-            if self._waiting:
-                self._waiting.unpark_all()
-
-    def _flush_before(self, examined: Examined) -> None:
-        try:
-            self.flush()
-        except OSError:
-            if not examined.restart or examined.transactions:
-                raise
-            # What is kept belongs to the WAL that ends here.
-            self._pending = []
+            self.let_go()
 
     async def _restart(self) -> None:
         database = self._owner.database
@@ -317,8 +270,18 @@ class WalFile(File):
         else:
             await self._owner.adopt_if_wal()
 
-    async def _log(self, transactions: list[Transaction], offset: int, write: Callable[[], object]) -> None:
-        """Log what the write at ``offset`` completes: nearly always one transaction; several become one record."""
+    async def log(
+        self,
+        transactions: list[Transaction],
+        offset: int,
+        write: Callable[[], object],
+        *,
+        is_expected: bool = False,
+    ) -> None:
+        """Log what the write at ``offset`` completes: nearly always one transaction; several become one record.
+
+        ``is_expected``: of another node, through the applier.
+        """
         owner = self._owner
         newest = transactions[-1]
         database = self.store.databases.get(owner.name) or self.store.create(owner.name)
@@ -326,39 +289,14 @@ class WalFile(File):
             if database.exists:
                 raise self.refuse("commit_refused", "the page size of a replicated database cannot change", errno.EIO)
             database.set_page_size(newest.page_size)
-        locked, commit = database.lock_page, newest.commit
-        found = {pgno: frame for transaction in transactions for pgno, frame in transaction.pages}
-        frames = sorted((pgno, frame) for pgno, frame in found.items() if pgno <= commit and pgno != locked)
-
-        def read(start: int, end: int) -> Pages:
-            return self._pages(frames[start:end], newest.page_size, offset)
-
-        await database.commit_stream([pgno for pgno, _ in frames], commit, read, write)
-
-    def _pages(self, frames: list[tuple[int, int]], page_size: int, offset: int) -> Pages:
-        """(pgno, page) of (pgno, frame). Frames that follow each other, as most do, are read at once.
-
-        What lies at ``offset`` or beyond may be part of the write that commits, which is not in the file yet.
-        """
-        step = FRAME_HEADER_BYTES + page_size
-        pages: Pages = []
-        position = 0
-        while position < len(frames):
-            first = frames[position][1]
-            count = 1
-            while position + count < len(frames) and frames[position + count][1] == first + count:
-                count += 1
-            if WAL_HEADER_BYTES + (first + count) * step > offset:
-                found = [self.detector.page(frame, self._read) for _, frame in frames[position : position + count]]
-            else:
-                data = self._read(WAL_HEADER_BYTES + first * step, count * step)
-                found = [data[at + FRAME_HEADER_BYTES : at + step] for at in range(0, count * step, step)]
-            pages += [(pgno, page) for (pgno, _), page in zip(frames[position : position + count], found, strict=True)]
-            position += count
-        return pages
+        pages = FramePages(self.detector, transactions, database.lock_page, offset, self._read)
+        origin = self.access.take_expected(owner.name, database.position) if is_expected else None
+        await database.commit_stream(pages.pgnos, pages.commit, pages.read, write, origin)
 
     async def truncate(self, size: int) -> None:
         self.ensure_open()
+        if not self.access.primary:
+            self.replica.check_truncate(size)
         if size <= self._pending_at:
             self._pending = []
         self.flush()
@@ -371,13 +309,19 @@ class WalFile(File):
                 ) from None
             database = self._owner.database
             if size == 0:
-                self._unsummed.end = 0
+                self.unsummed.end = 0
                 if database is not None:
                     database.file_complete()
         await super().truncate(size)
 
     async def sync(self) -> None:
         """What makes a commit durable is the log: after a crash the WAL is written anew from it."""
+        database = self._owner.database
+        if database is None or self.access.primary or not await self.replica.sync(database):
+            await self.sync_applied()
+
+    async def sync_applied(self) -> None:
+        """The same for the applier: what is in the log here; it never waits for another node."""
         database = self._owner.database
         if database is None:
             await super().sync()
@@ -391,6 +335,12 @@ class WalFile(File):
         if was_primary:
             # What was logged may be of an epoch that has ended meanwhile: its outcome is open, which is no success.
             self.access.check(self._owner.name)
+
+    async def truncate_applied(self, size: int) -> None:
+        self.ensure_open()
+        await self.wait_held()
+        self.replica.lose_sight()
+        await super().truncate(size)
 
     def may_unlink(self) -> None:
         """Raises unless all its transactions are in the database file."""

@@ -19,7 +19,7 @@ from litereplica.errors import Corrupt, Refused
 from litereplica.sqlite.chain import FRAME_HEADER, Chain, Read, Write
 from litereplica.sqlite.checksum import WalChecksum
 from litereplica.sqlite.frames import HELD_BYTES, FrameRun, Transaction
-from litereplica.sqlite.outcome import Examined, Outcome, follow, sums_after
+from litereplica.sqlite.outcome import Examined, Outcome, follow, sums_after, sums_at
 from litereplica.sqlite.wal import FRAME_HEADER_BYTES, WAL_HEADER_BYTES, WalHeader, parse_wal_header
 
 # No offset: a detector in this state looks at every write in full.
@@ -107,19 +107,25 @@ class CommitDetector:
             return True
         return self._frame_start < self._written < self._frame_end <= self._size
 
-    def resume(self, frames: int, size: int, read: Read) -> None:
+    @property
+    def between_frames(self) -> bool:
+        """Whether nothing is written of the frame after the verified ones."""
+        return self._fill_end == self._frame_start >= self._written
+
+    def resume(self, frames: int, size: int, read: Read, *, trusted: bool = False) -> None:
         """Begin with a file of ``size`` bytes that others have written; ``frames`` of it are committed.
 
-        ``read`` as in ``examine``. Corrupt when the file does not have them: then nothing is known.
+        ``read`` as in ``examine``. Corrupt when the file does not have them: then nothing is known. ``trusted``: who
+        wrote them has verified them, so only the last one is looked at; a header without frames counts as well.
         """
         assert self._pending is None, "accept or refuse comes first"
         self._no_header()
         self._recheck = False
         self._size, self._written = size, 0
-        if not frames:
+        if not frames and not (trusted and size >= WAL_HEADER_BYTES):
             return
         chain = Chain(parse_wal_header(read(0, WAL_HEADER_BYTES)))
-        self._committed_sums = self._s0, self._s1 = sums_after(chain, frames, read)
+        self._committed_sums = self._s0, self._s1 = (sums_at if trusted else sums_after)(chain, frames, read)
         self._chain, self._committed = chain, frames
         self._run = FrameRun(frames, chain.header.page_size)
         self._stand_after_run()

@@ -7,9 +7,9 @@ Does not know whether the write will be applied: nothing here changes the state 
 from typing import NamedTuple
 
 from litereplica.errors import Corrupt
-from litereplica.sqlite.chain import Chain, Read, Write, valid_frame
+from litereplica.sqlite.chain import FRAME_HEADER, Chain, Read, Write, valid_frame
 from litereplica.sqlite.frames import HELD_BYTES, FrameRun, Transaction
-from litereplica.sqlite.wal import WAL_HEADER_BYTES
+from litereplica.sqlite.wal import FRAME_HEADER_BYTES, WAL_HEADER_BYTES
 
 
 class Examined:
@@ -91,3 +91,16 @@ def sums_after(chain: Chain, frames: int, read: Read) -> tuple[int, int]:
     if frames and not commit:
         raise Corrupt(f"frame {frames} of a WAL is called the last of a transaction and is not")
     return sums
+
+
+def sums_at(chain: Chain, frames: int, read: Read) -> tuple[int, int]:
+    """As ``sums_after``, of frames that their writer has verified: the last of them says it itself. Raises Corrupt."""
+    if not frames:
+        return chain.header.s0, chain.header.s1
+    head = read(WAL_HEADER_BYTES + (frames - 1) * chain.frame_bytes, FRAME_HEADER_BYTES)
+    if len(head) < FRAME_HEADER_BYTES:
+        raise Corrupt(f"a WAL with {frames} committed frames ends before the last of them")
+    _, commit, salts, sum0, sum1 = FRAME_HEADER.unpack(head)
+    if salts != chain.salts or not commit:
+        raise Corrupt(f"frame {frames} of a WAL is called the last of a transaction and is not")
+    return sum0, sum1

@@ -297,7 +297,7 @@ def test_after_a_restart_everything_that_this_module_wrote_is_as_it_was(node: No
 
 def test_a_replica_answers_readers_and_refuses_writers_as_sqlite_does(nodes: Nodes) -> None:
     primary = nodes.primary()
-    replica = nodes.replica(primary)
+    replica = nodes.replica(primary, writes={"on_replica": "refuse"})
     make_database(primary.path(), rows=20)
     replica.wait_for("app.db", primary.position())
     for number, mode in enumerate(("rw", "ro", "rwc"), 20):
