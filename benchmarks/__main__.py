@@ -18,7 +18,21 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
-from benchmarks import checkpoint, counts, idle, large, reads, rollback, sizes, small, snapshot, startup, visible
+from benchmarks import (
+    checkpoint,
+    counts,
+    forwarding,
+    idle,
+    large,
+    proxy,
+    reads,
+    rollback,
+    sizes,
+    small,
+    snapshot,
+    startup,
+    visible,
+)
 from benchmarks.harness import machine, node, report
 from benchmarks.harness.errors import BenchmarkError
 from benchmarks.harness.figures import Answer
@@ -29,8 +43,10 @@ from benchmarks.harness.systems import OWN_SYSTEMS, Lab, System, build_floor
 
 QUESTIONS = [
     module.QUESTION
-    for module in (small, rollback, large, checkpoint, reads, visible, snapshot, startup, idle, sizes, counts)
-]
+    for module in (
+        small, rollback, large, checkpoint, reads, visible, forwarding, proxy, snapshot, startup, idle, sizes, counts,
+    )
+]  # fmt: skip
 QUICK = Effort(quick=True, rounds=3, seconds=1.0)
 FULL = Effort(quick=False, rounds=5, seconds=2.0)
 # Longer is no better: 20, 40 and 80 us are equal within the noise, 10 us and less are worse (docs/benchmarks.md).

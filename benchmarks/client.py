@@ -7,9 +7,11 @@ leads is the caller's affair, and that is what makes the figures comparable. Tim
 processes of a machine share.
 """
 
+import contextlib
 import json
 import os
 import random
+import select
 import sqlite3
 import sys
 import time
@@ -19,6 +21,9 @@ from pathlib import Path
 
 PAYLOAD = "litereplica benchmark row " * 4  # 104 bytes: "about 100" of every question on small transactions
 WARM_UP_TRANSACTIONS = 200
+WARM_UP_TIMED = 10
+# A transaction that is refused so often is not going to be taken.
+TRIES = 200
 BLOB_BYTES = 500_000
 READ_ROW_BYTES = 1000
 FILL_ROW_BYTES = 1000
@@ -83,6 +88,56 @@ def update(path: str, seconds: float) -> Result:
             count += 1
             now = time.monotonic()
     return {"transactions": count, "seconds": now - begin}
+
+
+def tries_until_taken(connection: sqlite3.Connection, insert: str) -> int:
+    """Inserts one row, again at once when it is refused; how often it was tried."""
+    refused = ""
+    for tries in range(1, TRIES + 1):
+        try:
+            connection.execute(insert, (PAYLOAD,))
+        except sqlite3.OperationalError as error:
+            refused = str(error)
+        else:
+            return tries
+    raise SystemExit(f"refused {TRIES} times: {refused}")
+
+
+def timed(path: str, synchronous: str, seconds: float, *, halt: bool = False) -> Result:
+    """Transactions of one inserted row; how long each took, with all its tries. `halt`: under the database's lock."""
+    with contextlib.ExitStack() as stack:
+        if halt:
+            stack.enter_context(Path(f"{path}-halt").open("w"))
+        connection = stack.enter_context(closing(connect(path, synchronous)))
+        insert = "INSERT INTO small(payload) VALUES(?)"
+        taken_ns: list[int] = []
+        tries = 0
+        end = None
+        while end is None or time.monotonic() < end:
+            begin = time.monotonic_ns()
+            tries += tries_until_taken(connection, insert)
+            taken_ns.append(time.monotonic_ns() - begin)
+            if end is None and len(taken_ns) == WARM_UP_TIMED:
+                taken_ns, tries = [], 0
+                end = time.monotonic() + seconds
+    return {"taken_ns": taken_ns, "tries": tries}
+
+
+def load(path: str, rate_per_s: float) -> Result:
+    """Small transactions at a steady rate, or without pause at 0, until standard input ends; the slowest of them."""
+    with closing(connect(path)) as connection:
+        say({"ready": True})
+        slowest_ns = count = 0
+        begin = time.monotonic()
+        while not select.select((sys.stdin,), (), (), 0)[0]:
+            wait_s = begin + count / rate_per_s - time.monotonic() if rate_per_s else 0.0
+            if wait_s > 0:
+                time.sleep(wait_s)
+            before = time.monotonic_ns()
+            connection.execute("INSERT INTO small(payload) VALUES(?)", (PAYLOAD,))
+            slowest_ns = max(slowest_ns, time.monotonic_ns() - before)
+            count += 1
+        return {"transactions": count, "seconds": time.monotonic() - begin, "slowest_ns": slowest_ns}
 
 
 def large(path: str, size_bytes: int) -> Result:
@@ -280,8 +335,8 @@ def remove(paths: list[str]) -> Result:
 MODES: Mapping[str, Callable[..., Result]] = {
     mode.__name__: mode
     for mode in (
-        small, update, large, checkpoint, hold_rows, read, await_row, write_paced, watch, fill, create_many,
-        small_in_many, copy, remove,
+        small, update, timed, load, large, checkpoint, hold_rows, read, await_row, write_paced, watch, fill,
+        create_many, small_in_many, copy, remove,
     )
 }  # fmt: skip
 

@@ -97,6 +97,7 @@ class _FromStatus(Collector):
         yield from _lease(now)
         yield from _databases(now.databases)
         yield from _replicas(now)
+        yield from _writes(now)
 
 
 def _info(now: NodeStatus) -> tuple[str, ...]:
@@ -158,6 +159,28 @@ def _replicas(now: NodeStatus) -> Iterator[Metric]:
     )
 
 
+def _writes(now: NodeStatus) -> Iterator[Metric]:
+    writes = now.writes
+    if writes is None:
+        return
+    what = "Transactions of this node's applications that were sent to the primary, by what became of them."
+    yield _counts("litereplica_forwarded_transactions", what, ("outcome",), writes.forwarded)
+    what = "Transactions of this node's applications that the primary has not answered yet."
+    yield _single("litereplica_forwarded_waiting", what, writes.waiting)
+    what = "Transactions of replicas, by what this node answered as their primary."
+    yield _counts("litereplica_taken_transactions", what, ("outcome",), writes.taken)
+    what = "Write leases that this node gave as primary, after transactions that were stale."
+    yield CounterMetricFamily("litereplica_forward_leases", what, value=float(writes.leases))
+    what = "For how long databases were another node's to write, on this node as primary."
+    yield _counts("litereplica_halt_seconds", what, ("kind",), writes.halt_seconds)
+    halts = [(each.name, each.halt) for each in now.databases if each.halt is not None]
+    halted: dict[tuple[str, ...], float] = {(name, halt.node, halt.kind): 1.0 for name, halt in halts}
+    what = "1 while a node has the database to itself; only on the primary."
+    yield _gauge("litereplica_halted", what, ("database", "node", "kind"), halted)
+    locks: Counts = Counter((each.database, each.state) for each in writes.locks)
+    yield _gauge("litereplica_locks", "Files DB-halt that are open here.", ("database", "state"), locks)
+
+
 def _single(name: str, what: str, value: float) -> Metric:
     return GaugeMetricFamily(name, what, value=float(value))
 
@@ -167,6 +190,14 @@ def _gauge(name: str, what: str, labels: tuple[str, ...], values: Mapping[tuple[
     family = GaugeMetricFamily(name, what, labels=labels)
     for label_values, value in values.items():
         family.add_metric(label_values, float(value))
+    return family
+
+
+def _counts(name: str, what: str, labels: tuple[str], values: Mapping[str, float]) -> Metric:
+    """A counter with one label; ``values``: the label's values → the figure."""
+    family = CounterMetricFamily(name, what, labels=labels)
+    for value, count in values.items():
+        family.add_metric((value,), float(count))
     return family
 
 

@@ -1,5 +1,6 @@
 """Fixtures for every test folder."""
 
+import signal
 from collections.abc import Generator, Iterator
 
 import pytest
@@ -7,6 +8,12 @@ import pytest
 from tests.support.nodes import Nodes
 
 _REPORTS: pytest.StashKey[dict[str, pytest.TestReport]] = pytest.StashKey()
+
+
+def pytest_configure() -> None:
+    """Tests send SIGINT to what they start, and a shell that runs us in the background has it ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -7,7 +7,6 @@ from outside, as a peer would be.
 import contextlib
 import http.client
 import json
-import socket
 import subprocess
 import sys
 import time
@@ -17,18 +16,12 @@ from pathlib import Path
 
 from benchmarks.harness.errors import BenchmarkError
 from benchmarks.harness.processes import REPOSITORY, daemon, wait_until
+from benchmarks.harness.relay import free_port
 
 READY_LIMIT_S = 60.0
 STOP_LIMIT_S = 60.0
 ASK_LIMIT_S = 2.0
 LAST_WORDS_LINES = 3
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +33,8 @@ class Node:
     http_port: int
     replication_port: int
     primary: "Node | None" = None
+    # Where the primary's replication is reached, if not at the port that it listens on.
+    primary_port: int | None = None
     # None: the retention that a node has by default.
     log_size: str | None = None
 
@@ -66,7 +61,7 @@ class Node:
             static = {
                 "name": primary.name,
                 "http": f"http://127.0.0.1:{primary.http_port}",
-                "replication": f"127.0.0.1:{primary.replication_port}",
+                "replication": f"127.0.0.1:{self.primary_port or primary.replication_port}",
             }
             lease = {"type": "static", "static": {"primary": static}}
         data: dict[str, object] = {"dir": str(self.home / "data")}
@@ -120,9 +115,17 @@ class Running:
     start_s: float
 
 
-def new_node(home: Path, name: str, *, alone: bool, primary: Node | None = None, log_size: str | None = None) -> Node:
+def new_node(
+    home: Path,
+    name: str,
+    *,
+    alone: bool,
+    primary: Node | None = None,
+    primary_port: int | None = None,
+    log_size: str | None = None,
+) -> Node:
     """A node in a folder of its own under `home`, on free ports, configured and not started."""
-    node = Node(name, home / f"node-{name}", free_port(), free_port(), primary, log_size)
+    node = Node(name, home / f"node-{name}", free_port(), free_port(), primary, primary_port, log_size)
     node.prepare(alone=alone)
     return node
 

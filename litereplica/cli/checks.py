@@ -63,6 +63,8 @@ def check_settings(settings: Settings) -> Iterator[Check]:
     yield from _data(settings.data.dir, settings.data.retention.size_bytes)
     yield _port("http port", "http.listen", settings.http.listen)
     yield _port("replication port", "replication.listen", settings.replication.listen)
+    if settings.proxy.listen is not None:
+        yield _port("proxy port", "proxy.listen", settings.proxy.listen)
     if settings.lease.type == "consul":
         yield _consul(settings.lease.consul)
 

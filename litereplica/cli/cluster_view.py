@@ -4,9 +4,10 @@ Knows how a cluster document (``GET /cluster``) is shown. Does not know how it c
 shown (status).
 """
 
+import time
 from typing import Any, Final
 
-from litereplica.cli.table import paint, table
+from litereplica.cli.table import cell, paint, table
 
 _SLOW_LAG_MS: Final = 10_000
 
@@ -42,6 +43,7 @@ def cluster_lines(document: dict[str, Any]) -> list[str]:
         lines.append(paint("no node accepts commits", "red"))
     for each in nodes:
         lines += _lease(status_of(each))
+        lines += lock_lines(status_of(each))
     return [*lines, "", *_databases(nodes)]
 
 
@@ -59,6 +61,42 @@ def damage_lines(databases: list[dict[str, Any]], where: str = "") -> list[str]:
         for each in databases
         if each.get("damaged")
     ]
+
+
+def halt_lines(databases: list[dict[str, Any]]) -> list[str]:
+    """A line for each database that a node has to itself, as its primary says."""
+    found = [(each.get("name"), each.get("halt")) for each in databases]
+    return [paint(_halt_line(name, halt), "yellow") for name, halt in found if isinstance(halt, dict)]
+
+
+def _halt_line(database: Any, halt: dict[str, Any]) -> str:
+    name, since = cell(database), _since(halt.get("since_ms"))
+    if halt.get("kind") == "handoff":
+        return f"{name} is held for a handoff{since}"
+    has = "the write lease" if halt.get("kind") == "lease" else "the lock"
+    waiting = f"; {halt['waiting']} waiting" if halt.get("waiting") else ""
+    return f"{cell(halt.get('node'))} has {has} of {name}{since}{waiting}"
+
+
+def lock_lines(status: dict[str, Any]) -> list[str]:
+    """A line for each lock that an application of a node has lost and not closed: nothing is committed there."""
+    writes = status.get("writes")
+    locks = writes.get("locks") if isinstance(writes, dict) else None
+    lost = [each for each in locks or [] if isinstance(each, dict) and each.get("state") == "lost"]
+    return [paint(_lost_line(cell(status.get("node")), cell(each.get("database")), each), "red") for each in lost]
+
+
+def _lost_line(node: str, name: str, lock: dict[str, Any]) -> str:
+    return (
+        f"{node} has lost the lock of {name} ({cell(lock.get('reason'))}) and commits nothing to it: end the process "
+        f"that has {name}-halt open"
+    )
+
+
+def _since(milliseconds: Any) -> str:
+    if not isinstance(milliseconds, int):
+        return ""
+    return f" since {time.strftime('%H:%M:%S', time.localtime(milliseconds / 1000))}"
 
 
 def _node(node: dict[str, Any], most: int | None) -> tuple[object, ...]:
@@ -91,10 +129,10 @@ def _lease(status: dict[str, Any]) -> list[str]:
 
 def _databases(nodes: list[dict[str, Any]]) -> list[str]:
     rows: list[tuple[object, ...]] = []
-    damaged: list[str] = []
+    below: list[str] = []
     for node in nodes:
         databases = status_of(node).get("databases") or []
-        damaged += damage_lines(databases, f" on {node.get('name')}")
+        below += damage_lines(databases, f" on {node.get('name')}") + halt_lines(databases)
         rows += [
             (
                 database.get("name"),
@@ -109,4 +147,4 @@ def _databases(nodes: list[dict[str, Any]]) -> list[str]:
         ]
     rows.sort(key=lambda row: (str(row[0]), str(row[1])))
     headers = ("DATABASE", "NODE", "TXID", "CHECKSUM", "JOURNAL MODE", "PAGES", "LAG")
-    return [*table(headers, rows), *damaged] or ["no databases yet: create one in the mount of the primary"]
+    return [*table(headers, rows), *below] or ["no databases yet: create one in the mount of the primary"]

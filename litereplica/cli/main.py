@@ -23,6 +23,8 @@ COMMANDS: Final = {
     "doctor": ("litereplica.cli.doctor:doctor", "Can this machine run a node?"),
     "failover": ("litereplica.cli.failover:failover", "Have another primary, without losing anything."),
     "history": ("litereplica.cli.history:history", "Who has been primary, since when, and why."),
+    "lock": ("litereplica.cli.lock:lock", "Run a command while this node alone may write a database."),
+    "proxy": ("litereplica.cli.proxy:proxy", "Serve an application's clients: reads here, writes on the primary."),
     "run": ("litereplica.cli.run:run", "Mount, replicate and serve until told to stop."),
     "status": ("litereplica.cli.status:status", "The whole cluster: roles, positions, lag."),
     "verify": ("litereplica.cli.verify:verify", "Compare a database with its log, and with another node."),

@@ -9,9 +9,17 @@ from typing import Any, Final
 
 import click
 
-from litereplica.cli.cluster_view import cluster_lines, damage_lines, lag_text, nodes_of, status_of
+from litereplica.cli.cluster_view import (
+    cluster_lines,
+    damage_lines,
+    halt_lines,
+    lag_text,
+    lock_lines,
+    nodes_of,
+    status_of,
+)
 from litereplica.cli.options import Options, command, node_url, print_json
-from litereplica.cli.table import paint, table
+from litereplica.cli.table import cell, paint, table
 from litereplica.errors import LitereplicaError, Misconfigured
 
 WATCH_INTERVAL_S: Final = 1.0
@@ -72,9 +80,19 @@ def status_lines(document: dict[str, Any]) -> list[str]:
     lines = [f"{name:<9}{'-' if value is None else value}" for name, value in node]
     why = f"  {document['reason']}" if document.get("reason") else ""
     lines.append(f"{'ready':<9}" + (paint("yes", "green") if ready else paint("no", "red")) + why)
-    lines += ["", *_databases(document.get("databases") or [])]
+    lines += [*_writes(document), *lock_lines(document), "", *_databases(document.get("databases") or [])]
     replicas = document.get("replicas") or []
     return [*lines, "", *_replicas(replicas)] if replicas else lines
+
+
+def _writes(document: dict[str, Any]) -> list[str]:
+    """On a replica: what became of its applications' transactions."""
+    writes = document.get("writes")
+    if document.get("role") != "replica" or not isinstance(writes, dict):
+        return []
+    counts = {name: count for name, count in (writes.get("forwarded") or {}).items() if count}
+    figures = ", ".join(f"{count} {cell(name)}" for name, count in counts.items())
+    return [f"{'writes':<9}{cell(writes.get('on_replica'))}" + (f" ({figures})" if figures else "")]
 
 
 def _databases(databases: list[dict[str, Any]]) -> list[str]:
@@ -90,8 +108,8 @@ def _databases(databases: list[dict[str, Any]]) -> list[str]:
         for database in databases
     ]
     headers = ("DATABASE", "TXID", "CHECKSUM", "JOURNAL MODE", "PAGES", "LAG")
-    damaged = damage_lines(databases)
-    return [*table(headers, rows), *damaged] or ["no databases yet: create one in the mount"]
+    below = [*damage_lines(databases), *halt_lines(databases)]
+    return [*table(headers, rows), *below] or ["no databases yet: create one in the mount"]
 
 
 def _replicas(replicas: list[dict[str, Any]]) -> list[str]:

@@ -24,7 +24,7 @@ def paint(text: str, colour: str) -> str:
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
     """Lines of a table with aligned columns; numbers to the right, the header in bold on a terminal."""
-    cells = [[_cell(value) for value in row] for row in rows]
+    cells = [[cell(value) for value in row] for row in rows]
     widths = [max(len(header), *(len(row[i]) for row in cells)) for i, header in enumerate(headers)] if rows else []
     right = [all(type(row[i]) in {int, float} for row in rows) for i in range(len(widths))]
 
@@ -38,11 +38,11 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]
     return [paint(line(headers), "bold"), *(line(row) for row in cells)] if rows else []
 
 
-def _cell(value: object) -> str:
+def cell(value: object) -> str:
+    """A value as a person reads it; what a node answers, without what a terminal would obey."""
     if value is None:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     text = str(value)
-    # What a node answers is shown on a terminal: its control characters are not for the terminal to obey.
     return text if text.isprintable() else ascii(text)

@@ -12,6 +12,7 @@ import msgpack
 
 from litereplica.cluster.messages import (
     DATABASES_LIMIT,
+    FORWARD_LIMIT_BYTES,
     MESSAGE_LIMIT_BYTES,
     PAGES_LIMIT_BYTES,
     PROTOCOL,
@@ -23,12 +24,17 @@ from litereplica.cluster.messages import (
     Ack,
     Acknowledged,
     Ask,
+    Forward,
+    ForwardPart,
     Found,
     Goodbye,
+    Halt,
+    HaltState,
     Heartbeat,
     Hello,
     Kind,
     Message,
+    Outcome,
     Pages,
     Promise,
     Records,
@@ -38,11 +44,19 @@ from litereplica.cluster.messages import (
     Snapshot,
     SnapshotEnd,
     SnapshotProgress,
+    SyncTo,
     Tip,
+    Unhalt,
     Welcome,
 )
 from litereplica.errors import Corrupt, Refused
-from litereplica.ltx.format import DATABASE_NAME_LIMIT_BYTES, U64_LIMIT, database_name_problem, node_name_problem
+from litereplica.ltx.format import (
+    DATABASE_NAME_LIMIT_BYTES,
+    U64_LIMIT,
+    Origin,
+    database_name_problem,
+    node_name_problem,
+)
 from litereplica.ltx.position import Position
 from litereplica.sqlite.pages import is_page_size
 
@@ -80,6 +94,12 @@ def _node(value: object) -> str:
 def _text(value: object) -> str:
     if type(value) is not str:
         raise _broken(f"{value!r:.40} is not text")
+    return value
+
+
+def _flag(value: object) -> bool:
+    if type(value) is not bool:
+        raise _broken(f"{value!r:.40} is neither true nor false")
     return value
 
 
@@ -220,9 +240,51 @@ def _read_ask(fields: list[Any]) -> Ask:
 
 def _read_promise(fields: list[Any]) -> Promise:
     _, epoch, number, promised = fields
-    if type(promised) is not bool:
-        raise _broken(f"{promised!r:.40} is neither true nor false")
-    return Promise(_uint(epoch), _uint(number), promised)
+    return Promise(_uint(epoch), _uint(number), _flag(promised))
+
+
+def _read_forward(fields: list[Any]) -> Forward:
+    _, epoch, number, database, node, identity, txid, checksum, token, durable, length, data = fields
+    first = _data(data, FORWARD_LIMIT_BYTES)
+    if _uint(length) < len(first):
+        raise _broken(f"{len(first)} bytes of a record that has {length}")
+    return Forward(
+        _uint(epoch), _uint(number), _name(database), Origin(_node(node), _uint(identity)), _position(txid, checksum),
+        _uint(token), _flag(durable), length, first,
+    )  # fmt: skip
+
+
+def _read_forward_part(fields: list[Any]) -> ForwardPart:
+    _, epoch, number, data = fields
+    return ForwardPart(_uint(epoch), _uint(number), _data(data, FORWARD_LIMIT_BYTES))
+
+
+def _read_outcome(fields: list[Any]) -> Outcome:
+    _, epoch, number, code, txid, checksum, message = fields
+    return Outcome(_uint(epoch), _uint(number), _text(code), _position(txid, checksum), _text(message))
+
+
+def _read_sync_to(fields: list[Any]) -> SyncTo:
+    _, epoch, number, database, txid = fields
+    return SyncTo(_uint(epoch), _uint(number), _name(database), _uint(txid))
+
+
+def _read_halt(fields: list[Any]) -> Halt:
+    _, epoch, database, token, limit_ms = fields
+    return Halt(_uint(epoch), _name(database), _uint(token), _uint(limit_ms, _U32_LIMIT))
+
+
+def _read_unhalt(fields: list[Any]) -> Unhalt:
+    _, epoch, database, token = fields
+    return Unhalt(_uint(epoch), _name(database), _uint(token))
+
+
+def _read_halt_state(fields: list[Any]) -> HaltState:
+    _, epoch, database, token, state, txid, checksum, limit_ms, message = fields
+    return HaltState(
+        _uint(epoch), _name(database), _uint(token), _text(state), _position(txid, checksum),
+        _uint(limit_ms, _U32_LIMIT), _text(message),
+    )  # fmt: skip
 
 
 _READERS: Final[dict[int, tuple[int, Callable[[list[Any]], Message]]]] = {
@@ -241,6 +303,13 @@ _READERS: Final[dict[int, tuple[int, Callable[[list[Any]], Message]]]] = {
     Kind.RESUME: (5, _read_resume),
     Kind.ASK: (4, _read_ask),
     Kind.PROMISE: (4, _read_promise),
+    Kind.FORWARD: (12, _read_forward),
+    Kind.FORWARD_PART: (4, _read_forward_part),
+    Kind.OUTCOME: (7, _read_outcome),
+    Kind.SYNC_TO: (5, _read_sync_to),
+    Kind.HALT: (5, _read_halt),
+    Kind.UNHALT: (4, _read_unhalt),
+    Kind.HALT_STATE: (9, _read_halt_state),
 }
 _GREETINGS: Final = (Kind.HELLO, Kind.WELCOME, Kind.GOODBYE)
 

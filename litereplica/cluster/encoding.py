@@ -19,12 +19,17 @@ from litereplica.cluster.messages import (
     TEXT_LIMIT_BYTES,
     Ack,
     Ask,
+    Forward,
+    ForwardPart,
     Found,
     Goodbye,
+    Halt,
+    HaltState,
     Heartbeat,
     Hello,
     Kind,
     Message,
+    Outcome,
     Pages,
     Promise,
     Records,
@@ -33,7 +38,9 @@ from litereplica.cluster.messages import (
     Search,
     Snapshot,
     SnapshotEnd,
+    SyncTo,
     Tip,
+    Unhalt,
     Welcome,
 )
 from litereplica.errors import Refused
@@ -103,6 +110,30 @@ def _resume_fields(message: Resume) -> Fields:
     return (Kind.RESUME, message.epoch, message.database, message.position.txid, message.position.checksum)
 
 
+def _forward_fields(message: Forward) -> Fields:
+    origin, base = message.origin, message.base
+    return (
+        Kind.FORWARD, message.epoch, message.number, message.database, origin.node, origin.id, base.txid, base.checksum,
+        message.token, message.durable, message.length, message.data,
+    )  # fmt: skip
+
+
+def _outcome_fields(message: Outcome) -> Fields:
+    position = message.position
+    return (
+        Kind.OUTCOME, message.epoch, message.number, short_text(message.code), position.txid, position.checksum,
+        short_text(message.message),
+    )  # fmt: skip
+
+
+def _halt_state_fields(message: HaltState) -> Fields:
+    position = message.position
+    return (
+        Kind.HALT_STATE, message.epoch, message.database, message.token, short_text(message.state), position.txid,
+        position.checksum, message.limit_ms, short_text(message.message),
+    )  # fmt: skip
+
+
 _FIELDS: Final[dict[type[Any], Callable[[Any], Fields]]] = {
     Hello: _hello_fields,
     Welcome: _welcome_fields,
@@ -119,6 +150,13 @@ _FIELDS: Final[dict[type[Any], Callable[[Any], Fields]]] = {
     Resume: _resume_fields,
     Ask: lambda message: (Kind.ASK, message.epoch, message.number, message.hold_ms),
     Promise: lambda message: (Kind.PROMISE, message.epoch, message.number, message.promised),
+    Forward: _forward_fields,
+    ForwardPart: lambda message: (Kind.FORWARD_PART, message.epoch, message.number, message.data),
+    Outcome: _outcome_fields,
+    SyncTo: lambda message: (Kind.SYNC_TO, message.epoch, message.number, message.database, message.txid),
+    Halt: lambda message: (Kind.HALT, message.epoch, message.database, message.token, message.limit_ms),
+    Unhalt: lambda message: (Kind.UNHALT, message.epoch, message.database, message.token),
+    HaltState: _halt_state_fields,
 }
 
 

@@ -9,9 +9,10 @@ from enum import IntEnum
 from struct import Struct
 from typing import Final
 
+from litereplica.ltx.format import Origin
 from litereplica.ltx.position import Position
 
-PROTOCOL: Final = 2
+PROTOCOL: Final = 3
 PROTOCOL_NAME: Final = "litereplica"
 """Second field of each greeting: an accidental msgpack speaker is told apart from another version of ours."""
 
@@ -31,6 +32,9 @@ TEXT_LIMIT_BYTES: Final = 1024
 SAMPLES_LIMIT: Final = 64
 """Positions in one Search: three rounds are enough for 65 ** 3 = 274,625 records, and each costs the primary a look."""
 
+FORWARD_LIMIT_BYTES: Final = 256 * 1024
+"""Record bytes in one Forward or ForwardPart: acknowledgements and heartbeats have their turn between two of them."""
+
 # Codes of a Goodbye. An unknown one is taken as it is: a later version may have more.
 GOODBYE_PROTOCOL: Final = "protocol"
 GOODBYE_NOT_PRIMARY: Final = "not_primary"
@@ -39,6 +43,20 @@ GOODBYE_NAME: Final = "name"
 GOODBYE_REPLACED: Final = "replaced"
 GOODBYE_LIMIT: Final = "limit"
 GOODBYE_MALFORMED: Final = "malformed"
+
+# Codes of an Outcome. An unknown one is taken as unknown: a later version may have more.
+OUTCOME_COMMITTED: Final = "committed"
+OUTCOME_STALE: Final = "stale"
+OUTCOME_BUSY: Final = "busy"
+OUTCOME_REFUSED: Final = "refused"
+OUTCOME_NOT_PRIMARY: Final = "not_primary"
+OUTCOME_UNKNOWN: Final = "unknown"
+
+# States of a HaltState.
+HALT_GRANTED: Final = "granted"
+HALT_WAITING: Final = "waiting"
+HALT_REFUSED: Final = "refused"
+HALT_LOST: Final = "lost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +243,99 @@ class Promise:
     promised: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """A transaction that an application of a replica has made upon ``base``: to be committed as the next one.
+
+    ``data`` is the beginning of its record (at most FORWARD_LIMIT_BYTES), which has ``length`` bytes; the rest follows
+    in ForwardPart of the same ``number``, which is the replica's and answered by an Outcome. Sent again with the same
+    ``origin`` it is the same transaction. ``token``: of the database's lock that the replica holds, 0 for none.
+    ``durable``: answered when it is on the primary's disk.
+    """
+
+    epoch: int
+    number: int
+    database: str
+    origin: Origin
+    base: Position
+    token: int
+    durable: bool
+    length: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardPart:
+    """The next bytes of the record of the Forward of this number."""
+
+    epoch: int
+    number: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of the Forward, or the SyncTo, of this number; ``code``: one of OUTCOME_*.
+
+    ``position``: of the database on the primary. ``message``: for people, "" when it is committed.
+    """
+
+    epoch: int
+    number: int
+    code: str
+    position: Position
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class SyncTo:
+    """A replica wants to know that the database is on the primary's disk up to ``txid``; an Outcome answers."""
+
+    epoch: int
+    number: int
+    database: str
+    txid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """A replica wants to be the only writer of a database, or to stay it, for ``limit_ms`` from now on.
+
+    ``token``: the replica's name for this wish, the same in each renewal; 0: the write lease of one transaction.
+    """
+
+    epoch: int
+    database: str
+    token: int
+    limit_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unhalt:
+    """It gives the database back, or wants it no longer."""
+
+    epoch: int
+    database: str
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class HaltState:
+    """What became of a Halt; ``state``: one of HALT_*.
+
+    Granted: nobody else writes for ``limit_ms`` from when the Halt was sent, and ``position`` is what the replica has
+    to reach first. ``message``: for people.
+    """
+
+    epoch: int
+    database: str
+    token: int
+    state: str
+    position: Position
+    limit_ms: int
+    message: str
+
+
 Message = (
     Hello
     | Welcome
@@ -241,6 +352,13 @@ Message = (
     | Resume
     | Ask
     | Promise
+    | Forward
+    | ForwardPart
+    | Outcome
+    | SyncTo
+    | Halt
+    | Unhalt
+    | HaltState
 )
 
 
@@ -262,3 +380,10 @@ class Kind(IntEnum):
     RESUME = 13
     ASK = 14
     PROMISE = 15
+    FORWARD = 16
+    FORWARD_PART = 17
+    OUTCOME = 18
+    SYNC_TO = 19
+    HALT = 20
+    UNHALT = 21
+    HALT_STATE = 22

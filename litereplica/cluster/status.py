@@ -7,13 +7,63 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Role = Literal["primary", "replica"]
+HaltKind = Literal["lock", "lease", "handoff"]
+
+
+@dataclass(frozen=True, slots=True)
+class HaltStatus:
+    """Who alone may write a database, besides what the primary's own applications have begun.
+
+    ``node``: whose applications. ``kind``: ``lock`` (somebody has opened ``DB-halt``), ``lease`` (the retry of a stale
+    transaction is awaited) or ``handoff`` (nobody: the role is about to go to ``node``, "" while that is not known).
+    ``since_ms``: since 1970. ``waiting``: locks and leases that are waited for behind it.
+    """
+
+    node: str
+    kind: HaltKind
+    since_ms: int
+    waiting: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LockStatus:
+    """A lock that an application of this node has, or waits for: its ``DB-halt`` is open.
+
+    ``state``: ``waiting``, ``held``, or ``lost`` (no transaction of the database is taken here until it is closed).
+    ``reason``: why it was lost.
+    """
+
+    database: str
+    state: Literal["waiting", "held", "lost"]
+    since_ms: int
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WritesStatus:
+    """Transactions that cross from one node to another, counted since this node was started.
+
+    ``on_replica``: of the configuration. ``forwarded``: transactions that applications of this node made while it was a
+    replica, by outcome (node/forward_counts.py names them); ``waiting``: those without one yet. ``taken``: replicas'
+    transactions, by what this node answered as primary; ``leases``, ``halt_seconds``: the write leases it gave, and for
+    how long it was halted, by kind. ``locks``: every ``DB-halt`` that is open here.
+    """
+
+    on_replica: str
+    forwarded: dict[str, int] = field(default_factory=dict)
+    waiting: int = 0
+    taken: dict[str, int] = field(default_factory=dict)
+    leases: int = 0
+    halt_seconds: dict[str, float] = field(default_factory=dict)
+    locks: list[LockStatus] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class DatabaseStatus:
     """One database here; ``txid`` and ``checksum`` are 16 hex digits, ``lag_ms`` is None before the first contact.
 
-    ``damaged``: numbers of pages that the self-check has found wrong, at most 100 of them.
+    ``damaged``: numbers of pages that the self-check has found wrong, at most 100 of them. ``halt``: on the primary,
+    while somebody has it to himself.
     """
 
     name: str
@@ -25,6 +75,7 @@ class DatabaseStatus:
     pages: int
     lag_ms: int | None
     damaged: tuple[int, ...] = ()
+    halt: HaltStatus | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +131,11 @@ class MemberStatus:
 
 @dataclass(frozen=True, slots=True)
 class NodeStatus:
-    """One node; ``primary`` names the primary as this node knows it. ``members`` includes this node."""
+    """One node; ``primary`` names the primary as this node knows it. ``members`` includes this node.
+
+    ``mount``: the directory in which applications of its machine see their databases. ``proxy``: the URL of its HTTP
+    proxy for other nodes' proxies, "" without one.
+    """
 
     node: str
     role: Role
@@ -92,3 +147,6 @@ class NodeStatus:
     replicas: list[ReplicaStatus]
     lease: LeaseStatus | None = None
     members: list[MemberStatus] = field(default_factory=list)
+    mount: str = ""
+    proxy: str = ""
+    writes: WritesStatus | None = None

@@ -6,6 +6,7 @@ for the start of a node to find out.
 """
 
 from litereplica.config.load import WrongSettings, find_file, load_settings
+from litereplica.config.proxy import ProxySettings
 from litereplica.config.settings import (
     ConsulSettings,
     DataSettings,
@@ -20,6 +21,7 @@ from litereplica.config.settings import (
     Settings,
     StaticSettings,
     TlsSettings,
+    WritesSettings,
 )
 from litereplica.config.show import settings_document
 from litereplica.config.units import Address
@@ -34,11 +36,13 @@ __all__ = [
     "MountSettings",
     "NodeSettings",
     "PrimarySettings",
+    "ProxySettings",
     "ReplicationSettings",
     "RetentionSettings",
     "Settings",
     "StaticSettings",
     "TlsSettings",
+    "WritesSettings",
     "WrongSettings",
     "find_file",
     "load_settings",

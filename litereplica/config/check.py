@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Final
 
 from litereplica.config.check_consul import check_consul
-from litereplica.config.settings import Settings
-from litereplica.config.units import Address
+from litereplica.config.check_proxy import check_proxy
+from litereplica.config.settings import Settings, WritesSettings
+from litereplica.config.units import Address, format_duration
 
 Complaint = tuple[tuple[str, ...], str]
 
@@ -21,6 +22,10 @@ _NAME: Final = re.compile(r"[^\s/\x00-\x1f\x7f]{1,255}")
 HEARTBEATS_IN_TIMEOUT: Final = 3
 # Slower than this a pass over a database of 1 GB takes more than four hours, and one of 100 GB never ends.
 SLOWEST_SCRUB_BYTES_S: Final = 64 * 1024
+# A primary that hands its role over, or is followed by another, takes some seconds to be found again.
+SHORTEST_WRITE_S: Final = 1.0
+# Longer than any failover; whoever waits longer is better told that nobody knows.
+LONGEST_WRITE_S: Final = 300.0
 # A small database would be read all the time.
 SHORTEST_SCRUB_PAUSE_S: Final = 0.1
 
@@ -32,8 +37,11 @@ def check_settings(settings: Settings) -> Iterator[Complaint]:
     yield from _check_ports(settings)
     yield from _check_limits(settings)
     yield from _check_lease(settings)
+    yield from _check_writes(settings.writes)
     if settings.lease.type == "consul":
         yield from check_consul(settings)
+    if settings.proxy.listen is not None:
+        yield from check_proxy(settings)
 
 
 def _check_names(settings: Settings) -> Iterator[Complaint]:
@@ -95,6 +103,22 @@ def _check_limits(settings: Settings) -> Iterator[Complaint]:
         )
     if scrub.pause_s < SHORTEST_SCRUB_PAUSE_S:
         yield ("data", "scrub", "pause"), "'data.scrub.pause' must be at least 100ms; 0 for the rate turns it off"
+
+
+def _check_writes(writes: WritesSettings) -> Iterator[Complaint]:
+    timeout = format_duration(writes.timeout_s)
+    if not SHORTEST_WRITE_S <= writes.timeout_s <= LONGEST_WRITE_S:
+        message = (
+            f"must be {format_duration(SHORTEST_WRITE_S)} to {format_duration(LONGEST_WRITE_S)}, found {timeout}: for "
+            f"so long an application is held in COMMIT when the primary does not answer"
+        )
+        yield ("writes", "timeout"), f"'writes.timeout' {message}"
+    elif writes.conflict_lease_s > writes.timeout_s / 2:
+        message = (
+            f"must be at most half of 'writes.timeout' ({timeout}), because transactions of other nodes wait for its "
+            f"end; 0 gives no leases"
+        )
+        yield ("writes", "conflict_lease"), f"'writes.conflict_lease' {message}"
 
 
 def _check_lease(settings: Settings) -> Iterator[Complaint]:

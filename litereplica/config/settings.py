@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from litereplica.config.units import NO_SECRET, Address, Bytes, HttpUrl, Seconds, Secret
-
-KEY: Final = "key"
+from litereplica.config.proxy import ProxySettings
+from litereplica.config.units import KEY, NO_SECRET, Address, Bytes, HttpUrl, Seconds, Secret
 
 DEFAULT_HTTP: Final = Address("127.0.0.1", 20202)
 DEFAULT_REPLICATION: Final = Address("127.0.0.1", 20203)
@@ -157,6 +156,21 @@ class LeaseSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class WritesSettings:
+    """What becomes of transactions that applications make on a replica.
+
+    ``on_replica``: ``forward`` commits them on the primary; ``lock`` too, but only while this node holds the
+    database's lock; ``refuse`` opens databases for reading only. ``conflict_lease_s``: so long at most the primary
+    keeps a database at rest for a replica whose transaction was refused as stale. ``timeout_s``: so long a commit on a
+    replica waits for its outcome.
+    """
+
+    on_replica: Literal["forward", "lock", "refuse"] = "forward"
+    conflict_lease_s: Seconds = field(default=Seconds(1.0), metadata={KEY: "conflict_lease"})
+    timeout_s: Seconds = field(default=Seconds(10.0), metadata={KEY: "timeout"})
+
+
+@dataclass(frozen=True, slots=True)
 class LogSettings:
     """Log lines on standard error: their form and the least level that is shown."""
 
@@ -174,5 +188,7 @@ class Settings:
     http: HttpSettings = field(default_factory=HttpSettings)
     replication: ReplicationSettings = field(default_factory=ReplicationSettings)
     lease: LeaseSettings = field(default_factory=LeaseSettings)
+    writes: WritesSettings = field(default_factory=WritesSettings)
+    proxy: ProxySettings = field(default_factory=ProxySettings)
     exec: tuple[str, ...] = ()
     log: LogSettings = field(default_factory=LogSettings)

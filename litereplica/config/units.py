@@ -27,6 +27,8 @@ class Secret(str):
 
 
 NO_SECRET: Final = Secret("")
+# Under this name a field's metadata has the key by which the file calls it, where that is not the field's own name.
+KEY: Final = "key"
 
 _NUMBER: Final = r"(\d{1,15}(?:\.\d{1,6})?)"
 _DURATION: Final = re.compile(_NUMBER + r"(ms|s|m|h|d)", re.ASCII)

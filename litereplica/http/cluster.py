@@ -33,6 +33,9 @@ def routes(node: Node, peers: Peers, data_dir: str) -> list[Route]:
     async def cluster(_: Request) -> Response:
         return JSONResponse(await gather(node, peers))
 
+    async def info(_: Request) -> Response:
+        return JSONResponse(_info(node, data_dir))
+
     async def history(_: Request) -> Response:
         return JSONResponse({"history": [asdict(each) for each in node.history()]})
 
@@ -45,7 +48,7 @@ def routes(node: Node, peers: Peers, data_dir: str) -> list[Route]:
         Route("/cluster", cluster, methods=["GET"]),
         Route("/history", history, methods=["GET"]),
         Route("/failover", failover, methods=["POST"]),
-        Route("/info", lambda _: JSONResponse(_info(node, data_dir)), methods=["GET"]),
+        Route("/info", info, methods=["GET"]),
         Route("/promote", _promote(node, changes), methods=["POST"]),
     ]
 

@@ -1,4 +1,4 @@
-"""``GET /events``: what happens on this node, one JSON object a line, as it happens.
+"""``GET /events[?tx=0]``: what happens on this node, one JSON object a line, as it happens.
 
 Knows the connection: when its client is gone, and when it does not read. Does not know the events (node.events).
 """
@@ -15,7 +15,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from litereplica.http.node import Node
-from litereplica.http.problem import Problem
+from litereplica.http.problem import Problem, bad_request
 
 MEDIA_TYPE: Final = "application/x-ndjson"
 # A client that takes nothing for so long is gone, or useless; the queue of its events has long been given up.
@@ -32,7 +32,10 @@ def routes(node: Node) -> list[Route]:
     async def events(request: Request) -> Response:
         if request.method == "HEAD":
             return Response(media_type=MEDIA_TYPE)
-        channel = node.events.listen()
+        transactions = request.query_params.get("tx", "1")
+        if transactions not in {"0", "1"}:
+            raise bad_request(f"give tx= as 1 or 0 (no transactions), not {transactions!r}")
+        channel = node.events.listen(transactions=transactions == "1")
         if channel is None:
             message = "too many listen to events already: ask again later, or listen on another node"
             raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "busy", message)

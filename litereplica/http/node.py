@@ -15,10 +15,10 @@ from litereplica.store.database import Database
 class Listening(Protocol):
     """Where events come from."""
 
-    def listen(self) -> "trio.MemoryReceiveChannel[dict[str, Any]] | None":
+    def listen(self, *, transactions: bool = True) -> "trio.MemoryReceiveChannel[dict[str, Any]] | None":
         """Events from now on, the first of which says what this node is; None when too many listen.
 
-        The channel ends when its reader does not keep up.
+        Without ``transactions`` those are left out. The channel ends when its reader does not keep up.
         """
 
 

@@ -1,6 +1,6 @@
 """Serving HTTP.
 
-Knows the server library and sockets. Does not know routes (http.app).
+Knows the server library. Does not know routes (http.app) or sockets (http.listener).
 """
 
 import socket
@@ -11,36 +11,10 @@ import hypercorn.trio
 from hypercorn.config import Config
 from starlette.applications import Starlette
 
-from litereplica.config.units import Address
-from litereplica.errors import Refused
-
-BACKLOG: Final = 1024
 # A client that keeps an idle connection costs memory only for so long.
 KEEP_ALIVE_S: Final = 75.0
-# A client whose machine is gone is noticed after 60 + 3 x 10 s, also by a stream that has nothing to say. Connections
-# have it from the socket that they came in by.
-KEEP_ALIVE: Final = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
 # Requests still running at a stop are cut: a waiting client asks again, elsewhere.
 GRACE_S: Final = 0.2
-
-
-def bind(address: Address, key: str) -> socket.socket:
-    """A listening socket. Raises Refused naming the configuration key when the port is taken."""
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in KEEP_ALIVE:
-            listener.setsockopt(socket.IPPROTO_TCP, option, value)
-        listener.bind((address.host, address.port))
-        listener.listen(BACKLOG)
-    except (OSError, OverflowError) as error:
-        listener.close()
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        message = f"cannot listen on {address} ({reason}): stop what uses the port, or set {key} to another address"
-        raise Refused(message) from None
-    return listener
 
 
 async def serve(app: Starlette, listener: socket.socket, until: Callable[[], Awaitable[None]]) -> None:

@@ -11,6 +11,9 @@ gets an error from then on; the applier learns how far each WAL is committed, be
 Readers notice neither.
 """
 
+import contextlib
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
@@ -29,7 +32,9 @@ from litereplica.mount.operations import Operations
 from litereplica.mount.wait import AdaptiveWait
 from litereplica.node.following import Following
 from litereplica.node.gathering import Gathering
+from litereplica.node.hearing import Hearing
 from litereplica.node.lead import Warmer
+from litereplica.node.remote_writes import RemoteWrites
 from litereplica.node.scrub import Scrubber
 from litereplica.node.writers import Writers
 from litereplica.replication.server import ReplicationServer
@@ -43,6 +48,9 @@ DRAIN_LIMIT_S: Final = 30.0
 """A promotion waits so long for what is logged and not applied; replication stops reading before it is that much."""
 RELEASE_LIMIT_S: Final = 10.0
 """The applier closes a database in about a millisecond; a machine that is busy has thousands of them."""
+HELD_LIMIT_S: Final = 0.5
+"""A promotion takes hundredths of a second and then commits what is held here. One that does not get on may wait for
+the applier, and that in the kernel for a file of a held commit (as root, SQLite changes the owner of what it opens)."""
 
 
 class DataPlane:
@@ -54,8 +62,16 @@ class DataPlane:
         self.store = store
         self.operations = operations
         self.access = access
-        self.following = Following(settings, store, operations, access)
+        self.writes = RemoteWrites(
+            settings, store, operations, access,
+            link=lambda: self.link, is_foreign=self._is_foreign, may_commit=self._may_commit,
+            kill_applier=self.kill_applier,
+        )  # fmt: skip
+        self.following = Following(settings, store, operations, access, self.writes)
         self.writers = Writers(operations, access)
+        self.hearing = Hearing(
+            self.following, self.writers, self.writes, stopped=self._lot_changed, restarted=self._applier_restarted
+        )
         self.server: ReplicationServer | None = None
         scrub = settings.data.scrub
         self.scrubber = Scrubber(store, scrub.rate_bytes, scrub.pause_s)
@@ -68,7 +84,6 @@ class DataPlane:
         self._settings = settings
         self._wait = wait
         self._nursery: trio.Nursery | None = None
-        self._released: Gathering[int] | None = None
         # Since the last demotion: salts and committed frames of each WAL, for an applier that starts later.
         self._committed: dict[str, tuple[int, int, int]] = {}
         self._lot = trio.lowlevel.ParkingLot()
@@ -86,9 +101,10 @@ class DataPlane:
 
     # -- start -----------------------------------------------------------------------------------------------------
 
-    def begin(self, nursery: trio.Nursery, link: ApplierLink) -> None:
-        """Whatever is done in the background is done in ``nursery``."""
+    async def begin(self, nursery: trio.Nursery, link: ApplierLink) -> None:
+        """Whatever is done in the background is done in ``nursery``. ``link`` tells ``hearing``."""
         self._nursery, self._link = nursery, link
+        await self.writes.begin(nursery)
 
     async def run_as_fixed_primary(self, *, serves_replicas: bool) -> None:
         """The configuration says that this node is the primary, for good; nothing of it was open before."""
@@ -112,6 +128,7 @@ class DataPlane:
             lambda: self.store.epoch,
             is_primary=lambda: self.access.primary,
             saw_epoch=self._saw_epoch,
+            downstream=self.writes,
             heartbeat_s=replication.heartbeat_s,
             timeout_s=replication.timeout_s,
         )
@@ -200,6 +217,7 @@ class DataPlane:
     def _begin_following(self) -> None:
         assert self._nursery is not None
         self.following.begin(self._nursery, self.link)
+        self.access.writer_gone = self.link.republish
         self.scrubber.ask_snapshot = self.following.ask_snapshot
 
     # -- promotion and demotion ------------------------------------------------------------------------------------
@@ -210,9 +228,28 @@ class DataPlane:
         The same when it is cancelled.
         """
         await self.following.disconnect()
-        with trio.move_on_after(DRAIN_LIMIT_S):
-            await self._drain()
-        self._check_applied()
+        assert self._nursery is not None
+        scope = trio.CancelScope()
+        self._nursery.start_soon(self._give_up_held, scope)
+        try:
+            with trio.move_on_after(DRAIN_LIMIT_S):
+                await self._drain()
+            self._check_applied()
+            await self._change_hands()
+        finally:
+            scope.cancel()
+        self.following.end()
+        self.scrubber.ask_snapshot = None
+        self._committed = {}
+        self.store.epoch = epoch
+        self.access.primary = True
+        for name in self.operations.held_databases():
+            self.link.release(name)
+        self._begin_leading()
+        self.following.caught_up.set()
+
+    async def _change_hands(self) -> None:
+        """The mount goes on where the applier has stopped; when this returns, in the very same stretch, it leads."""
         try:
             frames = await self._release_all()
             # One stretch from here on: whoever opens a file for writing finds either role, never half of one.
@@ -223,13 +260,12 @@ class DataPlane:
             if isinstance(error, OSError | Corrupt):
                 raise Unavailable(f"the WALs here cannot be gone on with: {error}") from error
             raise
-        self.following.end()
-        self.scrubber.ask_snapshot = None
-        self._committed = {}
-        self.store.epoch = epoch
-        self.access.primary = True
-        self._begin_leading()
-        self.following.caught_up.set()
+
+    async def _give_up_held(self, scope: trio.CancelScope) -> None:
+        with scope:
+            while True:
+                await trio.sleep(HELD_LIMIT_S)
+                self.writes.forwarder.give_up_held()
 
     def _feed_again(self) -> None:
         if self.following.follower is not None:
@@ -243,31 +279,42 @@ class DataPlane:
         return [
             each.name
             for each in self.store.databases.values()
-            if each.applied < each.position.txid or each.pending_install is not None
+            if each.applied < each.position.txid or each.pending_install is not None or not each.unlaid.at_rest
         ]
 
     async def _drain(self) -> None:
         """Return when readers here see everything that is logged."""
         self.store.listeners.append(self._wake_up)
+        self.writes.forwarder.make_way(begins=True)
+        if self.following.follower is not None:
+            self.following.follower.lay_now()
         try:
             while self._behind():
                 await self._lot.park()
         finally:
             self.store.listeners.remove(self._wake_up)
+            self.writes.forwarder.make_way(begins=False)
 
     def _wake_up(self, database: Database) -> None:  # noqa: ARG002  a listener of the store
         self._lot.unpark_all()
 
+    def _lot_changed(self) -> None:
+        self._lot.unpark_all()
+
     async def _release_all(self) -> dict[str, int]:
-        """Have the applier let go of every database; committed frames of each WAL."""
-        names = [each.name for each in self.store.databases.values() if each.exists]
-        asked = self._released = Gathering(names)
+        """Have the applier let go of every database; committed frames of each WAL.
+
+        But of those with a held commit: the mount has followed their WALs, and the applier might have to wait for it.
+        """
+        held = self.operations.held_databases()
+        names = [each.name for each in self.store.databases.values() if each.exists and each.name not in held]
+        asked = self.hearing.released = Gathering(names)
         for name in names:
             self.link.release(name)
         try:
             await asked.wait(RELEASE_LIMIT_S)
         finally:
-            self._released = None
+            self.hearing.released = None
         if asked.missing:
             raise Unavailable(f"the applier did not let go of {', '.join(sorted(asked.missing))}")
         return asked.found
@@ -277,13 +324,17 @@ class DataPlane:
         self.access.primary_name = None
         self.access.wal_restarted, self.access.wal_removed = warmer.restarted, warmer.removed
         self.access.writer_gone = self.link.republish
+        self.writes.lead()
 
     async def demote(self) -> None:
         """Become a replica, of nobody yet. The fence is down: no commit is accepted any more."""
         if not self.access.primary:
             return
         assert self.access.accepts_until != FOR_EVER
+        # What the applier writes as a primary's must not be taken for what it writes as a replica's.
+        await self.writes.end()
         self.access.primary = False
+        self.writes.follow()
         await self.access.wait_idle()
         wals = await self.operations.end_as_primary()
         self.access.wal_restarted, self.access.wal_removed = _ignore_restart, _ignore_removal
@@ -302,11 +353,13 @@ class DataPlane:
 
     async def quiesce(self, limit_s: float) -> tuple[str, ...]:
         """Hold back whoever writes here; who did not yield in time."""
+        self.writes.pause()
         return await self.writers.quiesce(self.link, limit_s)
 
     async def resume_writers(self) -> None:
         """Let them go on."""
         self.writers.resume(self.link)
+        self.writes.resume()
         await trio.lowlevel.checkpoint()
 
     async def acknowledged(self, node: str, limit_s: float) -> bool:
@@ -319,58 +372,27 @@ class DataPlane:
             return frozenset()
         return await self.server.ask_promises(nodes, hold_s, limit_s)
 
-    # -- what the applier says -------------------------------------------------------------------------------------
+    # -- the applier -----------------------------------------------------------------------------------------------
 
-    def on_applied(self, database: str, txid: int) -> None:
-        """Every reader that begins now sees ``txid``."""
-        # The WAL goes on from here: what was said of it is outdated.
-        self._committed.pop(database, None)
-        if self.following.follower is not None:
-            self.following.follower.applied(database, txid)
-
-    def on_checkpointed(self, database: str, txid: int, *, truncated: bool) -> None:  # noqa: ARG002  the link's form
-        """Everything up to ``txid`` is in the database file."""
-        if self.following.follower is not None:
-            self.following.follower.checkpointed(database, txid)
-
-    def on_failed(self, database: str, txid: int, reason: str, *, retry: bool) -> None:
-        """The records from ``txid`` on were not applied."""
-        if self.following.follower is not None:
-            self.following.follower.failed(database, txid, reason, retry=retry)
-            self._lot.unpark_all()
-
-    def on_closed(self, database: str) -> None:
-        """The applier has let go of a dropped database."""
-        if self.following.follower is not None:
-            self.following.follower.closed(database)
-
-    def on_released(self, database: str, salt1: int, salt2: int, frames: int) -> None:  # noqa: ARG002  the link's form
-        """The applier has let go of a database whose WAL has ``frames`` committed frames."""
-        if self._released is not None:
-            self._released.answer(database, frames)
-
-    def on_release_failed(self, database: str, reason: str) -> None:
-        """The applier has it still."""
-        log.warning("release_failed", database=database, reason=reason)
-        if self._released is not None:
-            self._released.abandon()
-
-    def on_locked(self, database: str) -> None:
-        """No application is inside a write transaction of it, or can begin one."""
-        self.writers.locked(database, "")
-
-    def on_lock_refused(self, database: str, holder: str) -> None:
-        """An application did not give up SQLite's write lock."""
-        self.writers.locked(database, holder)
-
-    def on_restarted(self) -> None:
-        """The applier died and there is a new one: its locks are gone."""
+    def _applier_restarted(self) -> None:
         self.access.applier_pid = self.link.pid or 0
-        self.writers.lost()
-        if self._released is not None:
-            self._released.abandon()
         self._tell_committed()
+        for each in self.store.databases.values():
+            each.unlaid.over()
         self._feed_again()
+
+    def kill_applier(self) -> None:
+        """End the applier's process at once, if there is one; another one is started."""
+        if (pid := self.applier_pid) is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def _may_commit(self, database: Database) -> bool:
+        return self.following.follower is None or self.following.follower.may_commit(database)
+
+    def _is_foreign(self, name: str) -> bool:
+        """What is here of a database is not (yet) of the primary's history."""
+        return self.following.client is not None and name in self.following.client.foreign
 
 
 def _ignore_restart(name: str, size: int) -> None:

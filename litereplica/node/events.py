@@ -1,10 +1,13 @@
 """What happens on this node, told to whoever listens, in the form that LiteFS's clients read.
 
-Knows the events: ``init`` first, then ``tx`` for each transaction and ``primaryChange``. Does not know HTTP.
+Knows the events: ``init`` first, then ``tx`` for each transaction, ``primaryChange``, and two that LiteFS does not have
+(its clients read over them): ``halt`` when a lock begins or ends, and ``forward`` when transactions of applications
+here were not committed by the primary. Does not know HTTP.
 
 A listener that does not keep up is cut off and has to begin anew: nothing waits for it, and nothing grows.
 """
 
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -12,12 +15,16 @@ from typing import Any, Final
 import trio
 
 from litereplica.ltx.position import format_txid
+from litereplica.node.halting import HaltChange
 from litereplica.store.database import Database
 from litereplica.store.store import Store
 
 QUEUE_EVENTS: Final = 4096
 """Events that wait for one listener: some seconds of a busy primary."""
 LISTENERS_LIMIT: Final = 64
+
+FORWARD_EVERY_S: Final = 1.0
+"""From one ``forward`` of a database to the next: an application that tries again and again is one event a second."""
 
 Event = dict[str, Any]
 
@@ -31,19 +38,27 @@ class Events:
         self._primary = primary
         self._is_primary = is_primary
         self._listeners: list[trio.MemorySendChannel[Event]] = []
+        # Those who do not want to hear of transactions.
+        self._quiet: list[trio.MemorySendChannel[Event]] = []
         # The last TXID that was told, by database.
         self._told: dict[str, int] = {}
+        # By database: when the last ``forward`` was told, and how many were not since.
+        self._forwards: dict[str, tuple[float, int]] = {}
 
-    def listen(self) -> "trio.MemoryReceiveChannel[Event] | None":
-        """Events from now on, the first of which says what this node is; None when too many listen."""
-        self._listeners = [each for each in self._listeners if each.statistics().open_receive_channels]
-        if len(self._listeners) >= LISTENERS_LIMIT:
+    def listen(self, *, transactions: bool = True) -> "trio.MemoryReceiveChannel[Event] | None":
+        """Events from now on, the first of which says what this node is; None when too many listen.
+
+        Without ``transactions`` a listener costs commits nothing.
+        """
+        for listeners in (self._listeners, self._quiet):
+            listeners[:] = [each for each in listeners if each.statistics().open_receive_channels]
+        if len(self._listeners) + len(self._quiet) >= LISTENERS_LIMIT:
             return None
-        if self._changed not in self._store.listeners:
+        if transactions and self._changed not in self._store.listeners:
             self._told = {name: each.applied for name, each in self._store.databases.items()}
             self._store.listeners.append(self._changed)
         send, receive = trio.open_memory_channel[Event](QUEUE_EVENTS)
-        self._listeners.append(send)
+        (self._listeners if transactions else self._quiet).append(send)
         send.send_nowait({"type": "init", "data": {"isPrimary": self._is_primary(), "hostname": self._primary() or ""}})
         return receive
 
@@ -53,10 +68,27 @@ class Events:
         data = {"isPrimary": is_primary, "hostname": primary or "", "reason": reason, "epoch": epoch}
         self._tell({"type": "primaryChange", "data": data})
 
+    def halted(self, change: HaltChange) -> None:
+        """A node has the lock of a database, or has it no more."""
+        data = {"node": change.node, "state": "ended" if change.ended else "held", "reason": change.reason}
+        self._tell({"type": "halt", "db": change.database, "data": data})
+
+    def not_forwarded(self, database: str, outcome: str, reason: str) -> None:
+        """A transaction of an application here was not committed by the primary, or may not have been."""
+        now = time.monotonic()
+        told_at, untold = self._forwards.get(database, (-FORWARD_EVERY_S, 0))
+        if now - told_at < FORWARD_EVERY_S:
+            self._forwards[database] = told_at, untold + 1
+            return
+        self._forwards[database] = now, 0
+        data = {"outcome": outcome, "reason": reason, "untold": untold}
+        self._tell({"type": "forward", "db": database, "data": data})
+
     def _changed(self, database: Database) -> None:
         """Tell of a transaction that readers see (a listener of the store)."""
         txid = database.applied
-        if txid <= self._told.get(database.name, 0):
+        # Lower than before after a rewind: whoever listens has to learn that its history is another one now.
+        if txid == self._told.get(database.name, 0):
             return
         self._told[database.name] = txid
         at = database.position
@@ -71,14 +103,20 @@ class Events:
         self._tell({"type": "tx", "db": database.name, "data": data})
 
     def _tell(self, event: Event) -> None:
+        self._tell_each(self._listeners, event)
+        if event["type"] != "tx":
+            self._tell_each(self._quiet, event)
+        if not self._listeners and self._changed in self._store.listeners:
+            self._store.listeners.remove(self._changed)
+
+    @staticmethod
+    def _tell_each(listeners: list[trio.MemorySendChannel[Event]], event: Event) -> None:
         gone = []
-        for listener in self._listeners:
+        for listener in listeners:
             try:
                 listener.send_nowait(event)
             except (trio.WouldBlock, trio.BrokenResourceError):
                 gone.append(listener)
         for listener in gone:
             listener.close()
-            self._listeners.remove(listener)
-        if gone and not self._listeners and self._changed in self._store.listeners:
-            self._store.listeners.remove(self._changed)
+            listeners.remove(listener)

@@ -4,10 +4,13 @@ Knows which records each database still needs and who brings them in: this proce
 (it does not exist yet), the applier from then on. Does not know how records arrive (replication) or how SQLite takes
 them (applier).
 
+A transaction that an application here has made is not given to the applier. The newest one may be afterwards, once
+more: to lay page 1 over (store.unlaid), to have a WAL folded (node.resting), and when the applier is a new one. An
+application may go on meanwhile; then the mount refuses what the applier writes, and nothing has happened.
+
 The queue is the log: per database only a few spans are under way, so memory does not grow with the distance.
 """
 
-from collections import deque
 from typing import Final
 
 import structlog
@@ -16,9 +19,12 @@ import trio
 from litereplica.applier.link import ApplierLink
 from litereplica.errors import LitereplicaError
 from litereplica.mount.operations import Operations
+from litereplica.node.progress import Progress
+from litereplica.node.resting import Resting
 from litereplica.sqlite.pages import DATABASE_HEADER_BYTES, parse_database_header
 from litereplica.store.apply import write_span
 from litereplica.store.database import Database
+from litereplica.store.log import Span
 from litereplica.store.replica_wal import make_wal, wal_of
 from litereplica.store.store import Store
 
@@ -36,29 +42,6 @@ NEW_FILE_RECORDS: Final = 1 << 20
 RETRY_S: Final = 0.5
 
 
-class _Progress:
-    """Where one database stands between the log and the applier."""
-
-    __slots__ = ("closing", "failed", "flows", "installing", "making", "sent", "stuck", "under_way")
-
-    def __init__(self, applied: int) -> None:
-        self.making = False
-        # The applier may still be busy with a file that was dropped: no other may have its name before this is set.
-        self.closing: trio.Event | None = None
-        self.reset(applied)
-
-    def reset(self, applied: int) -> None:
-        """Nothing is under way any more; what is to be sent begins after ``applied``."""
-        self.sent = applied
-        # The last TXIDs of what the applier was given and has not reported. It may report several as one.
-        self.under_way: deque[int] = deque()
-        self.installing = False
-        self.failed = False
-        self.stuck: str | None = None
-        # The file exists and records go to the applier.
-        self.flows = False
-
-
 class Follower:
     """Feeds the applier. ``run`` never returns; ``stuck`` names databases that cannot go on by themselves."""
 
@@ -66,17 +49,24 @@ class Follower:
         self._store = store
         self._operations = operations
         self._link = link
-        self._progress: dict[str, _Progress] = {}
+        self._progress: dict[str, Progress] = {}
         self._dirty: dict[str, None] = {}
         self._retries: list[str] = []
+        self._resting = Resting(store, self._ask_again)
         self._wake = trio.Event()
 
     # -- what happens elsewhere ------------------------------------------------------------------------------------
 
     def changed(self, database: Database) -> None:
         """A listener of the store: there may be something to apply."""
+        progress = self._progress.get(database.name)
+        if progress is None and (database.claim is not None or database.unlaid):
+            progress = self._progress[database.name] = Progress(0)
+        if progress is not None and progress.sent < database.applied:
+            # A transaction of an application here, which has brought it in by itself.
+            progress.sent = database.applied
+            self._resting.committed(database)
         if database.applied < database.position.txid or database.pending_install is not None:
-            progress = self._progress.get(database.name)
             if progress is not None and progress.flows and self._is_plain(database, progress):
                 # The common case takes no turn of the scheduler: it is in the path from commit to visible.
                 self._send(database, progress)
@@ -85,7 +75,7 @@ class Follower:
             self._wake.set()
 
     @staticmethod
-    def _is_plain(database: Database, progress: _Progress) -> bool:
+    def _is_plain(database: Database, progress: Progress) -> bool:
         """Nothing stands between the log and the applier but the next records."""
         return (
             database.pending_install is None
@@ -99,9 +89,12 @@ class Follower:
         database, progress = self._store.get(name), self._progress.get(name)
         if database is None or progress is None:
             return
-        under_way = progress.under_way
+        under_way, unlaid = progress.under_way, database.unlaid
         while under_way and under_way[0] <= txid:
             under_way.popleft()
+        was_at_rest = unlaid.at_rest
+        if 0 < unlaid.laying <= txid:
+            unlaid.over()
         if database.pending_install is not None:
             if under_way or not progress.installing:
                 # This was the history that a snapshot is about to replace.
@@ -111,7 +104,13 @@ class Follower:
             database.installed()
         elif txid > progress.sent:
             return  # of a history that was replaced meanwhile
+        if txid >= database.applied:
+            self._resting.applied(name)
+        progress.reported = txid
+        unlaid.laid(txid)
         database.set_applied(min(txid, database.position.txid))
+        if not was_at_rest:
+            database.changed()
         self.changed(database)
 
     def checkpointed(self, name: str, txid: int) -> None:
@@ -122,10 +121,19 @@ class Follower:
 
     def failed(self, name: str, txid: int, reason: str, *, retry: bool) -> None:
         """The applier could not apply."""
+        database, progress = self._store.get(name), self._progress.get(name)
+        if retry and database is not None and progress is not None and self._is_overlay(database, txid):
+            log.debug("not_laid", database=name, txid=f"{txid:016x}", reason=reason)
+            database.unlaid.over()
+            progress.under_way.clear()
+            progress.sent = database.applied
+            self.changed(database)
+            return
         log.error("apply_failed", database=name, txid=f"{txid:016x}", reason=reason, retry=retry)
-        progress = self._progress.get(name)
         if progress is None or progress.closing is not None:
             return  # of a history that was dropped meanwhile
+        if database is not None and 0 < database.unlaid.laying <= txid:
+            database.unlaid.over()
         progress.under_way.clear()
         progress.installing = False
         if not retry:
@@ -134,6 +142,11 @@ class Follower:
             progress.failed = True
             self._retries.append(name)
             self._wake.set()
+
+    @staticmethod
+    def _is_overlay(database: Database, txid: int) -> bool:
+        """What has failed was applied before, and an application has gone on from it since, or is about to."""
+        return txid == database.unlaid.laying and (database.unlaid.is_overtaken or database.awaited is not None)
 
     def closed(self, name: str) -> None:
         """The applier has let go of a dropped database."""
@@ -155,23 +168,34 @@ class Follower:
         for database in self._store.databases.values():
             progress = self._progress.get(database.name)
             if progress is not None:
-                progress.reset(self._resume_after(database))
+                progress.reset(database.applied)
+                # It folds the WALs of databases that it has open: one whose WAL still holds the newest transaction gets
+                # that once more, or its WAL would stay until the next one.
+                progress.again = True
                 self.closed(database.name)
                 self._dirty[database.name] = None
         self._wake.set()
 
-    @staticmethod
-    def _resume_after(database: Database) -> int:
-        """The TXID after which a new applier gets records.
+    def may_commit(self, database: Database) -> bool:
+        """Whether an application's transaction may be completed here: nothing older comes into the files after it."""
+        progress = self._progress.get(database.name)
+        return progress is None or not progress.under_way or database.unlaid.laying > 0
 
-        It folds the WALs of databases that it has open: one whose WAL still holds the newest transaction gets that once
-        more (page images: nothing changes), or its WAL would stay until the next one.
-        """
-        applied = database.applied
-        is_idle = applied == database.position.txid and database.exists and database.pending_install is None
-        return (
-            applied - 1 if is_idle and database.base.txid < applied and database.log.first_txid <= applied else applied
-        )
+    def lay_now(self) -> None:
+        """Have everything laid that is unlaid: this node is about to be the primary."""
+        for database in self._store.databases.values():
+            if database.unlaid:
+                self._ask_again(database)
+
+    def _ask_again(self, database: Database) -> None:
+        """Have the newest transaction applied once more (page images: but for page 1 nothing changes)."""
+        progress = self._progress.get(database.name)
+        if progress is None:
+            progress = self._progress[database.name] = Progress(database.applied)
+        if not progress.under_way:
+            progress.again = True
+            self._dirty[database.name] = None
+            self._wake.set()
 
     def replaced(self, database: Database) -> None:
         """A snapshot has taken the place of the history that the applier was given."""
@@ -180,6 +204,7 @@ class Follower:
             # Its file is another one: whoever had it open goes on with the old one, as after a drop.
             self._link.close_database(database.name)
             self._operations.removed_here(database.name)
+            database.unlaid.over()
             if progress is not None:
                 progress.reset(database.applied)
         elif progress is not None:
@@ -200,6 +225,7 @@ class Follower:
         for database in self._store.databases.values():
             self.changed(database)
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._resting.run)
             while True:
                 await self._wake.wait()
                 self._wake = trio.Event()
@@ -224,7 +250,7 @@ class Follower:
     def _feed(self, database: Database, nursery: trio.Nursery) -> None:
         progress = self._progress.get(database.name)
         if progress is None:
-            progress = self._progress[database.name] = _Progress(database.applied)
+            progress = self._progress[database.name] = Progress(database.applied)
         if progress.stuck is not None:
             return
         if progress.failed:
@@ -238,8 +264,9 @@ class Follower:
             if not progress.under_way:
                 self._install(database, progress)
             return
-        if not database.file_path.exists():
-            # After a drop there is nothing to make until the database comes back.
+        if not database.file_path.exists() or database.applied <= database.dropped_txid:
+            # After a drop there is nothing to make until the database comes back. What has its name by then is what an
+            # application here was making, and another node made first.
             if database.applied < database.position.txid and not progress.making:
                 progress.making = True
                 nursery.start_soon(self._make_file, database, progress)
@@ -247,17 +274,46 @@ class Follower:
         progress.flows = True
         self._send(database, progress)
 
-    def _send(self, database: Database, progress: _Progress) -> None:
+    def _send(self, database: Database, progress: Progress) -> None:
         """Give the applier what its window has room for."""
+        if database.claim is not None and database.claim != progress.claimed:
+            # Whoever made that commit may have died before it published it: nothing may be appended over it.
+            progress.claimed = database.claim
+            self._link.republish(database.name, *database.claim)
+        if progress.again:
+            progress.again = False
+            self._send_again(database, progress)
+        unlaid = database.unlaid
+        if 0 < unlaid.newest <= progress.sent < database.position.txid and not progress.under_way:
+            # What follows does not hold page 1.
+            progress.sent = unlaid.newest - 1
         while len(progress.under_way) < WINDOW_SPANS:
             span = database.log.spans(progress.sent, SPAN_BYTES, SPAN_RECORDS)
             if span is None:
                 return
-            progress.sent = span.last_txid
-            progress.under_way.append(span.last_txid)
-            self._link.apply(database.name, span.path, span.offset, span.length, span.first_txid, span.last_txid)
+            self._send_span(database, progress, span)
 
-    def _install(self, database: Database, progress: _Progress) -> None:
+    def _send_again(self, database: Database, progress: Progress) -> None:
+        """Apply the newest transaction once more, unless others follow it, or the applier has seen it already."""
+        txid = database.applied
+        is_idle = txid == database.position.txid and database.exists and database.pending_install is None
+        if not is_idle or progress.under_way or database.unlaid.laying or progress.reported >= txid:
+            return
+        if database.base.txid < txid and database.log.first_txid <= txid:
+            span = database.log.spans(txid - 1, SPAN_BYTES, 1)
+            assert span is not None
+            database.unlaid.lay(txid)
+            self._send_span(database, progress, span)
+
+    def _send_span(self, database: Database, progress: Progress, span: Span) -> None:
+        progress.sent = span.last_txid
+        progress.under_way.append(span.last_txid)
+        self._link.apply(
+            database.name, span.path, span.offset, span.length, span.first_txid, span.last_txid,
+            applied=database.applied,
+        )  # fmt: skip
+
+    def _install(self, database: Database, progress: Progress) -> None:
         path = database.pending_install
         assert path is not None
         progress.sent = database.base.txid
@@ -269,7 +325,7 @@ class Follower:
             page_size = parse_database_header(file.read(DATABASE_HEADER_BYTES)).page_size
         self._link.install(database.name, path, page_size, path.stat().st_size // page_size, database.base.txid)
 
-    async def _make_file(self, database: Database, progress: _Progress) -> None:
+    async def _make_file(self, database: Database, progress: Progress) -> None:
         """Build a database that does not exist here yet under a name of its own, then show it whole."""
         disk = self._store.disk
         temporary = database.directory / "new"
@@ -287,7 +343,7 @@ class Follower:
                 after = span.last_txid
             # A file that is shown before its log is durable is of no log's after a loss of power.
             await database.log.sync()
-            if database.dropped_txid > after or database.pending_install is not None or database.file_path.exists():
+            if database.dropped_txid > after or database.pending_install is not None or database.applied >= target:
                 disk.unlink(temporary)
             elif not temporary.stat().st_size:
                 # The last of the records is a drop: there is nothing to show.
@@ -296,6 +352,7 @@ class Follower:
                 database.set_applied(after)
             else:
                 disk.make_directories(database.file_path.parent)
+                self._operations.make_way(database.name)
                 wal = wal_of(database)
                 if wal.exists():
                     disk.unlink(wal)
@@ -312,7 +369,7 @@ class Follower:
             progress.making = False
         self.changed(database)
 
-    def _drop(self, database: Database, progress: _Progress) -> None:
+    def _drop(self, database: Database, progress: Progress) -> None:
         dropped = database.dropped_txid
         try:
             # Before the name is free for another file: redo of a log without the drop would go into that one.
@@ -326,6 +383,7 @@ class Follower:
             if path.exists():
                 self._store.disk.unlink(path)
         progress.reset(dropped)
+        database.unlaid.over()
         if self._link.pid is not None:
             progress.closing = trio.Event()
         log.info("database_dropped", database=database.name, position=f"{dropped:016x}")

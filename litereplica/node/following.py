@@ -17,6 +17,7 @@ from litereplica.mount.access import UNKNOWN_LAG_MS, Access
 from litereplica.mount.operations import Operations
 from litereplica.node.follow import Follower
 from litereplica.replication.client import ReplicationClient
+from litereplica.replication.lines import Upstream
 from litereplica.store.replica_wal import ensure_wal
 from litereplica.store.snapshot import FinishedSnapshot
 from litereplica.store.store import Store
@@ -30,7 +31,10 @@ class Following:
     ``caught_up``: readers here have seen, once, all that a primary had.
     """
 
-    def __init__(self, settings: Settings, store: Store, operations: Operations, access: Access) -> None:
+    def __init__(
+        self, settings: Settings, store: Store, operations: Operations, access: Access, upstream: Upstream
+    ) -> None:
+        """``upstream`` is told of the connection."""
         self.client: ReplicationClient | None = None
         self.follower: Follower | None = None
         self.followed: Endpoint | None = None
@@ -41,6 +45,7 @@ class Following:
         self._store = store
         self._operations = operations
         self._access = access
+        self._upstream = upstream
         self._client_scope: trio.CancelScope | None = None
         self._client_ended = trio.Event()
         self._follower_scope = trio.CancelScope()
@@ -79,6 +84,7 @@ class Following:
             heartbeat_s=replication.heartbeat_s,
             timeout_s=replication.timeout_s,
             promise=self._promise,
+            upstream=self._upstream,
         )
         self._access.lag_ms = lambda: UNKNOWN_LAG_MS if (lag := client.lag_ms()) is None else lag
         try:

@@ -3,8 +3,9 @@
 Knows the order in which parts are made and unmade: each cleanup stands next to what it cleans. Does not know what the
 parts do.
 
-Order of a clean stop: the application, HTTP, the applier, the mount, replication (replicas get what they have not yet),
-the store. Nothing is acknowledged after the unmount, and everything that was is in the log before the store closes.
+Order of a clean stop: the proxy, the application, HTTP, the applier, the mount, replication (replicas get what they
+have not yet), the store. Nothing is acknowledged after the unmount, and everything that was is in the log before the
+store closes.
 """
 
 import contextlib
@@ -23,11 +24,13 @@ import trio
 from litereplica.config import Settings
 from litereplica.errors import LitereplicaError, Refused, Unavailable
 from litereplica.http.app import build
-from litereplica.http.server import bind, serve
+from litereplica.http.listener import bind
+from litereplica.http.server import serve
 from litereplica.mount.session import prepare_mount_point, unmount
 from litereplica.node.child import Child
 from litereplica.node.leased import opened_will
 from litereplica.node.node import Direct, Node
+from litereplica.node.proxy_child import ProxyChild, opened_proxy
 from litereplica.store.disk import Disk
 from litereplica.store.store import Store
 
@@ -50,14 +53,14 @@ def run_node(settings: Settings, open_store: OpenStore = Store.open, direct: Dir
     the role instead of the configuration: tests change it when they like.
     """
     _raise_descriptor_limit()
-    with _opened(settings, open_store, direct) as node:
+    with opened_proxy(settings) as proxy, _opened(settings, open_store, direct) as node:
         # Everything made so far lives as long as the node: the collector need not look at it again.
         gc.collect()
         gc.freeze()
         # Commits make no cycles to speak of; fewer passes, fewer pauses.
         gc.set_threshold(50_000, 50, 100)
         try:
-            return trio.run(_serve, node, settings)
+            return trio.run(_serve, node, settings, proxy)
         except BaseExceptionGroup as group:
             raise _cause(group) from group
 
@@ -113,7 +116,7 @@ def _disk_errors(settings: Settings, comfort: str) -> Iterator[None]:
         raise Unavailable(message) from error
 
 
-async def _serve(node: Node, settings: Settings) -> int:
+async def _serve(node: Node, settings: Settings, proxy: ProxyChild | None) -> int:
     code = 0
     stop = trio.Event()
     child = Child(settings.exec) if settings.exec else None
@@ -139,8 +142,13 @@ async def _serve(node: Node, settings: Settings) -> int:
         async with trio.open_nursery() as application:
             if child is not None:
                 application.start_soon(_supervise, child, node, ended)
-            await stop.wait()
-            log.info("stopping", node=settings.node.name)
+            # Inside: it finishes its requests while the application still answers them.
+            async with trio.open_nursery() as front:
+                if proxy is not None:
+                    front.start_soon(proxy.run)
+                await stop.wait()
+                log.info("stopping", node=settings.node.name)
+                front.cancel_scope.cancel()
             application.cancel_scope.cancel()
         await node.stop()
         nursery.cancel_scope.cancel()

@@ -5,9 +5,6 @@ Knows which parts a role needs and who tells whom. Does not know how they are st
 configuration decides: ``standalone`` and the static primary lead, others follow.
 """
 
-import contextlib
-import os
-import signal
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -19,6 +16,7 @@ from litereplica.applier.link import ApplierLink
 from litereplica.cluster.lease import Endpoint, Member, Reign
 from litereplica.cluster.status import (
     DatabaseStatus,
+    HaltStatus,
     LeaseStatus,
     MemberStatus,
     NodeStatus,
@@ -40,6 +38,7 @@ from litereplica.node.events import Events
 from litereplica.node.keeper import Keeper
 from litereplica.node.leased import configured_members, make_keeper
 from litereplica.node.scrub import SHOWN_PAGES
+from litereplica.node.writes_status import halt_text, writes_status
 from litereplica.store.database import Database
 from litereplica.store.replica_wal import ensure_wal
 from litereplica.store.store import Store
@@ -87,6 +86,10 @@ class Node:
         self.plane = DataPlane(settings, store, self.operations, self.access, self._wait)
         self.events = Events(self.store, self._primary_name, lambda: self.access.primary)
         self.plane.role_listeners.append(self._role_changed)
+        writes = self.plane.writes
+        writes.halting.changed = writes.halt_client.changed = self.events.halted
+        writes.forwarder.not_committed = self.events.not_forwarded
+        self.access.halt_text = lambda name: halt_text(name, writes)
 
     # -- before and after the event loop ---------------------------------------------------------------------------
 
@@ -119,21 +122,24 @@ class Node:
         """Live the role until cancelled."""
         plane = self.plane
         async with trio.open_nursery() as nursery:
-            link = ApplierLink(self.settings.mount.dir, plane)
-            plane.begin(nursery, link)
+            link = ApplierLink(self.settings.mount.dir, plane.hearing)
+            await plane.begin(nursery, link)
             if self.is_fixed_primary:
                 # Nothing waits for its hints: a primary is ready before its applier is.
-                nursery.start_soon(link.run)
+                nursery.start_soon(self._start_applier, link, nursery)
                 await plane.run_as_fixed_primary(serves_replicas=self.settings.lease.type == "static")
             else:
-                await nursery.start(link.run)
-                self.access.applier_pid = link.pid or 0
+                await self._start_applier(link, nursery)
                 await self._direct(self, nursery)
             nursery.start_soon(plane.scrubber.run)
             nursery.start_soon(self._watch_ready)
             if plane.following.caught_up.is_set():
                 self._set_ready()
             task_status.started()
+
+    async def _start_applier(self, link: ApplierLink, nursery: trio.Nursery) -> None:
+        await nursery.start(link.run)
+        self.access.applier_pid = link.pid or 0
 
     async def _watch_ready(self) -> None:
         await self.plane.following.caught_up.wait()
@@ -174,10 +180,7 @@ class Node:
 
     def kill_applier(self) -> None:
         """At once."""
-        pid = self.plane.applier_pid
-        if pid is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        self.plane.kill_applier()
 
     # -- what HTTP asks --------------------------------------------------------------------------------------------
 
@@ -213,6 +216,8 @@ class Node:
         """Everything that is known now."""
         is_primary = self.access.primary
         ready, reason = self._readiness()
+        halts = self.plane.writes.halting.statuses() if is_primary else {}
+        found = [each for _, each in sorted(self.store.databases.items()) if each.exists]
         return NodeStatus(
             node=self.settings.node.name,
             role="primary" if is_primary else "replica",
@@ -220,9 +225,12 @@ class Node:
             epoch=self.store.epoch if is_primary else self.store.seen_epoch,
             ready=ready,
             reason=reason,
-            databases=[self._database_status(each) for _, each in sorted(self.store.databases.items()) if each.exists],
+            databases=[self._database_status(each, halts.get(each.name)) for each in found],
             replicas=self._replica_statuses(),
             lease=self._lease_status(),
+            mount=str(self.settings.mount.dir),
+            proxy=self.settings.proxy.advertised or "",
+            writes=writes_status(self.settings.writes.on_replica, self.plane.writes),
             members=[
                 MemberStatus(
                     each.endpoint.node,
@@ -272,7 +280,7 @@ class Node:
             return ready and is_primary, f"damaged pages in {', '.join(sorted(plane.scrubber.damaged))}: {then}"
         return ready, reason
 
-    def _database_status(self, database: Database) -> DatabaseStatus:
+    def _database_status(self, database: Database, halt: HaltStatus | None) -> DatabaseStatus:
         client = self.plane.following.client
         lag_ms = 0 if self.access.primary else client.lag_ms(database.name) if client is not None else None
         return DatabaseStatus(
@@ -285,6 +293,7 @@ class Node:
             pages=database.page_count,
             lag_ms=lag_ms,
             damaged=tuple(self.plane.scrubber.damaged.get(database.name, ())[:SHOWN_PAGES]),
+            halt=halt,
         )
 
     def _replica_statuses(self) -> list[ReplicaStatus]:

@@ -29,6 +29,7 @@ from litereplica.config.units import Address
 from litereplica.errors import Corrupt, LitereplicaError, Refused, Unavailable
 from litereplica.replication.channel import Channel
 from litereplica.replication.lag import Marks
+from litereplica.replication.lines import Upstream
 from litereplica.replication.receiver import Dismissed, Receiver
 from litereplica.store.database import Database
 from litereplica.store.snapshot import FinishedSnapshot, SnapshotSink, resume_snapshots
@@ -93,7 +94,8 @@ class ReplicationClient:
 
     ``install`` makes a finished snapshot the database's content and returns when the database is at its position,
     while readers may still use the old content. ``epoch`` is the highest that this node has ever seen.
-    ``promise(epoch, hold_s)`` answers at once whether this node keeps from becoming primary for so long.
+    ``promise(epoch, hold_s)`` answers at once whether this node keeps from becoming primary for so long. ``upstream``
+    is told of each connection, and of what the primary answers to it.
     """
 
     def __init__(
@@ -104,6 +106,7 @@ class ReplicationClient:
         *,
         install: Callable[[FinishedSnapshot], Awaitable[None]],
         promise: Callable[[int, float], bool] = never,
+        upstream: Upstream | None = None,
         epoch: int = 0,
         heartbeat_s: float = 1.0,
         timeout_s: float = 5.0,
@@ -113,6 +116,7 @@ class ReplicationClient:
         self.address = address
         self.install = install
         self.promise = promise
+        self.upstream = upstream
         self.heartbeat_s = heartbeat_s
         self.epoch = epoch
         self.primary: str | None = None

@@ -1,7 +1,8 @@
 """The replica's end of one connection.
 
 Knows what may come from a primary and what becomes of it: records into the log, a snapshot into its sink, and what is
-acknowledged. Does not know how a connection is made, or when to try again: client.py does.
+acknowledged. Does not know how a connection is made or when to try again (client.py), nor how things are said
+(replies.py).
 """
 
 from collections.abc import Awaitable, Callable
@@ -10,15 +11,14 @@ from typing import TYPE_CHECKING, Final
 import structlog
 import trio
 
-from litereplica.cluster.encoding import encode
 from litereplica.cluster.messages import (
-    Ack,
-    Acknowledged,
     Ask,
     Found,
     Goodbye,
+    HaltState,
     Heartbeat,
     Message,
+    Outcome,
     Pages,
     Promise,
     Records,
@@ -30,6 +30,7 @@ from litereplica.cluster.messages import (
 from litereplica.errors import Corrupt, LitereplicaError, Refused, Unavailable
 from litereplica.replication.channel import Channel
 from litereplica.replication.reconcile import Reconciler
+from litereplica.replication.replies import Replies
 from litereplica.replication.wake import Wake
 from litereplica.store.database import Database
 from litereplica.store.diverged import forget_log, logs_set_aside
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-APPLIED_EVERY_S: Final = 0.02
-"""Acknowledgements of applied TXIDs alone are this far apart: nothing waits for them, and each wakes the primary."""
 RESYNC_PAUSE_S: Final = 5.0
 """Before a snapshot that did not fit together is asked for again."""
 INLINE_BYTES: Final = 64 * 1024
@@ -77,34 +76,31 @@ class Receiver:
         self._sinks: dict[str, SnapshotSink] = {}
         self._saving = False
         self._saved = trio.lowlevel.ParkingLot()
-        self._logged: dict[str, int] = {}
-        self._ack_due: set[str] = set()
-        self._to_say: list[Message] = []
-        self._heartbeat_due = False
-        self._ack_at = 0.0
-        self._wake = Wake()
+        self._replies = Replies(
+            client.store, channel, welcome.epoch, hidden=self._foreign, heartbeat_s=client.heartbeat_s,
+            now_ms=client.now_ms,
+        )  # fmt: skip
         self._resume = Wake()
         self._scope = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
 
     async def run(self) -> None:
         """Receive until the connection ends, which raises why (a LitereplicaError)."""
-        store = self._store
-        store.listeners.append(self.changed)
+        store, upstream = self._store, self._client.upstream
+        store.listeners.append(self._replies.changed)
         try:
-            for name, database in store.databases.items():
-                if name not in self._foreign:
-                    self._ack_due.add(name)
-                    self._logged[name] = database.position.txid
-            if self._ack_due:
-                self._wake.set()
+            self._replies.begin()
+            if upstream is not None:
+                upstream.connected(self._replies)
             with self._scope:
                 async with trio.open_nursery() as self._nursery:
                     self._nursery.start_soon(self._guard, self._read)
-                    self._nursery.start_soon(self._guard, self._write)
+                    self._nursery.start_soon(self._guard, self._replies.run)
                     self._nursery.start_soon(self._guard, self._reconciler.run)
         finally:
-            store.listeners.remove(self.changed)
+            store.listeners.remove(self._replies.changed)
+            if upstream is not None:
+                upstream.disconnected(self.reason.message if self.reason is not None else "the connection ended")
             for receiver in self._receivers.values():
                 receiver.abort()
         raise self.reason or Unavailable("the connection with the primary ended")
@@ -121,18 +117,6 @@ class Receiver:
         self.reason = self.reason or reason
         self._scope.cancel()
 
-    def changed(self, database: Database) -> None:
-        """A position or an applied TXID changed here (a listener of the store)."""
-        name = database.name
-        if name in self._foreign:
-            return
-        self._ack_due.add(name)
-        if database.position.txid != self._logged.get(name):
-            self._logged[name] = database.position.txid
-            self._wake.set()
-        elif trio.current_time() >= self._ack_at:
-            self._wake.set()
-
     def resync(self, name: str, reason: str) -> None:
         """Have a database replaced by the primary's, unless that is under way."""
         if name not in self._foreign:
@@ -145,8 +129,7 @@ class Receiver:
 
     def say(self, message: Message) -> None:
         """Send a message soon."""
-        self._to_say.append(message)
-        self._wake.set()
+        self._replies.say(message)
 
     def superseded(self, name: str) -> None:
         """The log of a database may go with a snapshot: all of it is the primary's too, or kept."""
@@ -161,38 +144,7 @@ class Receiver:
         """The history of a database is the primary's again."""
         self._foreign.discard(database.name)
         self._awaited.discard(database.name)
-        self.changed(database)
-
-    # -- sending ---------------------------------------------------------------------------------------------------
-
-    async def _write(self) -> None:
-        client, channel = self._client, self._channel
-        while True:
-            # The primary's heartbeats are answered, so this deadline is only met when none come through.
-            deadline = channel.last_sent + client.heartbeat_s * 1.25
-            if self._ack_due:
-                deadline = min(deadline, self._ack_at)
-            with trio.CancelScope(deadline=deadline):
-                await self._wake.wait()
-            parts = [encode(message) for message in self._to_say]
-            self._to_say.clear()
-            if self._ack_due:
-                parts.append(self._make_ack())
-            elif self._heartbeat_due or trio.current_time() - channel.last_sent >= client.heartbeat_s:
-                parts.append(encode(Heartbeat(self._epoch, client.now_ms())))
-            self._heartbeat_due = False
-            if parts:
-                await channel.send(*parts)
-
-    def _make_ack(self) -> bytes:
-        databases = {}
-        for name in self._ack_due:
-            database = self._store.databases.get(name)
-            if database is not None and name not in self._foreign:
-                databases[name] = Acknowledged(database.position.txid, min(database.applied, database.position.txid))
-        self._ack_due.clear()
-        self._ack_at = trio.current_time() + APPLIED_EVERY_S
-        return encode(Ack(self._epoch, databases))
+        self._replies.changed(database)
 
     # -- receiving -------------------------------------------------------------------------------------------------
 
@@ -226,6 +178,9 @@ class Receiver:
         elif type(message) is Ask:
             promised = self._client.promise(message.epoch, message.hold_ms / 1000)
             self.say(Promise(self._epoch, message.number, promised))
+        elif isinstance(message, Outcome | HaltState):
+            if self._client.upstream is not None:
+                self._client.upstream.told(message)
         elif type(message) is Goodbye:
             raise Dismissed(message)
         else:
@@ -265,7 +220,7 @@ class Receiver:
         self._receivers.pop(name, None)
         self._foreign.add(name)
         self._awaited.add(name)
-        self._ack_due.discard(name)
+        self._replies.forget(name)
         self._confirmed.discard(name)
         resync = Resync(self._epoch, name, reason)
         if pause_s:
@@ -289,8 +244,7 @@ class Receiver:
                 if receiver is not None:
                     receiver.abort()
                 self._ask_snapshot(name, f"the primary is at {tip.position}, this node at {database.position}")
-        self._heartbeat_due = True
-        self._wake.set()
+        self._replies.answer_heartbeat()
 
     # -- snapshots -------------------------------------------------------------------------------------------------
 
@@ -304,7 +258,7 @@ class Receiver:
             self._confirmed.add(name)
         self._foreign.add(name)
         self._awaited.discard(name)
-        self._ack_due.discard(name)
+        self._replies.forget(name)
         sinks = self._client.sinks
         sink = sinks.get(name)
         if sink is None or not sink.begin(message):

@@ -20,7 +20,6 @@ from litereplica.cluster.encoding import encode, records_head
 from litereplica.cluster.messages import (
     RECORDS_LIMIT_BYTES,
     Ack,
-    Acknowledged,
     Ask,
     Goodbye,
     Heartbeat,
@@ -35,8 +34,10 @@ from litereplica.cluster.messages import (
 )
 from litereplica.errors import Corrupt, LitereplicaError, Refused, Unavailable
 from litereplica.ltx.position import Position
+from litereplica.replication.acknowledged import Acknowledgements
 from litereplica.replication.channel import Channel
 from litereplica.replication.feed import Feed
+from litereplica.replication.lines import Downstream, Wish
 from litereplica.replication.searches import SearchQueue
 from litereplica.replication.snapshots import SnapshotQueue
 from litereplica.replication.wake import Wake
@@ -58,9 +59,18 @@ TURN_S: Final = 0.002
 class Sender:
     """One connected replica. All methods belong to the loop's thread."""
 
-    def __init__(self, store: Store, channel: Channel, hello: Hello, *, node: str, epoch: int, key: str) -> None:
+    def __init__(
+        self,
+        store: Store,
+        channel: Channel,
+        hello: Hello,
+        *,
+        node: str,
+        epoch: int,
+        key: str,
+        downstream: Downstream | None = None,
+    ) -> None:
         self.replica = hello.node
-        self.acknowledged: dict[str, Acknowledged] = {}
         self.reason: LitereplicaError | None = None
         self._store = store
         self._node = node
@@ -68,6 +78,7 @@ class Sender:
         self._channel = channel
         self._key = key
         self._feeds: dict[str, Feed] = {}
+        self.acknowledged = Acknowledgements(store, self._feeds, key)
         # Databases with something to send, and since when; in the order of their turns.
         self._dirty: dict[str, float] = {}
         self._wake = Wake()
@@ -77,12 +88,16 @@ class Sender:
             channel, hello.node, epoch=epoch, key=key, progress=hello.snapshots, following=self.changed
         )
         self._searches = SearchQueue(channel, epoch, key)
-        # What the primary wants to know in an outage of its lease; and what came back, None until something has.
-        self._asks: list[Ask] = []
+        self._downstream = downstream
+        self._messages: list[Message] = []
+        # Databases whose next transaction this replica has made itself: it waits for nothing else.
+        self._expected: set[str] = set()
+        self._no_pause = Wake()
+        # What came back for each Ask, None until something has.
         self._promises: dict[int, bool | None] = {}
         self._hello = hello
         self._scope = trio.CancelScope()
-        self._acks = trio.lowlevel.ParkingLot()
+        self._promised = trio.lowlevel.ParkingLot()
         self._ended = False
 
     # -- called from elsewhere, quick ------------------------------------------------------------------------------
@@ -90,6 +105,9 @@ class Sender:
     def changed(self, database: Database) -> None:
         """A position, an applied TXID or a database's existence changed (a listener of the store; in every commit)."""
         name = database.name
+        if self._expected and name in self._expected:
+            self._expected.discard(name)
+            self._no_pause.set()
         if name in self._dirty:
             return
         feed = self._feeds.get(name)
@@ -97,6 +115,17 @@ class Sender:
             return
         self._dirty[name] = time.monotonic()
         self._wake.set()
+
+    def say(self, message: Message) -> None:
+        """Send a message soon; nothing when the connection has ended."""
+        if not self._ended:
+            self._messages.append(message)
+            self._no_pause.set()
+            self._wake.set()
+
+    def expect(self, database: str) -> None:
+        """The next transaction of this database is the replica's own."""
+        self._expected.add(database)
 
     def heartbeat(self) -> None:
         """Time to be heard."""
@@ -126,52 +155,34 @@ class Sender:
     def ask(self, number: int, hold_ms: int) -> None:
         """Ask for a promise; ``answered`` has the answer."""
         self._promises[number] = None
-        self._asks.append(Ask(self._epoch, number, hold_ms))
-        self._wake.set()
+        self.say(Ask(self._epoch, number, hold_ms))
 
     async def answered(self, number: int) -> bool:
         """Return what the replica has answered to the ask of this number; False when it has left."""
         try:
             while not self._ended and self._promises[number] is None:
-                await self._acks.park()
+                await self._promised.park()
             return bool(self._promises[number])
         finally:
             del self._promises[number]
 
-    async def logged(self) -> bool:
-        """Return True when the replica has logged what is committed in this instant, False when it has left."""
-        wanted = {name: each.position.txid for name, each in self._store.databases.items() if each.position.txid}
-        while not self._ended:
-            have = {name: self.acknowledged[name].logged for name in wanted if name in self.acknowledged}
-            if all(have.get(name, 0) >= txid for name, txid in wanted.items()):
-                return True
-            await self._acks.park()
-        return False
-
     async def drained(self) -> None:
-        """Return when the replica has logged everything that is committed, or has left."""
-        while not self._ended and self._is_behind():
-            await self._acks.park()
-
-    def _is_behind(self) -> bool:
-        for name, feed in self._feeds.items():
-            acknowledged = self.acknowledged.get(name)
-            txid = feed.database.position.txid
-            if not feed.failed and txid and (acknowledged is None or acknowledged.logged < txid):
-                return True
-        return bool(self._dirty)
+        """Return when the replica has logged all that is committed, or has left."""
+        await self.acknowledged.drained(self._dirty)
 
     # -- the connection --------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Serve until the connection ends, which raises why (a LitereplicaError)."""
-        store = self._store
+        store, downstream = self._store, self._downstream
         store.listeners.append(self.changed)
         try:
             # Nothing is awaited since we listen: a commit after the Welcome's positions is heard of.
             welcome = self._welcome()
             with self._scope:
                 await self._channel.send(welcome)
+                if downstream is not None:
+                    downstream.joined(self)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._guard, self._read)
                     nursery.start_soon(self._guard, self._write)
@@ -179,7 +190,10 @@ class Sender:
                     nursery.start_soon(self._guard, self._searches.run)
         finally:
             self._ended = True
-            self._acks.unpark_all()
+            self._promised.unpark_all()
+            self.acknowledged.end()
+            if downstream is not None:
+                downstream.left(self)
             store.listeners.remove(self.changed)
             for feed in self._feeds.values():
                 feed.database.log.unpin(self._key)
@@ -241,7 +255,7 @@ class Sender:
             self._wake.set()
 
     def _ask_snapshot(self, feed: Feed) -> None:
-        self.acknowledged.pop(feed.database.name, None)
+        self.acknowledged.forget(feed.database.name)
         feed.database.log.unpin(self._key)
         self._snapshots.ask(feed)
 
@@ -258,18 +272,22 @@ class Sender:
     def _take(self, message: Message) -> None:
         if isinstance(message, Goodbye):
             raise Unavailable(f"replica {self.replica} leaves: {message.message}")
-        if not isinstance(message, Ack | Heartbeat | Resync | Search | Resume | Promise):
-            raise Corrupt(f"replica {self.replica} sent a {type(message).__name__}, which only a primary may")
         if message.epoch > self._epoch:
             raise Refused(f"replica {self.replica} knows epoch {message.epoch}, this primary is of {self._epoch}")
         if isinstance(message, Ack):
-            self._take_ack(message)
+            self.acknowledged.take(message)
         elif isinstance(message, Promise):
             if message.number in self._promises:
                 self._promises[message.number] = message.promised
-                self._acks.unpark_all()
-        elif isinstance(message, Resync | Search | Resume) and (feed := self._feeds.get(message.database)) is not None:
-            self._take_wish(feed, message)
+                self._promised.unpark_all()
+        elif isinstance(message, Resync | Search | Resume):
+            if (feed := self._feeds.get(message.database)) is not None:
+                self._take_wish(feed, message)
+        elif isinstance(message, Wish):
+            if self._downstream is not None:
+                self._downstream.take(self, message)
+        elif not isinstance(message, Heartbeat):
+            raise Corrupt(f"replica {self.replica} sent a {type(message).__name__}, which only a primary may")
 
     def _take_wish(self, feed: Feed, message: Resync | Search | Resume) -> None:
         """What a replica wants of one database; a wish that a snapshot on its way has overtaken is none."""
@@ -291,17 +309,6 @@ class Sender:
         else:
             self._resync(feed, f"the log of {self._node} does not go on from {message.position}")
 
-    def _take_ack(self, message: Ack) -> None:
-        for name, each in message.databases.items():
-            feed = self._feeds.get(name)
-            if feed is None or feed.cursor is None or not feed.accepted_from <= each.logged <= feed.cursor.txid:
-                continue
-            self.acknowledged[name] = each
-            feed.database.log.pin(self._key, each.logged)
-            feed.marks.passed(each.applied)
-        if self._acks:
-            self._acks.unpark_all()
-
     def _resync(self, feed: Feed, reason: str) -> None:
         log.warning("replica_asks_snapshot", replica=self.replica, database=feed.database.name, reason=reason)
         self._ask_snapshot(feed)
@@ -315,12 +322,13 @@ class Sender:
             # A lone commit goes out at once; in a burst each message carries what was committed since the last one.
             pause_s = gathered_at + GATHER_S - trio.current_time()
             if pause_s > 0 and not self._heartbeat_due:
-                await trio.sleep(pause_s)
+                with trio.move_on_after(pause_s):
+                    await self._no_pause.wait()
             gathered_at = trio.current_time()
-            while self._dirty or self._heartbeat_due or self._asks:
-                if self._asks:
-                    asks, self._asks = self._asks, []
-                    await self._channel.send(*map(encode, asks))
+            while self._dirty or self._heartbeat_due or self._messages:
+                if self._messages:
+                    messages, self._messages = self._messages, []
+                    await self._channel.send(*map(encode, messages))
                 if self._heartbeat_due:
                     self._heartbeat_due = False
                     await self._channel.send(self._make_heartbeat())

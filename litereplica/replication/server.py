@@ -27,6 +27,7 @@ from litereplica.cluster.messages import (
 )
 from litereplica.errors import Corrupt, LitereplicaError, Refused, Unavailable
 from litereplica.replication.channel import Channel, address_of
+from litereplica.replication.lines import Downstream
 from litereplica.replication.sender import Sender
 from litereplica.store.store import Store
 
@@ -53,7 +54,7 @@ class ReplicaState:
         self.name = name
         self.address = channel.address
         # What it has acknowledged, by database.
-        self.databases: dict[str, Acknowledged] = sender.acknowledged
+        self.databases: dict[str, Acknowledged] = sender.acknowledged.by_database
         self._sender: Sender | None = sender
         self._channel = channel
         self._heard = 0.0
@@ -87,7 +88,8 @@ class ReplicationServer:
     """The primary's replication port.
 
     ``epoch()`` and ``is_primary()`` are asked for each connection; ``saw_epoch`` is told of a replica that knows a
-    higher one. A change while replicas are connected is told with ``dismiss_all``.
+    higher one. A change while replicas are connected is told with ``dismiss_all``. ``downstream`` does what replicas
+    ask.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class ReplicationServer:
         *,
         is_primary: Callable[[], bool] = lambda: True,
         saw_epoch: Callable[[int], None] = lambda _epoch: None,
+        downstream: Downstream | None = None,
         heartbeat_s: float = 1.0,
         timeout_s: float = 5.0,
     ) -> None:
@@ -107,6 +110,7 @@ class ReplicationServer:
         self._epoch = epoch
         self._is_primary = is_primary
         self._saw_epoch = saw_epoch
+        self._downstream = downstream
         self._heartbeat_s = heartbeat_s
         self._timeout_s = timeout_s
         self._senders: dict[str, Sender] = {}
@@ -152,7 +156,7 @@ class ReplicationServer:
         sender = self._senders.get(node)
         if sender is not None:
             with trio.move_on_after(limit_s):
-                return await sender.logged()
+                return await sender.acknowledged.logged()
         return False
 
     async def ask_promises(self, nodes: frozenset[str], hold_s: float, limit_s: float) -> frozenset[str]:
@@ -259,8 +263,9 @@ class ReplicationServer:
             await older.dismiss(Goodbye(GOODBYE_REPLACED, reason, self._epoch()), Refused(reason))
         self._numbers += 1
         sender = Sender(
-            self._store, channel, hello, node=self._node, epoch=self._epoch(), key=f"replica {name} {self._numbers}"
-        )
+            self._store, channel, hello, node=self._node, epoch=self._epoch(), key=f"replica {name} {self._numbers}",
+            downstream=self._downstream,
+        )  # fmt: skip
         self._senders[name] = sender
         self.replicas.pop(name, None)
         state = self.replicas[name] = ReplicaState(name, sender, channel)

@@ -5,6 +5,10 @@ its place. Does not know how it was sent, nor what there is to complete.
 
 An outcome is settled in the very stretch without ``await`` in which its record is counted: nobody on this node sees
 the position that it leads to before the application's own bytes are where they belong.
+
+The record is what was written here, or it differs in page 1 (a primary in rollback mode counts changes there), which is
+told from the checksums: all pages' and page 1's, here and there. Then it is applied too, and page 1 is unlaid
+(store.unlaid). If it differs in any other way, the applier has to bring it in, and the next transaction waits for that.
 """
 
 from collections.abc import Callable
@@ -32,22 +36,35 @@ class Awaited:
     """
 
     __slots__ = (
+        "_first_before",
         "_settled",
         "base",
         "committed",
         "complete",
         "failure",
+        "first_page",
         "origin",
         "post_checksum",
         "refused",
         "unknown",
     )
 
-    def __init__(self, origin: Origin, base: Position, post_checksum: int, complete: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        origin: Origin,
+        base: Position,
+        post_checksum: int,
+        complete: Callable[[], None],
+        first_page: int | None = None,
+    ) -> None:
+        """``first_page``: as LocalTransaction has it."""
         self.origin = origin
         self.base = base
         self.post_checksum = post_checksum
         self.complete = complete
+        self.first_page = first_page
+        # Checksum of page 1 at ``base``.
+        self._first_before = 0
         self.committed = False
         self.failure: OSError | None = None
         self.refused: str | None = None
@@ -58,6 +75,7 @@ class Awaited:
         """Be the one that the database awaits, before anything is sent. Raises Stale when it is not at ``base``."""
         check_base(database, self.base)
         assert database.awaited is None, f"two transactions of {database.name} at once"
+        self._first_before = _first_entry(database)
         database.awaited = self
 
     def withdraw(self, database: "Database") -> None:
@@ -87,6 +105,7 @@ class Awaited:
         assert position.txid == self.base.txid + 1, (position, self.base)
         assert header.pre_checksum == self.base.checksum, (header.pre_checksum, self.base)
         self.committed = True
+        database.unlaid.completed()
         try:
             self.complete()
         except OSError as error:
@@ -95,12 +114,33 @@ class Awaited:
                 "commit_not_completed", database=database.name, position=str(position), reason=error.strerror
             )
         else:
-            if position.checksum == self.post_checksum and database.applied == self.base.txid:
-                database.applied = position.txid
+            if database.applied == self.base.txid:
+                self._apply(database)
         self._settled.set()
+
+    def _apply(self, database: "Database") -> None:
+        """What was completed is the record, or all of it but page 1; else the applier lays it over."""
+        txid, checksum = database.position.txid, database.position.checksum
+        first = _first_entry(database)
+        if checksum == self.post_checksum:
+            if self.first_page is None and database.unlaid:
+                return
+            database.unlaid.laid(txid)
+        else:
+            expected = self._first_before if self.first_page is None else self.first_page
+            # A record that changes page 1 holds it.
+            if first == self._first_before or checksum != self.post_checksum ^ expected ^ first:
+                return
+            database.unlaid.add(txid)
+        database.applied = txid
 
     def replaced(self, database: "Database") -> None:
         """The content, and with it the log, gives way to one in which the transaction may be or not."""
         database.awaited = None
         self.unknown = f"{database.name} was replaced by a snapshot at {database.position}"
         self._settled.set()
+
+
+def _first_entry(database: "Database") -> int:
+    """The checksum of page 1; 0 while there is none."""
+    return database.checksums.table[0] if database.exists else 0

@@ -27,6 +27,7 @@ from litereplica.store.log import Log
 from litereplica.store.meta import NOT_CLEAN, Meta, save_meta
 from litereplica.store.open_pages import OpenPages
 from litereplica.store.page_checksums import PageChecksums
+from litereplica.store.unlaid import Unlaid
 from litereplica.store.waiters import Waiters
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ class Database:
     ``pending_install``: a whole new content that the applier has still to write over the old one.
     ``settled``: nothing has changed since the clean stop that the meta file speaks of.
     Of a replica whose applications write: ``awaited``, the transaction of theirs that is on its way; ``claim``, the
-    newest commit in the WAL that one of them made and need not have published yet: (salt 1, salt 2, frames).
+    newest commit in the WAL that one of them made and need not have published yet: (salt 1, salt 2, frames);
+    ``unlaid``: those of theirs whose page 1 the files here lack.
     """
 
     __slots__ = (
@@ -72,7 +74,7 @@ class Database:
         "dropped_txid", "epoch",
         "file_failure", "install_folded", "journal_mode", "kept_install", "lock_page", "log", "name", "open_pages",
         "page_count", "page_size", "pending_install", "position", "saved_base", "saved_base_pages", "settled", "store",
-        "timestamp_ms", "waiters",
+        "timestamp_ms", "unlaid", "waiters",
     )  # fmt: skip
 
     def __init__(self, store: "Store", name: str, directory: Path) -> None:
@@ -98,6 +100,7 @@ class Database:
         self.settled = False
         self.awaited: Awaited | None = None
         self.claim: tuple[int, int, int] | None = None
+        self.unlaid = Unlaid()
         # The fdatasync of the database file failed: what of it is on the disk is unknown until the next start.
         self.file_failure: OSError | None = None
         self._writer: RecordWriter | None = None
@@ -252,10 +255,12 @@ class Database:
             # A content that was still to be written over the old one has nowhere to go.
             self.pending_install = None
             self.install_folded = self.kept_install is not None
+            self.unlaid.replaced()
 
     def changed(self) -> None:
         """Tell every listener."""
-        for listener in self.store.listeners:
+        # One may take itself off while it is told, and the next must not be passed over.
+        for listener in tuple(self.store.listeners):
             listener(self)
         self.waiters.reached(self.applied)
 
@@ -326,6 +331,8 @@ class Database:
         self.advance(position, header.commit, header.epoch, header.timestamp_ms)
         for pgno, entry in record.pages:
             table[pgno - 1] = entry
+        if record.pages and record.pages[0][0] == 1:
+            self.unlaid.logged(header.max_txid)
         if self.awaited is not None:
             self.awaited.counted(self, header)
 
@@ -343,10 +350,11 @@ class Database:
 
     def file_complete(self) -> None:
         """Everything committed is in the database file: a WAL begins again (file format, 4.4), a journal has ended."""
-        self._set_base(self.position, self.page_count)
+        self.checkpointed(self.position.txid)
 
     def checkpointed(self, txid: int) -> None:
-        """The applier has folded everything up to ``txid`` into the database file."""
+        """Everything up to ``txid`` was folded into the database file, as it is in the WAL."""
+        txid = self.unlaid.base_for(txid)
         if txid == self.position.txid:
             self._set_base(self.position, self.page_count)
         elif txid > self.base.txid:
@@ -361,8 +369,14 @@ class Database:
             self.install_folded = self.kept_install is not None
 
     def is_folded(self, read: Callable[[int, int], bytes]) -> bool:
-        """Whether the database file (read by ``read(offset, size)``) has every page changed since ``base``."""
-        return has_pages(self.log, self.base.txid, self.page_count, self.page_size, self.checksums.table, read)
+        """Whether the database file (read by ``read(offset, size)``) has every page changed since ``base``.
+
+        Page 1 may lack what is unlaid, and is brought in then.
+        """
+        first_pgno = 2 if self.unlaid else 1
+        return has_pages(
+            self.log, self.base.txid, range(first_pgno, self.page_count + 1), self.page_size, self.checksums.table, read
+        )
 
     # -- what is certain -------------------------------------------------------------------------------------------
 

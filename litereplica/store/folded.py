@@ -35,14 +35,14 @@ def changed_pages(log: Log, after_txid: int) -> set[int]:
 
 
 def has_pages(
-    log: Log, after_txid: int, page_count: int, page_size: int, table: memoryview, read: Callable[[int, int], bytes]
+    log: Log, after_txid: int, pgnos: range, page_size: int, table: memoryview, read: Callable[[int, int], bytes]
 ) -> bool:
-    """Whether the file behind ``read(offset, size)`` has the newest image of every page changed after ``after_txid``.
+    """Whether the file behind ``read(offset, size)`` has the newest image of those of ``pgnos`` changed since.
 
-    ``table[pgno - 1]`` are the page checksums that it should have.
+    That is, by a record after ``after_txid``. ``table[pgno - 1]`` are the page checksums that it should have.
     """
     for pgno in changed_pages(log, after_txid):
-        if pgno <= page_count:
+        if pgno in pgnos:
             page = read((pgno - 1) * page_size, page_size)
             if len(page) != page_size or page_checksum(pgno, page) != table[pgno - 1]:
                 return False

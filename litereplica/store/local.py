@@ -28,10 +28,11 @@ class LocalTransaction:
     """One record, whole. ``base``: the position it was made on, and so what its pre-checksum says.
 
     ``post_checksum``: the rolling checksum after it, if the primary commits it as it is. ``commit``: pages after it.
-    ``length``: bytes of the record. Whoever has it calls ``close``.
+    ``first_page``: the checksum of page 1, None when the record does not hold it. ``length``: bytes of the record.
+    Whoever has it calls ``close``.
     """
 
-    __slots__ = ("_spool", "base", "commit", "database", "length", "origin", "page_size", "post_checksum")
+    __slots__ = ("_spool", "base", "commit", "database", "first_page", "length", "origin", "page_size", "post_checksum")
 
     def __init__(
         self,
@@ -42,6 +43,7 @@ class LocalTransaction:
         commit: int,
         page_size: int,
         spool: Spool,
+        first_page: int | None,
     ) -> None:
         self.database = database
         self.origin = origin
@@ -49,6 +51,7 @@ class LocalTransaction:
         self.post_checksum = post_checksum
         self.commit = commit
         self.page_size = page_size
+        self.first_page = first_page
         self.length = spool.length
         self._spool = spool
 
@@ -92,6 +95,7 @@ async def record_local(
     base, table_pages = database.position, database.page_count
     is_new_content = page_size != database.page_size
     checksum = 0 if is_new_content else base.checksum
+    first_page: int | None = None
     encoder = RecordEncoder(database.next_header(page_size, len(pgnos), commit, origin))
     spool, step = Spool(database.store), block_capacity(page_size)
     try:
@@ -102,7 +106,10 @@ async def record_local(
             table = database.checksums.table
             for pgno, page in pages:
                 known = 0 if is_new_content or pgno > table_pages else table[pgno - 1]
-                checksum ^= page_checksum(pgno, page) ^ known
+                entry = page_checksum(pgno, page)
+                checksum ^= entry ^ known
+                if pgno == 1:
+                    first_page = entry
             spool.append(encoder.block(pages))
             if len(pgnos) > step:
                 await trio.lowlevel.checkpoint()
@@ -113,4 +120,4 @@ async def record_local(
     except BaseException:
         spool.close()
         raise
-    return LocalTransaction(database, origin, base, checksum, commit, page_size, spool)
+    return LocalTransaction(database, origin, base, checksum, commit, page_size, spool, first_page)

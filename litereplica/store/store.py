@@ -350,6 +350,7 @@ class Store:
             place_install(database)
             if page_count or not had_file:
                 database.applied = position.txid
+        database.unlaid.replaced()
         if database.awaited is not None:
             database.awaited.replaced(database)
         self.changed(database)

@@ -3,9 +3,10 @@
 import json
 import subprocess
 import sys
+import time
 
 from litereplica.cli.history import history_lines
-from litereplica.cli.status import shown_lines
+from litereplica.cli.status import shown_lines, status_lines
 from litereplica.cluster.lease import Reign
 from tests.cli.running import CommandLine
 from tests.http.twin import running_beside
@@ -122,3 +123,38 @@ def test_a_history_is_a_table(litereplica: CommandLine) -> None:
 def test_a_history_without_reigns_says_so() -> None:
     assert history_lines({"history": []}) == ["no primary yet, or none by election"]
     assert history_lines({"history": [{"epoch": 1, "timestamp_ms": 10**30}]})[1].split() == ["1", "-", "-", "-", "-"]
+
+
+def test_who_has_a_database_to_himself_is_said_and_since_when() -> None:
+    database = {"name": "app.db", "txid": TXID, "checksum": TXID, "journal_mode": "wal", "pages": 1, "lag_ms": 0}
+    since_ms = 1_700_000_000_000
+    at = time.strftime("%H:%M:%S", time.localtime(since_ms / 1000))
+
+    def said(halt: dict[str, object]) -> str:
+        status = {"node": "a", "role": "primary", "databases": [database | {"halt": halt}]}
+        (alone,) = [line for line in status_lines(status) if "has the" in line or "held" in line]
+        nodes = [{"name": name, "answers": True, "status": status | {"node": name}} for name in ("a", "b")]
+        assert alone in shown_lines({"node": "a", "primary": "a", "nodes": nodes})
+        return alone
+
+    lock = {"node": "b", "kind": "lock", "since_ms": since_ms, "waiting": 2}
+    assert said(lock) == f"b has the lock of app.db since {at}; 2 waiting"
+    assert said(lock | {"kind": "lease", "waiting": 0}) == f"b has the write lease of app.db since {at}"
+    assert said(lock | {"kind": "handoff", "node": "", "waiting": 0}) == f"app.db is held for a handoff since {at}"
+
+
+def test_a_lock_that_was_lost_and_is_still_open_is_said() -> None:
+    lock = {"database": "app.db", "state": "lost", "since_ms": 1, "reason": "the link is cut"}
+    status = {"node": "b", "role": "replica", "writes": {"on_replica": "lock", "locks": [lock]}}
+    assert (
+        "b has lost the lock of app.db (the link is cut) and commits nothing to it: end the process that has "
+        "app.db-halt open"
+    ) in status_lines(status)
+
+
+def test_a_replica_s_transactions_are_counted_by_outcome() -> None:
+    writes = {"on_replica": "forward", "forwarded": {"committed": 12, "stale": 1, "refused": 0}, "locks": []}
+    lines = status_lines({"node": "b", "role": "replica", "writes": writes})
+    assert "writes   forward (12 committed, 1 stale)" in lines
+    assert "writes   lock" in status_lines({"node": "b", "role": "replica", "writes": {"on_replica": "lock"}})
+    assert not [line for line in status_lines({"role": "primary", "writes": writes}) if line.startswith("writes")]

@@ -12,6 +12,7 @@ from litereplica.cluster.decoding import decode
 from litereplica.cluster.encoding import encode, pages_head, records_head, short_text
 from litereplica.cluster.messages import (
     DATABASES_LIMIT,
+    FORWARD_LIMIT_BYTES,
     LENGTH,
     MESSAGE_LIMIT_BYTES,
     PAGES_LIMIT_BYTES,
@@ -24,11 +25,16 @@ from litereplica.cluster.messages import (
     Ack,
     Acknowledged,
     Ask,
+    Forward,
+    ForwardPart,
     Found,
     Goodbye,
+    Halt,
+    HaltState,
     Heartbeat,
     Hello,
     Message,
+    Outcome,
     Pages,
     Promise,
     Records,
@@ -38,10 +44,13 @@ from litereplica.cluster.messages import (
     Snapshot,
     SnapshotEnd,
     SnapshotProgress,
+    SyncTo,
     Tip,
+    Unhalt,
     Welcome,
 )
 from litereplica.errors import Corrupt, Refused
+from litereplica.ltx.format import Origin
 from litereplica.ltx.position import Position
 
 u64 = st.integers(0, 2**64 - 1)
@@ -74,6 +83,15 @@ def searches(draw: st.DrawFn) -> Search:
     return Search(draw(u64), draw(names), tuple(Position(txid, draw(u64)) for txid in txids))
 
 
+@st.composite
+def forwards(draw: st.DrawFn) -> Forward:
+    data = draw(st.binary(min_size=1, max_size=300))
+    return Forward(
+        draw(u64), draw(u64), draw(names), Origin(draw(part), draw(u64)), draw(positions), draw(u64),
+        draw(st.booleans()), draw(st.integers(len(data), 2**64 - 1)), data,
+    )  # fmt: skip
+
+
 messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(Hello, part, u64, by_name(positions), by_name(st.builds(SnapshotProgress, positions, page_sizes, u32))),
     st.builds(Welcome, part, u64, by_name(tips), st.frozensets(names, max_size=5), st.frozensets(names, max_size=5)),
@@ -90,6 +108,15 @@ messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(Resume, u64, names, positions),
     st.builds(Ask, u64, u64, st.integers(0, 2**32 - 1)),
     st.builds(Promise, u64, u64, st.booleans()),
+    forwards(),
+    st.builds(ForwardPart, u64, u64, st.binary(min_size=1, max_size=300)),
+    st.builds(Outcome, u64, u64, st.text(max_size=20), positions, st.text(max_size=200)),
+    st.builds(SyncTo, u64, u64, names, u64),
+    st.builds(Halt, u64, names, u64, st.integers(0, 2**32 - 1)),
+    st.builds(Unhalt, u64, names, u64),
+    st.builds(
+        HaltState, u64, names, u64, st.text(max_size=20), positions, st.integers(0, 2**32 - 1), st.text(max_size=200)
+    ),
 )
 
 
@@ -142,12 +169,14 @@ msgpack_values = st.recursive(
 )
 
 
-@given(st.integers(0, 17), st.lists(msgpack_values, max_size=9))
+@given(st.integers(0, 24), st.lists(msgpack_values, max_size=12))
 @example(1, [PROTOCOL_NAME, PROTOCOL])
 @example(2, [PROTOCOL_NAME, True, "a", 1, {}, {}])
 @example(4, [1, "app.db", "text"])
 @example(11, [1, "app.db", b"short"])
 @example(2, [PROTOCOL_NAME, PROTOCOL, "a", 1, {}, {}, {"x": 1}])
+@example(16, [1, 1, "app.db", "", 1, 1, 1, 0, False, 1, b"x"])
+@example(22, [1, "app.db", 1, "granted", 1, 1, 2**32, ""])
 def test_any_msgpack_gives_a_message_or_the_documented_error(kind: int, values: list[Any]) -> None:
     with contextlib.suppress(Corrupt, Refused):
         decode(msgpack.packb([kind, *values]))
@@ -165,6 +194,8 @@ def test_a_name_that_leads_elsewhere_is_corrupt(name: str) -> None:
         msgpack.packb((4, 1, name, b"x")),
         msgpack.packb((9, 1, {name: (1, 1)})),
         msgpack.packb((1, PROTOCOL_NAME, PROTOCOL, "b", 1, {name: (1, 1)}, {})),
+        msgpack.packb((16, 1, 1, name, "b", 1, 1, 1, 0, False, 1, b"x")),
+        msgpack.packb((20, 1, name, 1, 1)),
     ):
         with pytest.raises(Corrupt):
             decode(body)
@@ -199,7 +230,21 @@ def test_a_name_that_leads_elsewhere_is_corrupt(name: str) -> None:
         (14, 1, 1, 2**32),
         (15, 1, 1, 1),
         (15, 1, 1, None),
-        (16, 1),
+        (16, 1, 1, "a", "b", 1, 1, 1, 0, False, 1, b""),
+        (16, 1, 1, "a", "b", 1, 1, 1, 0, False, 1, b"xx"),
+        (16, 1, 1, "a", "b", 1, 1, 1, 0, 0, 1, b"x"),
+        (16, 1, 1, "../a", "b", 1, 1, 1, 0, False, 1, b"x"),
+        (16, 1, 1, "a", "b", 1, -1, 1, 0, False, 1, b"x"),
+        (16, 1, 1, "a", "b", 1, 1, 1, 0, False, 2**30, bytes(FORWARD_LIMIT_BYTES + 1)),
+        (17, 1, 1, b""),
+        (17, 1, 1, bytes(FORWARD_LIMIT_BYTES + 1)),
+        (18, 1, 1, 5, 1, 1, ""),
+        (18, 1, 1, "stale", 1, 1, None),
+        (19, 1, 1, "", 1),
+        (20, 1, "a", 1, 2**32),
+        (21, 1, "a", -1),
+        (22, 1, "a", 1, "granted", 1, 1, 2**32, ""),
+        (23, 1),
         (True, 1),
         ("a",),
         (),
@@ -213,6 +258,9 @@ def test_a_field_outside_its_limits_is_corrupt(fields: tuple[Any, ...]) -> None:
 def test_limits_hold_at_their_ends() -> None:
     assert isinstance(decode(msgpack.packb((4, 1, "a", bytes(RECORDS_LIMIT_BYTES)))), Records)
     assert isinstance(decode(msgpack.packb((6, 1, "a", 1, bytes(PAGES_LIMIT_BYTES)))), Pages)
+    forward = (16, 1, 1, "a", "b", 1, 1, 1, 0, False, FORWARD_LIMIT_BYTES, bytes(FORWARD_LIMIT_BYTES))
+    assert isinstance(decode(msgpack.packb(forward)), Forward)
+    assert isinstance(decode(msgpack.packb((17, 1, 1, bytes(FORWARD_LIMIT_BYTES)))), ForwardPart)
     assert isinstance(decode(msgpack.packb((5, 1, "a", 5, 0, 0, 0, 1, 1, 1))), Snapshot)
 
 

@@ -44,6 +44,12 @@ def complaints(tmp_path: Path, text: str) -> list[str]:
         ("data: {retention: {size: 0}}", "1: 'data.retention.size' must be more than 0"),
         ("data: {scrub: {rate: 1KiB}}", "1: 'data.scrub.rate' must be at least 64KiB"),
         ("data: {scrub: {pause: 0}}", "1: 'data.scrub.pause' must be at least 100ms"),
+        (
+            "writes: {timeout: 500ms}",
+            "1: 'writes.timeout' must be 1s to 5m, found 500ms: for so long an application is",
+        ),
+        ("writes: {timeout: 6m}", "1: 'writes.timeout' must be 1s to 5m, found 6m"),
+        ("writes:\n  conflict_lease: 6s", "2: 'writes.conflict_lease' must be at most half of 'writes.timeout' (10s)"),
         ("node: {name: two words}", "1: 'node.name' must be one word of at most 255 characters"),
         ("node: {name: a/b}", "1: 'node.name' must be one word of at most 255 characters"),
         ("lease:\n  type: static", "2: 'lease.type' static needs 'lease.static.primary' with the keys name, http and"),
@@ -131,6 +137,8 @@ def test_settings_that_do_not_fit_are_refused_with_the_reason(tmp_path: Path, te
         LOCAL + "lease: {type: consul, consul: {ttl: 1s}}",
         AT + "lease: {type: consul, consul: {ttl: 7s, outage: continue}}",
         "lease: {consul: {ttl: 1ms}}",
+        "writes: {conflict_lease: 5s, timeout: 10s}",
+        "writes: {conflict_lease: 0, timeout: 1s}",
     ],
 )
 def test_settings_that_fit_are_accepted(tmp_path: Path, text: str) -> None:

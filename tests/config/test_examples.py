@@ -12,7 +12,7 @@ EXAMPLES = sorted((Path(__file__).parents[2] / "config").glob("*.yml"))
 
 
 def test_there_is_an_example_for_each_use() -> None:
-    assert [file.stem for file in EXAMPLES] == ["consul", "primary", "replica", "standalone"]
+    assert [file.stem for file in EXAMPLES] == ["consul", "primary", "proxy", "replica", "standalone"]
 
 
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)

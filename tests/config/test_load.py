@@ -13,6 +13,7 @@ from litereplica.config.source import Problem, Tree, read_yaml
 from litereplica.errors import Misconfigured
 
 PRIMARY = "{name: a, http: 'http://10.0.0.1:20202', replication: '10.0.0.1:20203'}"
+SECTIONS = "node, mount, data, http, replication, lease, writes, proxy, exec, log"
 
 
 @pytest.fixture
@@ -55,6 +56,8 @@ def test_without_a_file_the_defaults_hold(file: Path) -> None:
     assert (settings.replication.heartbeat_s, settings.replication.timeout_s) == (2.0, 6.0)
     assert settings.lease.type == "standalone"
     assert settings.lease.static.primary is None
+    assert settings.writes.on_replica == "forward"
+    assert (settings.writes.conflict_lease_s, settings.writes.timeout_s) == (1.0, 10.0)
     assert settings.exec == ()
     assert (settings.log.format, settings.log.level) == ("text", "info")
 
@@ -106,6 +109,7 @@ def test_every_key_is_read(file: Path) -> None:
         lease:
           type: static
           static: {primary: {name: a, http: "http://10.0.0.1:20202", replication: "10.0.0.1:20203"}}
+        writes: {on_replica: lock, conflict_lease: 500ms, timeout: 20s}
         exec: ["myapp", "--db", "/mnt/db/app.db"]
         log: {format: json, level: debug}
         """,
@@ -125,6 +129,8 @@ def test_every_key_is_read(file: Path) -> None:
     assert primary is not None
     assert (primary.name, primary.http) == ("a", "http://10.0.0.1:20202")
     assert primary.replication == Address("10.0.0.1", 20203)
+    assert settings.writes.on_replica == "lock"
+    assert (settings.writes.conflict_lease_s, settings.writes.timeout_s) == (0.5, 20.0)
     assert settings.exec == ("myapp", "--db", "/mnt/db/app.db")
     assert (settings.log.format, settings.log.level) == ("json", "debug")
 
@@ -261,8 +267,8 @@ def test_other_variables_of_ours_are_not_taken_for_keys(file: Path) -> None:
         ("compression: lz4", "1: unknown key 'compression'; did you mean 'data.compression'?"),
         ("mount: {path: /a}", "1: unknown key 'mount.path'; known here: mount.dir, mount.allow_other"),
         ("data: {retention: {agee: 1s}}", "1: unknown key 'data.retention.agee'; did you mean 'data.retention.age'?"),
-        ("<<: {a: b}", "1: unknown key '<<'; known here: node, mount, data, http, replication, lease, exec, log"),
-        ("${KEY}: 1", "1: unknown key '${KEY}'; known here: node, mount, data, http, replication, lease, exec, log"),
+        ("<<: {a: b}", f"1: unknown key '<<'; known here: {SECTIONS}"),
+        ("${KEY}: 1", f"1: unknown key '${{KEY}}'; known here: {SECTIONS}"),
         ("node: {candidate: maybe}", "1: 'node.candidate': expected true or false, found 'maybe'"),
         ("node: a", "1: 'node': expected a section (lines of 'key: value'), found 'a'"),
         ("node: [a]", "1: 'node': expected a section (lines of 'key: value'), found ['a']"),
@@ -293,6 +299,7 @@ def test_other_variables_of_ours_are_not_taken_for_keys(file: Path) -> None:
             "2: 'lease.consul.urls': expected a URL such as http://10.0.0.1:20202, found 'consul.local'",
         ),
         ("node: {priority: high}", "1: 'node.priority': expected a whole number such as 0, 10 or -5, found 'high'"),
+        ("writes: {on_replica: send}", "1: 'writes.on_replica': expected forward, lock or refuse, found 'send'"),
         ("lease: {type: raft}", "1: 'lease.type': expected standalone, static or consul, found 'raft'"),
     ],
 )
@@ -351,6 +358,7 @@ def test_any_text_is_read_or_has_a_problem_with_a_place(text: str, environ: dict
     [
         "",
         f"lease: {{type: static, static: {{primary: {PRIMARY}}}}}\nnode: {{name: b}}\nexec: [a, '', 'b c']\n",
+        "writes: {on_replica: refuse, conflict_lease: 0, timeout: 1m}",
         "data: {compression: lz4, retention: {age: 1500ms, size: 1000}}\nhttp: {listen: '[::1]:0'}\n",
     ],
 )

@@ -75,10 +75,10 @@ def _epoch_of(one: Acknowledged, acquired: Sequence[tuple[float, int, str]]) -> 
 def _acquisitions(node: Machine) -> list[tuple[float, int]]:
     """(instant of the monotonic clock, epoch) of each lease that a node got, as its log says before it uses it."""
     found = re.findall(r"^(\S+) +info +lease_acquired epoch=(\d+)", node.log, re.MULTILINE)
-    return [(_monotonic(at), int(epoch)) for at, epoch in found]
+    return [(monotonic(at), int(epoch)) for at, epoch in found]
 
 
-def _monotonic(at: str) -> float:
+def monotonic(at: str) -> float:
     """The instant of a log line: on one machine wall clock and monotonic clock go together while a test lasts."""
     return datetime.fromisoformat(at).timestamp() - time.time() + time.monotonic()
 
@@ -98,7 +98,7 @@ def reigns_of(node: Machine) -> list[tuple[float, float]]:
     """From when to when a node says that it was the primary, by the monotonic clock."""
     found, began = [], math.inf
     for at, role in re.findall(r"^(\S+) +info +role_changed role=(\w+)", node.log, re.MULTILINE):
-        instant = _monotonic(at)
+        instant = monotonic(at)
         if role == "primary":
             began = instant
         elif began < math.inf:

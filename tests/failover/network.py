@@ -65,6 +65,7 @@ class Network:
         self._bridge = f"{prefix}bridge"
         self._machines = list(machines)
         self._lost: set[tuple[str, str]] = set()
+        self._last_bytes: dict[str, int] = {}
         self.addresses: dict[str, str] = {name: f"10.77.0.{1 + place}" for place, name in enumerate(machines)}
 
     def __enter__(self) -> Self:
@@ -124,6 +125,11 @@ class Network:
         """Everything that is sent to it is lost; the others hear it."""
         self._lose({("", machine)})
 
+    def deafen_after(self, machine: str, size_bytes: int) -> None:
+        """So many bytes still reach it, then nothing: the wire goes dead in the middle of what it is being told."""
+        self._last_bytes[machine] = size_bytes
+        self._write()
+
     def part(self, some: Iterable[str], others: Iterable[str]) -> None:
         """What some machines and others send each other is lost."""
         others = list(others)
@@ -137,6 +143,7 @@ class Network:
     def heal(self) -> None:
         """Everything arrives again."""
         self._lost.clear()
+        self._last_bytes.clear()
         self._write()
         _run(["ip", "-n", self._bridge, "-batch", "-"], "".join(f"link set dev {each} up\n" for each in self._machines))
 
@@ -153,7 +160,10 @@ class Network:
             arriving = [source for source, to in self._lost if to == machine and not source]
             rules = ["drop" if not to else f"ip daddr {self.addresses[to]} drop" for to in leaving]
             chains += self._chain(f"from_{machine}", "ingress", machine, rules)
-            chains += self._chain(f"to_{machine}", "egress", machine, ["drop"] if arriving else [])
+            rules = ["drop"] if arriving else []
+            if machine in self._last_bytes:
+                rules.append(f"quota over {self._last_bytes[machine]} bytes drop")
+            chains += self._chain(f"to_{machine}", "egress", machine, rules)
         script = f"table netdev lost\ndelete table netdev lost\ntable netdev lost {{\n{chains}}}\n"
         _run(["nsenter", f"--net={NAMESPACES / self._bridge}", "nft", "-f", "-"], script)
 

@@ -43,10 +43,10 @@ class Listener:
 
 
 @asynccontextmanager
-async def listening(url: str) -> AsyncIterator[Listener]:
+async def listening(url: str, query: str = "") -> AsyncIterator[Listener]:
     host, _, port = url.removeprefix("http://").partition(":")
     async with await trio.open_tcp_stream(host, int(port)) as stream:
-        await stream.send_all(b"GET /events HTTP/1.1\r\nHost: a\r\n\r\n")
+        await stream.send_all(f"GET /events{query} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
         yield Listener(stream)
 
 
@@ -97,6 +97,19 @@ async def test_too_many_listeners_are_503() -> None:
             await (await listeners.enter_async_context(listening(cluster["a"].url))).event()
         answer = await asking.get(cluster["a"].url + "/events")
     assert (answer.status_code, answer.json()["error"]) == (503, "busy")
+
+
+@pytest.mark.parametrize(("query", "transactions"), [("", True), ("?tx=1", True), ("?tx=0", False)])
+async def test_transactions_are_left_out_for_who_does_not_want_them(query: str, transactions: bool) -> None:
+    async with running("a") as cluster, listening(cluster["a"].url, query) as listener:
+        assert (await listener.event())["type"] == "init"
+        assert cluster["a"].events.asked_for_transactions == [transactions]
+
+
+async def test_a_wish_that_is_none_is_refused() -> None:
+    async with running("a") as cluster, client() as asking:
+        answer = await asking.get(cluster["a"].url + "/events?tx=no")
+    assert (answer.status_code, answer.json()["error"]) == (400, "bad_request")
 
 
 async def test_head_is_answered_without_listening() -> None:

@@ -1,9 +1,11 @@
 """``GET /metrics``, and what is counted."""
 
+from dataclasses import replace
+
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from litereplica.cluster.status import LeaseStatus, ReplicaStatus
+from litereplica.cluster.status import HaltStatus, LeaseStatus, LockStatus, ReplicaStatus, WritesStatus
 from litereplica.metrics import Metrics, kind_of
 from tests.http.twin import TwinCluster, client, database, running
 
@@ -68,6 +70,39 @@ async def test_a_lag_that_is_not_known_is_no_figure() -> None:
         found = await figures(cluster, "b")
     assert "litereplica_database_lag_seconds{database=app.db}" not in found
     assert (found["litereplica_is_primary"], found["litereplica_lease_ttl_seconds"]) == (0, 5)
+
+
+async def test_transactions_between_nodes_and_locks_are_counted_and_shown() -> None:
+    async with running("a") as cluster:
+        node = cluster["a"]
+        node.databases = [replace(database("app.db", 26), halt=HaltStatus("b", "lock", 1)), database("x.db", 3)]
+        node.writes = WritesStatus(
+            "forward",
+            forwarded={"committed": 12, "stale": 0},
+            waiting=1,
+            taken={"committed": 5},
+            leases=3,
+            halt_seconds={"lock": 1.5, "lease": 0.25},
+            locks=[LockStatus("app.db", "held", 1), LockStatus("app.db", "waiting", 2), LockStatus("x.db", "lost", 3)],
+        )
+        found = await figures(cluster, "a")
+    assert {
+        name: value
+        for name, value in found.items()
+        if name.startswith(("litereplica_forward", "litereplica_taken", "litereplica_halt", "litereplica_lock"))
+    } == {
+        "litereplica_forwarded_transactions_total{outcome=committed}": 12,
+        "litereplica_forwarded_transactions_total{outcome=stale}": 0,
+        "litereplica_forwarded_waiting": 1,
+        "litereplica_taken_transactions_total{outcome=committed}": 5,
+        "litereplica_forward_leases_total": 3,
+        "litereplica_halt_seconds_total{kind=lock}": 1.5,
+        "litereplica_halt_seconds_total{kind=lease}": 0.25,
+        "litereplica_halted{database=app.db,kind=lock,node=b}": 1,
+        "litereplica_locks{database=app.db,state=held}": 1,
+        "litereplica_locks{database=app.db,state=waiting}": 1,
+        "litereplica_locks{database=x.db,state=lost}": 1,
+    }
 
 
 async def test_changes_of_role_and_renewals_are_counted_for_each_node_by_itself() -> None:

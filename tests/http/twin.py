@@ -14,11 +14,19 @@ import httpx
 import trio
 
 from litereplica.cluster.lease import Endpoint, Member, Reign, Standing
-from litereplica.cluster.status import DatabaseStatus, LeaseStatus, MemberStatus, NodeStatus, ReplicaStatus
+from litereplica.cluster.status import (
+    DatabaseStatus,
+    LeaseStatus,
+    MemberStatus,
+    NodeStatus,
+    ReplicaStatus,
+    WritesStatus,
+)
 from litereplica.config.units import Address
 from litereplica.errors import LitereplicaError, Refused
 from litereplica.http.app import build
-from litereplica.http.server import bind, serve
+from litereplica.http.listener import bind
+from litereplica.http.server import serve
 from litereplica.metrics import Metrics
 from litereplica.store.database import Database
 
@@ -31,8 +39,10 @@ class TwinEvents:
     def __init__(self, node: "TwinNode") -> None:
         self._node = node
         self.channels: list[trio.MemorySendChannel[dict[str, Any]]] = []
+        self.asked_for_transactions: list[bool] = []
 
-    def listen(self) -> "trio.MemoryReceiveChannel[dict[str, Any]] | None":
+    def listen(self, *, transactions: bool = True) -> "trio.MemoryReceiveChannel[dict[str, Any]] | None":
+        self.asked_for_transactions.append(transactions)
         self.channels = [each for each in self.channels if each.statistics().open_receive_channels]
         if len(self.channels) >= LISTENERS:
             return None
@@ -64,6 +74,7 @@ class TwinNode:
         self.priority = 0
         self.databases: list[DatabaseStatus] = [database("app.db", 10)]
         self.replicas: list[ReplicaStatus] = []
+        self.writes: WritesStatus | None = None
         self.lease: LeaseStatus | None = LeaseStatus("consul", "a", EPOCH, 5000, cluster=CLUSTER_ID)
         self.asked: list[tuple[str | None, bool]] = []
         self.refusal: LitereplicaError | None = None
@@ -94,6 +105,8 @@ class TwinNode:
             databases=self.databases,
             replicas=self.replicas,
             lease=self.lease,
+            mount=f"/mnt/{self.name}",
+            writes=self.writes,
             members=[
                 MemberStatus(
                     each.endpoint.node,

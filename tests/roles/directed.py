@@ -15,13 +15,14 @@ LIMIT_S: Final = 60.0
 class DirectedNode(Node):
     """A node that begins as a replica of nobody."""
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path, name: str, on_replica: str) -> None:
+        """``on_replica``: what becomes of writes while it is a replica (writes.on_replica)."""
         # Somebody else is primary, as far as the configuration goes: it is never asked.
         first, second = free_ports(2)
         self.control = folder / "control"
         super().__init__(
             folder, name, ports=(first, second), primary=("nobody", 1, 1),
-            replication={"heartbeat": "500ms", "timeout": "2s"},
+            replication={"heartbeat": "500ms", "timeout": "2s"}, writes={"on_replica": on_replica},
         )  # fmt: skip
 
     def program(self) -> list[str]:

@@ -103,7 +103,7 @@ class Held:
 
     def awaited(self, transaction: LocalTransaction, post_checksum: int | None = None) -> Awaited:
         promised = transaction.post_checksum if post_checksum is None else post_checksum
-        return Awaited(transaction.origin, transaction.base, promised, self.complete)
+        return Awaited(transaction.origin, transaction.base, promised, self.complete, transaction.first_page)
 
 
 def file_names(store: Store) -> list[str]:

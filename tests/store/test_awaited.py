@@ -101,18 +101,19 @@ async def test_it_is_settled_only_by_its_whole_record(pair: Pair) -> None:
     assert awaited.committed
 
 
-async def test_a_record_that_left_other_pages_than_expected_is_left_to_the_applier(pair: Pair) -> None:
-    """The primary counts a change in page 1 that this node did not see."""
+@pytest.mark.parametrize("first", ["written here", "not written here"])
+async def test_a_record_that_left_other_pages_than_expected_is_left_to_the_applier(pair: Pair, first: str) -> None:
     database = pair.database
-    changes = pair.change()
+    changes = pair.change()[0 if first == "written here" else 1 :]
     held = Held(database)
     awaited = held.awaited(await pair.record(changes))
     awaited.begin(database)
-    pair.commit([(1, pair.application.page()), changes[1]])
+    pair.commit([(1, pair.application.page()), (changes[-1][0], pair.application.page())])
     pair.deliver()
     assert awaited.committed
     assert len(held.completed_at) == 1
     assert (database.position.txid, database.applied) == (4, 3)
+    assert database.unlaid.at_rest
 
 
 async def test_bytes_that_cannot_be_written_leave_the_record_to_the_applier(pair: Pair) -> None:

@@ -1,0 +1,40 @@
+"""Where one database of a replica stands between the log and the applier.
+
+Knows what the applier was given and has not reported. Does not know when it is given anything (node.follow).
+"""
+
+from collections import deque
+
+import trio
+
+
+class Progress:
+    """Where one database stands. All of it belongs to Follower."""
+
+    __slots__ = (
+        "again", "claimed", "closing", "failed", "flows", "installing", "making", "reported", "sent", "stuck",
+        "under_way",
+    )  # fmt: skip
+
+    def __init__(self, applied: int) -> None:
+        self.making = False
+        # The applier may still be busy with a file that was dropped: no other may have its name before this is set.
+        self.closing: trio.Event | None = None
+        self.reset(applied)
+
+    def reset(self, applied: int) -> None:
+        """Nothing is under way any more; what is to be sent begins after ``applied``."""
+        self.sent = applied
+        # The newest transaction is to go to the applier once more, if that is applied by then (store.unlaid).
+        self.again = False
+        # The newest TXID that this applier has reported.
+        self.reported = 0
+        # What the applier was told of the commits of applications.
+        self.claimed: tuple[int, int, int] | None = None
+        # The last TXIDs of what the applier was given and has not reported. It may report several as one.
+        self.under_way: deque[int] = deque()
+        self.installing = False
+        self.failed = False
+        self.stuck: str | None = None
+        # The file exists and records go to the applier.
+        self.flows = False
