@@ -131,6 +131,8 @@ class Child:
                 self._give_turn(found, at_once=True)
         elif isinstance(message, Report):
             # Each turn tells what it has published before it ends.
+            if (found := self._workers.get(message.database)) is not None:
+                found.look_closely()
             self._send(Reported(*message))
         elif isinstance(message, Close):
             self._close(message.database)

@@ -138,7 +138,10 @@ class Unhold(NamedTuple):
 
 
 class Report(NamedTuple):
-    """Answer ``Reported`` at once: what was published by then has been told before."""
+    """Answer ``Reported`` at once: what was published by then has been told before.
+
+    The daemon asks before it refuses what an application has made: who waits for SQLite's write lock is awake then.
+    """
 
     database: str
     number: int

@@ -28,7 +28,7 @@ class WalLock:
     not given back after a transaction.
     """
 
-    __slots__ = ("_invalidated", "_is_locked", "_line", "_name", "_path", "claim", "keeps")
+    __slots__ = ("_invalidated", "_is_locked", "_line", "_name", "_path", "_place", "claim", "keeps")
 
     def __init__(self, name: str, path: str, line: Line, invalidated: Callable[[], None]) -> None:
         """``invalidated`` is called when the wal-index did not show all that is committed, and is rebuilt."""
@@ -37,6 +37,7 @@ class WalLock:
         self._name = name
         self._path = path
         self._line = line
+        self._place: Place | None = None
         self._is_locked = False
         self._invalidated = invalidated
 
@@ -58,6 +59,11 @@ class WalLock:
             else:
                 yield waits.next_delay(f"the wal-index of {self._path} cannot be recovered")
 
+    def look_closely(self) -> None:
+        """An application that has the lock is about to give it up for a moment."""
+        if self._place is not None:
+            self._place.look_closely()
+
     def unlock(self, opened: OpenDatabase) -> None:
         """After a transaction."""
         if not self.keeps:
@@ -76,11 +82,10 @@ class WalLock:
         def problem() -> str:
             return f"{holders.write_lock_holder(opened.shm)} holds SQLite's write lock on {self._path}"
 
-        place: Place | None = None
         has_gate = False
         try:
             while True:
-                if place is not None:
+                if (place := self._place) is not None:
                     if place.is_served:
                         break
                     yield waits.next_delay(problem, in_line=True)
@@ -92,8 +97,8 @@ class WalLock:
                 if any(locks.try_exclusive(opened.shm, WRITE_LOCK) for _ in range(_ATTEMPTS)):
                     break
                 if in_line:
-                    place = self._line.enter(self._name, opened.shm, WRITE_LOCK)
-                if place is None:
+                    self._place = self._line.enter(self._name, opened.shm, WRITE_LOCK)
+                if self._place is None:
                     opened.gate.release()
                     has_gate = False
                     yield waits.next_delay(problem)
@@ -101,10 +106,11 @@ class WalLock:
             opened.revive()
         finally:
             if not self._is_locked:
-                if place is not None:
-                    place.leave()
+                if self._place is not None:
+                    self._place.leave()
                 if has_gate:
                     opened.gate.release()
+            self._place = None
 
     def _compared(self, opened: OpenDatabase, *, rebuilt: bool) -> WalIndexHeader | None:
         """The header, once it shows what ``claim`` says; None when it has to be recovered first. Under the WRITE lock.

@@ -208,6 +208,10 @@ class DatabaseWorker:
             return 0.0 if self._backlog else self._close_in_time()
         return delay
 
+    def look_closely(self) -> None:
+        """Whoever keeps SQLite's write lock is about to be refused, and to take it again at once."""
+        self._appender.lock.look_closely()
+
     def unlock(self) -> None:
         """Give the write lock back, or wait for it no longer; what is queued may go on."""
         self._backlog.drop_locks()

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pyfuse3
 import structlog
-import trio
 
 from litereplica.ltx.position import Position
 from litereplica.mount.access import Access
@@ -213,12 +212,13 @@ class Operations(NameOperations):
     async def _abandon(self, journal: JournalFile) -> None:
         """The writer of a transaction died and this is no primary, where the next reader would roll it back."""
         if journal.is_live and not journal.unlinked and journal not in self._handles.values():
-            await roll_back_abandoned(self.store, journal)
-            self.removed_names(journal.name)
             inode = self.tree.known(journal.owner.name)
-            if inode is not None:
-                # The kernel's cache has what was never committed.
-                await trio.to_thread.run_sync(pyfuse3.invalidate_inode, pyfuse3.InodeT(inode.number))
+            if await roll_back_abandoned(
+                self.store,
+                journal,
+                lambda: pyfuse3.invalidate_inode(pyfuse3.InodeT(inode.number)) if inode is not None else None,
+            ):
+                self.removed_names(journal.name)
 
     # -- transactions of other nodes, on the primary -----------------------------------------------------------------
 

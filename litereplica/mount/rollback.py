@@ -7,7 +7,7 @@ nothing is logged. Does not know what ends a journal (mount.journal_file).
 """
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -163,17 +163,28 @@ class _ChangedPages:
         return [page for run in _runs(self.pgnos[start:end], size) for page in _read_run(self._file, run, size)]
 
 
-async def roll_back_abandoned(store: Store, journal: "JournalFile") -> None:
-    """Undo what the live ``journal`` of a dead writer protects, and remove it. Raises OSError, Corrupt."""
+async def roll_back_abandoned(store: Store, journal: "JournalFile", forget_cached: Callable[[], object]) -> bool:
+    """Undo what the live ``journal`` of a dead writer protects, and remove it; False if somebody else was faster.
+
+    ``forget_cached`` has the kernel drop what it caches of the database file, on a thread. That has to be before the
+    journal is gone: without one, page 1 of the dead writer would be read as committed, and the first WAL made of it.
+    Raises OSError, Corrupt.
+    """
     file = journal.owner
     if file.is_written_through or file.is_torn:
         # It is durable then, and the backing file has pages that are not committed.
         await trio.to_thread.run_sync(roll_back, store.disk, file.path)
+    file.journal_ended()
+    await trio.to_thread.run_sync(forget_cached)
+    if journal.unlinked or not journal.is_live:
+        return False
     journal.forget()
     if (database := file.database) is not None:
         database.open_pages.close(rolled_back=True)
+    # Of one who had begun to play it back.
     file.journal_ended()
     log.info("transaction_rolled_back", database=file.name, reason="its writer died, and this node is not the primary")
+    return True
 
 
 async def _log(

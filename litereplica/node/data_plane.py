@@ -266,6 +266,7 @@ class DataPlane:
             while True:
                 await trio.sleep(HELD_LIMIT_S)
                 self.writes.forwarder.give_up_held()
+        self.writes.forwarder.promotion_ended()
 
     def _feed_again(self) -> None:
         if self.following.follower is not None:

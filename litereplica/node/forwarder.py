@@ -115,6 +115,7 @@ class Forwarder:
         self._line: UpLine | None = None
         self._line_changed = trio.Event()
         self._makes_way = False
+        self._is_promoted = False
         self._numbers = 0
         self._journeys: dict[str, Journey] = {}
         self._questions: dict[int, _Question] = {}
@@ -137,6 +138,8 @@ class Forwarder:
                 # Else at once: the applier wants the lock that the application keeps, and a promotion may wait for it.
                 with trio.move_on_after(LEASE_LIMIT_S), contextlib.suppress(Refused, Unavailable):
                     await self._halts.begin(database.name)
+                # The applier is awake when the application lets go of the lock, for a moment, after the refusal.
+                await self._report(database.name)
             raise Stale(
                 f"a transaction of {database.name} was made at {database.applied:016x}, the database is at "
                 f"{database.position.txid:016x} by now: begin it again"
@@ -156,6 +159,8 @@ class Forwarder:
         Raises Refused, Unavailable, BecamePrimary.
         """
         name = transaction.name
+        if self._access.primary:
+            raise BecamePrimary(f"this node is the primary: the transaction of {name} is committed here")
         assert name not in self._journeys, f"two transactions of {name} at once"
         if not self._may_commit(transaction.database) or (self._makes_way and not transaction.database.unlaid.at_rest):
             raise Stale(f"what {name} has here is just being applied again: begin the transaction again")
@@ -167,6 +172,8 @@ class Forwarder:
             await self._follow(journey, until)
         except LitereplicaError as error:
             outcome = _word_for(error)
+            if outcome == counted.STALE and self._line is not None:
+                await self._report(name)  # as in ``ready``
             self._counts.forwarded(outcome)
             self.not_committed(name, outcome, error.message)
             if outcome == counted.UNKNOWN:
@@ -271,7 +278,7 @@ class Forwarder:
 
     async def _sync_to(self, database: Database, txid: int, until: float) -> None:
         with trio.CancelScope(deadline=until):
-            while not self._access.primary:
+            while not (self._access.primary or self._is_promoted):
                 line = self._line
                 if line is None:
                     await self._line_changed.wait()
@@ -284,7 +291,7 @@ class Forwarder:
                 if outcome.code != OUTCOME_NOT_PRIMARY:
                     raise Unavailable(outcome.message)
                 await trio.sleep(AGAIN_S)
-            # Here it is logged, and this node decides now what the cluster has.
+            # Here it is logged, and this node decides now (or is about to) what the cluster has.
             try:
                 await database.log.sync()
             except OSError as error:
@@ -342,10 +349,19 @@ class Forwarder:
         self._notice()
 
     def give_up_held(self) -> None:
-        """A promotion does not get on: a held write may keep the applier in a system call on the same file."""
+        """A promotion does not get on: a held write may keep the applier in a system call on the same file.
+
+        So may a held fsync of what is committed: until ``promotion_ended`` this node's own disk is what counts.
+        """
+        self._is_promoted = True
+        self._notice()
         for journey in self._journeys.values():
             reason = f"this node's role changes, and a transaction of {journey.transaction.name} is in the way"
             journey.give_up(Unavailable(reason) if journey.left else Refused(f"{reason}: begin it again"))
+
+    def promotion_ended(self) -> None:
+        """This node is the primary, or it is not going to be."""
+        self._is_promoted = False
 
     def make_way(self, *, begins: bool) -> None:
         """A promotion waits until nothing is unlaid: no application may keep SQLite's lock from the applier."""

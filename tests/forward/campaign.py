@@ -32,7 +32,8 @@ PROGRESS_LIMIT_S: Final = 45.0
 """A connection that was open when a node was killed may have to wait out what it began then."""
 BEGIN_LIMIT_S: Final = 30.0
 SAME_LIMIT_S: Final = 40.0
-UNKNOWN_EVENT: Final = "commit_outcome_unknown"
+# Of a COMMIT, and of the fsync that SQLite makes after one.
+UNKNOWN_EVENTS: Final = ("commit_outcome_unknown", "commit_unknown")
 """A node says so when it tells an application an error although the transaction may be committed."""
 
 
@@ -185,7 +186,7 @@ def content_of(node: Machine, database: str) -> Content:
 def _unknown(node: Machine) -> list[tuple[str, float]]:
     """(database, instant) of each answer that a node's log calls unknown."""
     found = []
-    for line in node.log_lines(UNKNOWN_EVENT):
+    for line in (line for event in UNKNOWN_EVENTS for line in node.log_lines(event)):
         database = next(word.partition("=")[2] for word in line.split() if word.startswith("database="))
         found.append((database.strip("'\""), monotonic(line.split()[0])))
     return found
