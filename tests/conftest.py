@@ -5,7 +5,7 @@ from collections.abc import Generator, Iterator
 
 import pytest
 
-from tests.support.nodes import Nodes
+from tests.support.nodes import Defaults, Nodes
 
 _REPORTS: pytest.StashKey[dict[str, pytest.TestReport]] = pytest.StashKey()
 
@@ -22,6 +22,21 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     report = yield
     item.stash.setdefault(_REPORTS, {})[report.when or ""] = report
     return report
+
+
+# Folders and files of tests whose replicas forward what is written on them.
+_FORWARDING = (
+    "tests/apps/", "tests/cli/test_lock.py", "tests/cluster/test_own_commits.py", "tests/forward/", "tests/locks/",
+    "tests/mount/test_forwarding", "tests/mount/test_full_disk_forwarding.py", "tests/proxy/",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _on_replica(request: pytest.FixtureRequest) -> Iterator[None]:
+    if request.node.nodeid.startswith(_FORWARDING):
+        Defaults.on_replica = "forward"
+    yield
+    Defaults.on_replica = "refuse"
 
 
 @pytest.fixture

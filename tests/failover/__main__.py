@@ -51,7 +51,7 @@ class Series:
         for number in range(1, count + 1):
             try:
                 if field is None:
-                    field = stack.enter_context(Field(ttl_s=self.ttl_s))
+                    field = stack.enter_context(Field(ttl_s=self.ttl_s, on_replica="refuse"))
                 run = ACCIDENTS[self.what](field, numbers)
             except (AssertionError, OSError) as error:
                 self._failed(f"run {number}", error, field)

@@ -29,7 +29,7 @@ class Shared:
             self.close(failed)
         if self.field is None:
             self._options, self._failed = options, failed
-            self.field = self._stack.enter_context(Field(ttl_s=TTL_S, **options))
+            self.field = self._stack.enter_context(Field(ttl_s=TTL_S, on_replica="refuse", **options))
         return self.field
 
     def close(self, failed: int) -> None:

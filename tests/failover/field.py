@@ -56,7 +56,9 @@ def clean_left_overs() -> None:
 class Field:
     """Use it as a context; nodes and Consul run then, a primary is there, and every node has the database."""
 
-    def __init__(self, names: Sequence[str] = NAMES, *, ttl_s: float = 3.0, **options: Any) -> None:
+    def __init__(
+        self, names: Sequence[str] = NAMES, *, ttl_s: float = 3.0, on_replica: str = "forward", **options: Any
+    ) -> None:
         """``options``: of lease.consul, for every node, such as outage."""
         clean_left_overs()
         self.ttl_s = ttl_s
@@ -66,6 +68,7 @@ class Field:
         self._stack = contextlib.ExitStack()
         self._options = options | {"ttl": f"{ttl_s:g}s"}
         self._names = tuple(names)
+        self._on_replica = on_replica
         self._runs = 0
         self.surprising = True
         """Whether a bug that a node's log speaks of is a failure."""
@@ -80,7 +83,9 @@ class Field:
             self._stack.callback(self.consul.kill)
             for name in self._names:
                 folder = self.folder / name
-                self.nodes[name] = Machine(self.network, folder, name, self.consul.urls, **self._options)
+                self.nodes[name] = Machine(
+                    self.network, folder, name, self.consul.urls, on_replica=self._on_replica, **self._options
+                )
             self.start()
             prepare(self.path(self.primary()))
             self.await_settled()

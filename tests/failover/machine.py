@@ -32,8 +32,11 @@ GONE_LIMIT_S: Final = 10.0
 class Machine(Node):
     """``urls``: of Consul. ``options``: of lease.consul, such as ttl and outage."""
 
-    def __init__(self, network: Network, folder: Path, name: str, urls: Sequence[str], **options: Any) -> None:
+    def __init__(
+        self, network: Network, folder: Path, name: str, urls: Sequence[str], *, on_replica: str, **options: Any
+    ) -> None:
         self._network = network
+        self._on_replica = on_replica
         self._urls = list(urls)
         self._options = options
         super().__init__(folder, name, ports=(HTTP_PORT, REPLICATION_PORT))
@@ -51,6 +54,7 @@ class Machine(Node):
                 "timeout": "2s",
             },
             "lease": {"type": "consul", "consul": {"urls": self._urls, "key": KEY, **self._options}},
+            "writes": {"on_replica": self._on_replica},
         }
         super().configure(**own | sections)
 

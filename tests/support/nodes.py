@@ -34,6 +34,12 @@ _PORTS: Final = (20300, 32000)
 _RANDOM: Final = random.SystemRandom()
 
 
+class Defaults:
+    """Of every node that says nothing else."""
+
+    on_replica = "refuse"
+
+
 def free_ports(count: int) -> list[int]:
     """Ports that nobody listens on, and that stay ours in practice."""
     found: list[int] = []
@@ -68,6 +74,7 @@ def configuration(
         "http": {"listen": f"127.0.0.1:{http_port}"},
         "replication": {"listen": f"127.0.0.1:{replication_port}"},
         "lease": {"type": "standalone"},
+        "writes": {"on_replica": Defaults.on_replica},
     }
     if primary is not None:
         its_name, its_http, its_replication = primary
