@@ -136,7 +136,7 @@ class WritingNode(Node):
         self.client: ReplicationClient | None = None
         self.completed: list[int] = []
         settings = dataclasses.replace(
-            Settings(), node=NodeSettings(name=name), writes=WritesSettings(timeout_s=Seconds(timeout_s))
+            Settings(), node=NodeSettings(name=name), writes=WritesSettings("forward", timeout_s=Seconds(timeout_s))
         )
         self.writes = RemoteWrites(
             settings,
