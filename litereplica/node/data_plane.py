@@ -277,11 +277,7 @@ class DataPlane:
             raise Unavailable(f"what is logged of {', '.join(behind)} could not be applied within {DRAIN_LIMIT_S:g} s")
 
     def _behind(self) -> list[str]:
-        return [
-            each.name
-            for each in self.store.databases.values()
-            if each.applied < each.position.txid or each.pending_install is not None or not each.unlaid.at_rest
-        ]
+        return [each.name for each in self.store.databases.values() if each.is_behind or not each.unlaid.at_rest]
 
     async def _drain(self) -> None:
         """Return when readers here see everything that is logged."""

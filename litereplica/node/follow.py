@@ -66,7 +66,7 @@ class Follower:
             # A transaction of an application here, which has brought it in by itself.
             progress.sent = database.applied
             self._resting.committed(database)
-        if database.applied < database.position.txid or database.pending_install is not None:
+        if database.is_behind:
             if progress is not None and progress.flows and self._is_plain(database, progress):
                 # The common case takes no turn of the scheduler: it is in the path from commit to visible.
                 self._send(database, progress)

@@ -131,9 +131,9 @@ class Forwarder:
 
     async def ready(self, database: Database) -> None:
         """Return when readers here see all that is logged of it here. Raises Stale, its retry has a write lease."""
-        if _is_behind(database):
+        if database.is_behind:
             await self._report(database.name)
-        if _is_behind(database):
+        if database.is_behind:
             if self._line is not None:
                 # Else at once: the applier wants the lock that the application keeps, and a promotion may wait for it.
                 with trio.move_on_after(LEASE_LIMIT_S), contextlib.suppress(Refused, Unavailable):
@@ -406,10 +406,6 @@ class Forwarder:
 
 class Busy(Refused):
     """Another application kept SQLite's write lock on the primary for as long as a busy timeout lasts."""
-
-
-def _is_behind(database: Database) -> bool:
-    return database.applied < database.position.txid or database.pending_install is not None
 
 
 def _word_for(error: LitereplicaError) -> str:

@@ -28,14 +28,17 @@ class Resting:
         # With a WAL that nobody may be left to fold.
         self._unfolded: dict[str, float] = {}
         self._unlaid: dict[str, float] = {}
-        self._committed = trio.Event()
+        # Something is there to be laid over, to be folded.
+        self._lays = trio.Event()
+        self._folds = trio.Event()
 
     def committed(self, database: Database) -> None:
         """An application here has committed."""
         self._unfolded[database.name] = trio.current_time()
+        self._folds.set()
         if database.unlaid:
             self._unlaid[database.name] = trio.current_time()
-            self._committed.set()
+            self._lays.set()
 
     def applied(self, name: str) -> None:
         """The applier has written the newest transaction: it folds the WAL as it folds any."""
@@ -49,8 +52,8 @@ class Resting:
 
     async def _lay(self) -> None:
         while True:
-            await self._committed.wait()
-            self._committed = trio.Event()
+            await self._lays.wait()
+            self._lays = trio.Event()
             while self._unlaid:
                 await trio.sleep(LAY_AFTER_S)
                 rested = trio.current_time() - LAY_AFTER_S
@@ -63,9 +66,12 @@ class Resting:
 
     async def _fold(self) -> None:
         while True:
-            await trio.sleep(FOLD_AFTER_S)
-            rested = trio.current_time() - FOLD_AFTER_S
-            for name in [name for name, at in self._unfolded.items() if at <= rested]:
-                del self._unfolded[name]
-                if (database := self._store.get(name)) is not None:
-                    self._ask_again(database)
+            await self._folds.wait()
+            self._folds = trio.Event()
+            while self._unfolded:
+                await trio.sleep(FOLD_AFTER_S)
+                rested = trio.current_time() - FOLD_AFTER_S
+                for name in [name for name, at in self._unfolded.items() if at <= rested]:
+                    del self._unfolded[name]
+                    if (database := self._store.get(name)) is not None:
+                        self._ask_again(database)

@@ -128,6 +128,11 @@ class Database:
         return self.store.file_path(self.name)
 
     @property
+    def is_behind(self) -> bool:
+        """Readers here do not see all that is logged."""
+        return self.applied < self.position.txid or self.pending_install is not None
+
+    @property
     def exists(self) -> bool:
         """False before the first transaction and after a drop."""
         return self.page_count > 0
