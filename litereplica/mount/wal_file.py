@@ -47,7 +47,9 @@ class WalFile(KeptFile):
         """The hot path: two or three of these are one small commit."""
         try:
             if not self.access.primary:
-                return await self.replica.write(offset, data)
+                written = await self.replica.write(offset, data)
+                self.told(offset + written)
+                return written
             if self._held:
                 await self.wait_held()
                 return await self.write_request(offset, data)
@@ -73,7 +75,9 @@ class WalFile(KeptFile):
             # The applier says so to who sent it (node.follow); nothing has changed.
             raise pyfuse3.FUSEError(errno.EIO)
         self.replica.lose_sight()
-        return self._pwrite(self.descriptor, data, offset)
+        written = self._pwrite(self.descriptor, data, offset)
+        self.told(offset + written)
+        return written
 
     async def write_expected(self, offset: int, data: bytes) -> int:
         while self._held:
@@ -91,6 +95,7 @@ class WalFile(KeptFile):
         Where the writes of an open transaction have been followed already, that goes on.
         """
         self.ensure_open()
+        self._told = -1
         if not self.replica.follows(frames):
             self.drop_kept()
             self.unsummed.reset()
@@ -313,6 +318,7 @@ class WalFile(KeptFile):
                 if database is not None:
                     database.file_complete()
         await super().truncate(size)
+        self._told = size
 
     async def sync(self) -> None:
         """What makes a commit durable is the log: after a crash the WAL is written anew from it."""
@@ -341,6 +347,7 @@ class WalFile(KeptFile):
         await self.wait_held()
         self.replica.lose_sight()
         await super().truncate(size)
+        self._told = size
 
     def may_unlink(self) -> None:
         """Raises unless all its transactions are in the database file."""

@@ -19,6 +19,7 @@ def insert_alike(session: Session, rows: int) -> None:  # noqa: F811
     session.run("COMMIT")
 
 
+@pytest.mark.usefixtures("changes_role")
 @pytest.mark.parametrize("rows", [1, 2, 40])
 @pytest.mark.parametrize("is_promoted", [False, True])
 def test_the_very_same_transaction_after_a_refusal_is_no_rest_of_it(
@@ -35,7 +36,7 @@ def test_the_very_same_transaction_after_a_refusal_is_no_rest_of_it(
             session.run("ROLLBACK")
     node.answer("commit")
     if is_promoted:
-        node.promote(5)
+        node.lead()
     insert_alike(session, rows)
     assert ids(node) == [*range(100, 100 + rows)]
     if is_promoted:

@@ -10,7 +10,6 @@ import pytest
 
 from tests.mount.test_forwarding_wal import assert_sound, ids, txid
 from tests.mount.twin_node import TwinNode
-from tests.support.nodes import Nodes
 from tests.support.sql import Session, SqlError, run_sql
 from tests.support.waiting import wait_until
 
@@ -19,13 +18,11 @@ MODES = ("DELETE", "TRUNCATE", "PERSIST")
 
 
 @pytest.fixture
-def node(nodes: Nodes) -> TwinNode:
-    node = nodes.add(TwinNode(nodes.folder / "b", "b"))
-    node.start()
-    return node
+def node(twin_node: TwinNode) -> TwinNode:
+    return twin_node
 
 
-def make(node: TwinNode, mode: str, name: str = "app.db", page_size: int = 4096) -> None:
+def make(node: TwinNode, mode: str, name: str | None = None, page_size: int = 4096) -> None:
     script = f"PRAGMA page_size={page_size}; PRAGMA journal_mode={mode}; CREATE TABLE t (id INTEGER PRIMARY KEY, v);"
     run_sql(node.path(name), script)
 
@@ -68,7 +65,7 @@ def test_a_database_of_that_name_that_another_node_makes_first_takes_its_place(
         session.run("CREATE TABLE t (id INTEGER PRIMARY KEY, v)")
     if not stays_open:
         session.close()
-    node.wait_for("app.db", node.position())
+    node.wait_applied()
     node.answer("commit")
     run_sql(node.path(), "CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY, v); INSERT INTO t VALUES (1, 'x');")
     assert ids(node) == [1]
@@ -76,11 +73,12 @@ def test_a_database_of_that_name_that_another_node_makes_first_takes_its_place(
     assert_sound(node)
 
 
+@pytest.mark.usefixtures("changes_role")
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("rows", [1, 1500])
 def test_a_connection_in_a_rollback_mode_from_when_this_node_was_primary(node: TwinNode, mode: str, rows: int) -> None:
     """1,500 rows of 4 KB: more than is held in memory."""
-    node.promote(5)
+    node.lead()
     make(node, mode)
     with Session(node.path()) as session:
         session.run(f"PRAGMA journal_mode={mode}")
@@ -103,19 +101,19 @@ def test_a_connection_in_a_rollback_mode_from_when_this_node_was_primary(node: T
                 assert session.run("SELECT id FROM t") == [(1,), (2,)]
             else:
                 session.run("COMMIT")
-        assert ["begin", "app.db"] in node.seen()
+        assert ["begin", node.database] in node.seen()
     assert ids(node) == [1, 2, *range(100, 100 + rows)]
     assert_sound(node)
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("rows", [1, 1500])
+@pytest.mark.usefixtures("changes_role")
+@pytest.mark.parametrize(("mode", "rows"), [("DELETE", 1), *((mode, 1500) for mode in MODES)])
 @pytest.mark.parametrize("ender", ["its writer", "the next reader", "the applier"])
 def test_a_stale_transaction_is_rolled_back_by_whoever_comes_first(
     node: TwinNode, mode: str, rows: int, ender: str
 ) -> None:
     """1,500 rows of 4 KB: more than is held in memory."""
-    node.promote(5)
+    node.lead()
     make(node, mode)
     session = Session(node.path())
     session.run(f"PRAGMA journal_mode={mode}")
@@ -138,7 +136,7 @@ def test_a_stale_transaction_is_rolled_back_by_whoever_comes_first(
         session.kill()
     if ender == "the next reader":
         assert run_sql(node.path(), "SELECT id, v FROM t") == [(1, "here")]
-    node.wait_for("app.db", node.position())
+    node.wait_applied()
     assert txid(node) == before + 1
     run_sql(node.path(), "INSERT INTO t VALUES (2, 'after')")
     assert ids(node) == [1, 2]
@@ -146,9 +144,10 @@ def test_a_stale_transaction_is_rolled_back_by_whoever_comes_first(
     assert_sound(node)
 
 
+@pytest.mark.usefixtures("changes_role")
 @pytest.mark.parametrize("mode", MODES)
 def test_a_transaction_that_is_overtaken_at_its_end_is_rolled_back(node: TwinNode, mode: str) -> None:
-    node.promote(5)
+    node.lead()
     make(node, mode)
     with Session(node.path()) as session:
         session.run(f"PRAGMA journal_mode={mode}")
@@ -162,16 +161,17 @@ def test_a_transaction_that_is_overtaken_at_its_end_is_rolled_back(node: TwinNod
         with contextlib.suppress(SqlError):
             session.run("ROLLBACK")
         node.answer("commit")
-        node.wait_for("app.db", node.position())
+        node.wait_applied()
         session.run("INSERT INTO t VALUES (3, 'after')")
     assert ids(node) == [1, 2, 3]
     assert_sound(node)
 
 
+@pytest.mark.usefixtures("changes_role")
 @pytest.mark.parametrize("mode", MODES)
 def test_what_is_old_by_then_is_refused_before_a_page_is_changed(node: TwinNode, mode: str) -> None:
     """The journal's header becomes valid right before that (syncJournal)."""
-    node.promote(5)
+    node.lead()
     make(node, mode)
     with Session(node.path()) as session:
         session.run(f"PRAGMA journal_mode={mode}")
@@ -186,12 +186,13 @@ def test_what_is_old_by_then_is_refused_before_a_page_is_changed(node: TwinNode,
         with contextlib.suppress(SqlError):
             session.run("ROLLBACK")
         assert node.seen() == []
-        node.wait_for("app.db", node.position())
+        node.wait_applied()
         session.run("INSERT INTO t VALUES (2, 'again')")
     assert ids(node) == [1, 2]
     assert_sound(node)
 
 
+@pytest.mark.usefixtures("changes_role")
 def test_a_held_journal_end_is_committed_here_when_this_node_becomes_the_primary(node: TwinNode) -> None:
     make(node, "DELETE")
     with Session(node.path()) as session:
@@ -200,7 +201,7 @@ def test_a_held_journal_end_is_committed_here_when_this_node_becomes_the_primary
         session.send("INSERT INTO t VALUES (1, 'x')")
         node.wait_seen("commit")
         before = txid(node)
-        node.promote(5)
+        node.lead()
         session.receive()
         assert txid(node) == before + 1
         session.run("INSERT INTO t VALUES (2, 'x')")
@@ -215,12 +216,13 @@ def test_what_cannot_be_undone_is_refused(node: TwinNode, mode: str) -> None:
     assert node.log_lines("write_refused")
 
 
+@pytest.mark.usefixtures("changes_role")
 def test_a_transaction_over_several_databases_is_refused_with_a_reason(node: TwinNode) -> None:
-    node.promote(5)
+    node.lead()
     make(node, "DELETE")
-    make(node, "DELETE", "other.db")
+    make(node, "DELETE", other := f"other-{node.database}")
     with Session(node.path()) as session:
-        session.run(f"ATTACH '{node.path('other.db')}' AS other")
+        session.run(f"ATTACH '{node.path(other)}' AS other")
         session.run("BEGIN")
         session.run("INSERT INTO main.t VALUES (1, 'x')")
         session.run("INSERT INTO other.t VALUES (1, 'x')")
@@ -238,7 +240,7 @@ OPENER = "import os, sys; os.open(sys.argv[1], os.O_WRONLY); print('held', flush
 
 def opener(node: TwinNode) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
-        [sys.executable, "-c", OPENER, str(node.path("app.db-halt"))],
+        [sys.executable, "-c", OPENER, str(node.path(f"{node.database}-halt"))],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
     )  # fmt: skip
 
@@ -253,7 +255,7 @@ def test_halt_is_held_from_open_to_close(node: TwinNode) -> None:
         assert process.stdout.readline() == b"held\n"
         assert node.seen() == []
         process.kill()
-    assert node.wait_seen("released") == ["released", "app.db"]
+    assert node.wait_seen("released") == ["released", node.database]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
@@ -272,7 +274,7 @@ def test_who_waits_for_halt_can_be_interrupted(node: TwinNode, number: int) -> N
 def test_halt_is_opened_by_a_shell_too(node: TwinNode) -> None:
     make(node, "WAL")
     node.seen()
-    command = f"exec 9>{node.path('app.db-halt')}; echo x >&9; exec 9>&-"
+    command = f"exec 9>{node.path()}-halt; echo x >&9; exec 9>&-"
     subprocess.run(["sh", "-c", command], check=True, timeout=20)
     seen: list[object] = []
 
@@ -282,5 +284,5 @@ def test_halt_is_opened_by_a_shell_too(node: TwinNode) -> None:
 
     wait_until(is_over, "held and released", 5)
     assert seen == ["hold", "released"]
-    assert node.path("app.db-halt").stat().st_mode == node.path().stat().st_mode
+    assert node.path(f"{node.database}-halt").stat().st_mode == node.path().stat().st_mode
     assert not node.path("none.db-halt").exists()
