@@ -24,6 +24,16 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     return report
 
 
+# Their files need minutes in all: begun last, one of them would leave the other process with nothing to do.
+_LONG = ("cluster", "mount", "applier", "failover", "forward", "proxy", "crash", "replication", "roles", "cli")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first (``--no-loadscope-reorder`` keeps that), folders together: some share what they run on."""
+    ranks = {name: rank for rank, name in enumerate(_LONG)}
+    items.sort(key=lambda item: ranks.get(item.path.parent.name, len(ranks)))
+
+
 # Folders and files of tests whose replicas forward what is written on them.
 _FORWARDING = (
     "tests/apps/", "tests/cli/test_lock.py", "tests/cluster/test_own_commits.py", "tests/forward/", "tests/locks/",

@@ -29,6 +29,8 @@ pytestmark = pytest.mark.timeout(60)
 
 MODES = ("WAL", "DELETE", "TRUNCATE", "PERSIST")
 SIZES = (512, 4096, 65536)
+# How the journal ends, and how long a page is, meet nowhere: each mode at one size, each size with and without a WAL.
+MODES_AND_SIZES = [*((mode, 4096) for mode in MODES), *((mode, size) for size in (512, 65536) for mode in MODES[:2])]
 MANY = (
     "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {}) "
     "INSERT INTO t (v) SELECT randomblob(900) FROM n"
@@ -54,8 +56,7 @@ def change_counter(path: Path) -> int:
     return parse_database_header(path.read_bytes()[:100]).change_counter
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("page_size", SIZES)
+@pytest.mark.parametrize(("mode", "page_size"), MODES_AND_SIZES)
 def test_it_is_seen_at_once_by_applications_that_have_read_before(child: Child, mode: str, page_size: int) -> None:
     path = made(child, mode, page_size)
     with application(path) as reader, application(path, 5) as writer:
@@ -68,8 +69,7 @@ def test_it_is_seen_at_once_by_applications_that_have_read_before(child: Child, 
     assert rows(path, "SELECT count(*) FROM t") == [(60,)]
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("page_size", SIZES)
+@pytest.mark.parametrize(("mode", "page_size"), MODES_AND_SIZES)
 def test_it_may_make_the_database_longer_and_shorter(child: Child, mode: str, page_size: int) -> None:
     path = made(child, mode, page_size)
     # 6 MiB: more than is held in memory at once.

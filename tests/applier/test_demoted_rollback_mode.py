@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from litereplica.applier.protocol import Applied, Failed, Message
-from tests.applier.applications import application
+from litereplica.applier.protocol import Applied, Apply, Failed
+from tests.applier.applications import Application, application
 from tests.applier.modes import AnyPrimary
 from tests.applier.support import Child, Primary, rows, until
 
@@ -31,10 +31,10 @@ while True:
 class Old:
     """What the node has from its time as the primary, and the new primary that goes on from there."""
 
-    def __init__(self, folder: Path, child: Child, mode: str) -> None:
-        self.primary = AnyPrimary(folder, mode=mode)
+    def __init__(self, folder: Path, child: Child, mode: str, name: str = "app.db") -> None:
+        self.primary = AnyPrimary(folder, name, mode=mode)
         self.primary.change("CREATE TABLE t (n)", "INSERT INTO t VALUES (1)")
-        self.path = child.mount / "app.db"
+        self.path = child.mount / name
         self.path.write_bytes(self.primary.path.read_bytes())
 
     def is_exact(self) -> bool:
@@ -46,9 +46,21 @@ def old(tmp_path: Path, child: Child, request: pytest.FixtureRequest) -> Old:
     return Old(tmp_path, child, request.param)
 
 
-def answer(child: Child) -> Message:
-    while not isinstance(found := child.receive(), Applied | Failed):
-        pass
+@pytest.fixture
+def each(tmp_path: Path, child: Child) -> list[Old]:
+    """One in each mode: what takes the applier seconds to say, it says of all of them at once."""
+    return [Old(tmp_path, child, mode, f"{mode}.db") for mode in MODES]
+
+
+def failures(child: Child, count: int) -> dict[str, Failed]:
+    """Wait until the applier has given up so many databases, and applied to none; by database."""
+    found: dict[str, Failed] = {}
+    while len(found) < count:
+        message = child.receive()
+        assert not isinstance(message, Applied), message
+        if isinstance(message, Failed):
+            assert message.database not in found
+            found[message.database] = message
     return found
 
 
@@ -71,30 +83,35 @@ def busy_readers(path: Path, count: int) -> Iterator[None]:
             each.stdout.close()
 
 
-@pytest.mark.parametrize("statement", ["SELECT * FROM t", "INSERT INTO t VALUES (7)"])
-def test_an_application_in_a_transaction_is_waited_for_and_named(
-    old: Old, tmp_path: Path, child: Child, statement: str
-) -> None:
-    with application(old.path) as idle:
-        assert idle.run("SELECT n FROM t") == [(1,)]
-        idle.run("BEGIN")
-        idle.run(statement)
-        span = old.primary.change("INSERT INTO t VALUES (2)")
-        child.send(span)
+def test_an_application_in_a_transaction_is_waited_for_and_named(tmp_path: Path, child: Child) -> None:
+    statements = {"reads": "SELECT * FROM t", "writes": "INSERT INTO t VALUES (7)"}
+    with contextlib.ExitStack() as stack:
+        olds: list[tuple[Old, Application, Apply]] = []
+        for mode in MODES:
+            for what, statement in statements.items():
+                old = Old(tmp_path, child, mode, f"{mode}-{what}.db")
+                idle = stack.enter_context(application(old.path))
+                assert idle.run("SELECT n FROM t") == [(1,)]
+                idle.run("BEGIN")
+                idle.run(statement)
+                olds.append((old, idle, old.primary.change("INSERT INTO t VALUES (2)")))
+        child.send(*(span for _, _, span in olds))
         other = Primary(tmp_path, "other.db")
         child.apply(other.change("CREATE TABLE t (n)"))  # it is not stalled
-        failure = answer(child)
-        assert isinstance(failure, Failed)
-        assert failure.retry
-        assert idle.described in failure.reason
-        assert not Path(f"{old.path}-wal").exists()
-        with application(old.path) as reader:
-            assert reader.run("SELECT n FROM t") == [(1,)]  # nobody is kept out meanwhile
-            assert idle.run("ROLLBACK") == []
-            child.apply(span)
-            assert idle.run("SELECT n FROM t") == [(1,), (2,)]
-            assert reader.run("SELECT n FROM t") == [(1,), (2,)]
-    until(old.is_exact)
+        given_up = failures(child, len(olds))
+        for old, idle, span in olds:
+            failure = given_up[span.database]
+            assert failure.retry
+            assert idle.described in failure.reason
+            assert not Path(f"{old.path}-wal").exists()
+            with application(old.path) as reader:
+                assert reader.run("SELECT n FROM t") == [(1,)]  # nobody is kept out meanwhile
+                assert idle.run("ROLLBACK") == []
+                child.apply(span)
+                assert idle.run("SELECT n FROM t") == [(1,), (2,)]
+                assert reader.run("SELECT n FROM t") == [(1,), (2,)]
+        for old, _, _ in olds:
+            until(old.is_exact)
 
 
 def test_readers_that_come_and_go_do_not_keep_records_out(old: Old, child: Child) -> None:
@@ -104,18 +121,21 @@ def test_readers_that_come_and_go_do_not_keep_records_out(old: Old, child: Child
     until(old.is_exact)
 
 
-def test_an_application_that_is_alone_with_its_database_is_named(old: Old, child: Child) -> None:
-    with application(old.path) as alone:
-        alone.run("PRAGMA locking_mode=EXCLUSIVE")
-        assert alone.run("SELECT n FROM t") == [(1,)]
-        span = old.primary.change("INSERT INTO t VALUES (2)")
-        child.send(span)
-        failure = answer(child)
-        assert isinstance(failure, Failed)
-        assert failure.retry
-        assert alone.described in failure.reason
-    child.apply(span)
-    until(old.is_exact)
+def test_an_application_that_is_alone_with_its_database_is_named(each: list[Old], child: Child) -> None:
+    spans = [old.primary.change("INSERT INTO t VALUES (2)") for old in each]
+    with contextlib.ExitStack() as stack:
+        alone = [stack.enter_context(application(old.path)) for old in each]
+        for app in alone:
+            app.run("PRAGMA locking_mode=EXCLUSIVE")
+            assert app.run("SELECT n FROM t") == [(1,)]
+        child.send(*spans)
+        given_up = failures(child, len(spans))
+        for app, span in zip(alone, spans, strict=True):
+            assert given_up[span.database].retry
+            assert app.described in given_up[span.database].reason
+    for old, span in zip(each, spans, strict=True):
+        child.apply(span)
+        until(old.is_exact)
 
 
 @pytest.mark.parametrize("spilled", [True, False])
@@ -140,19 +160,23 @@ def test_what_a_dead_writer_left_half_done_is_undone_before_records_are_applied(
     assert not journal.exists() or not any(journal.read_bytes()[:8])
 
 
-def test_a_journal_is_not_touched_while_its_writer_lives(old: Old, child: Child) -> None:
-    with application(old.path) as writer:
-        writer.run("PRAGMA cache_size=5")
-        writer.run("BEGIN")
-        writer.run(
-            "WITH RECURSIVE i(n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM i WHERE n < 500) "
-            "INSERT INTO t SELECT randomblob(900) FROM i"
-        )
-        journal = Path(f"{old.path}-journal").read_bytes()
-        span = old.primary.change("INSERT INTO t VALUES (2)")
-        child.send(span)
-        assert isinstance(answer(child), Failed)
-        assert Path(f"{old.path}-journal").read_bytes() == journal
-        assert writer.run("ROLLBACK") == []
-        child.apply(span)
-    until(old.is_exact)
+def test_a_journal_is_not_touched_while_its_writer_lives(each: list[Old], child: Child) -> None:
+    spans = [old.primary.change("INSERT INTO t VALUES (2)") for old in each]
+    with contextlib.ExitStack() as stack:
+        writers = [stack.enter_context(application(old.path)) for old in each]
+        for writer in writers:
+            writer.run("PRAGMA cache_size=5")
+            writer.run("BEGIN")
+            writer.run(
+                "WITH RECURSIVE i(n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM i WHERE n < 500) "
+                "INSERT INTO t SELECT randomblob(900) FROM i"
+            )
+        journals = [Path(f"{old.path}-journal").read_bytes() for old in each]
+        child.send(*spans)
+        failures(child, len(spans))
+        assert [Path(f"{old.path}-journal").read_bytes() for old in each] == journals
+        for writer, span in zip(writers, spans, strict=True):
+            assert writer.run("ROLLBACK") == []
+            child.apply(span)
+    for old in each:
+        until(old.is_exact)

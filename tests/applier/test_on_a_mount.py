@@ -93,8 +93,10 @@ def txid(node: Node, path: Path) -> int:
     return int(str(node.position(path.name)).partition("/")[0], 16)
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("page_size", [512, 4096, 65536])
+@pytest.mark.parametrize(
+    ("mode", "page_size"),
+    [*((mode, 4096) for mode in MODES), ("WAL", 512), ("DELETE", 512), ("WAL", 65536), ("DELETE", 65536)],
+)
 def test_each_commit_is_one_transaction_of_the_log(node: Node, mounted: Child, mode: str, page_size: int) -> None:
     path = node.path(f"commit-{mode}-{page_size}.db")
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:

@@ -88,7 +88,7 @@ def test_an_idle_reader_goes_on_through_every_switch_of_the_mode(tmp_path: Path,
     with reader(replica, library) as idle:
         assert idle.run("SELECT count(*) FROM t") == [(0,)]
         number = 0
-        for mode in ("DELETE", "WAL", "PERSIST", "TRUNCATE", "WAL", "DELETE"):
+        for mode in ("DELETE", "WAL", "PERSIST", "TRUNCATE", "WAL"):
             primary.set_mode(mode)
             for _ in range(3):
                 number += 1

@@ -57,7 +57,7 @@ def test_a_replica_killed_again_and_again_in_mid_burst(group: Group) -> None:
     prepared(group)
     victim, numbers = group.replicas[0], random.Random(1)
     with writers(group.path(BUSY), 2, seconds=60, pause_s=0.002) as made, Watcher(victim.path(BUSY)) as watcher:
-        for _ in range(5):
+        for _ in range(3):
             start = made[0].acknowledged
             made[0].await_number(start + numbers.randint(50, 400))
             kill(victim)
@@ -77,7 +77,7 @@ def test_the_applier_killed_again_and_again_in_mid_burst(group: Group) -> None:
         writers(group.path(BUSY), 2, seconds=60, size=2000, pause_s=0.002) as made,
         Watcher(victim.path(BUSY)) as watcher,
     ):
-        for _ in range(5):
+        for _ in range(3):
             made[0].await_number(made[0].acknowledged + numbers.randint(20, 200))
             deaths = len(victim.log_lines("applier.died"))
             kill_applier(victim)
@@ -97,11 +97,11 @@ def test_the_connection_cut_in_the_middle_of_records(group: Group) -> None:
     line, numbers = group.lines[0], random.Random(3)
     before = line.connections
     with writers(group.path(BUSY), 1, seconds=60, size=20_000) as made:
-        for _ in range(8):
+        for _ in range(5):
             line.cut_after(numbers.randint(1, 400_000))
             wait_until(lambda: not line.is_cut_pending, "the line is cut")
         made[0].end()
-    assert line.connections >= before + 7
+    assert line.connections >= before + 4
     assert_same(group.all, BUSY)
 
 
@@ -190,7 +190,7 @@ def test_a_clean_restart_of_the_primary_loses_nothing(group: Group) -> None:
 
 def test_the_primary_killed_in_mid_burst_keeps_what_it_acknowledged(group: Group) -> None:
     prepared(group)
-    for _ in range(3):
+    for _ in range(2):
         before = rows(group.primary_node)
         with writers(group.path(BUSY), 3, seconds=60) as made, Watcher(group.replicas[0].path(BUSY)) as watcher:
             for each in made:

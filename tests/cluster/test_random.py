@@ -20,7 +20,7 @@ from tests.cluster.group import Group, kill, kill_applier
 from tests.support.nodes import Node
 from tests.support.waiting import wait_until
 
-SECONDS: Final = float(os.environ.get("LITEREPLICA_CLUSTER_SECONDS", "20"))
+SECONDS: Final = float(os.environ.get("LITEREPLICA_CLUSTER_SECONDS", "12"))
 SEED: Final = os.environ.get("LITEREPLICA_CLUSTER_SEED") or str(random.randrange(1 << 32))
 PROGRAM: Final = Path(__file__).with_name("program.py")
 WORKERS: Final = 2

@@ -147,7 +147,7 @@ def test_waiters_for_the_future_do_not_slow_commits_down(group: Group, waited: s
 
     def burst_s(writer: Session) -> float:
         began = time.monotonic()
-        writer.run("UPDATE counter SET value = value + 1", times=2000, limit_s=60)
+        writer.run("UPDATE counter SET value = value + 1", times=1000, limit_s=60)
         replica.wait_for(waited, group.primary_node.position(waited), 60)
         return time.monotonic() - began
 

@@ -29,7 +29,7 @@ def run(program: Iterator[Operation] | list[Operation], running: Run, title: str
 
 @pytest.mark.parametrize(
     ("seed", "features", "steps", "replicas"),
-    [(1, ONLY_WAL - QUICK, 200, 1), (2, ALL - QUICK, 200, 2), (3, ALL, 150, 1)],
+    [(1, ONLY_WAL - QUICK, 120, 1), (2, ALL - QUICK, 150, 2), (3, ALL, 100, 1)],
 )
 def test_a_random_program_does_on_the_mount_what_it_does_on_a_plain_disk(
     seed: int, features: frozenset[str], steps: int, replicas: int

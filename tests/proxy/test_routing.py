@@ -8,13 +8,17 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from typing import Any
 
 import httpx
 import psutil
 import pytest
 
 from tests.proxy.site import DATABASE, Site, Stage
+from tests.support.nodes import Nodes
 from tests.support.waiting import wait_until
+
+Pair = tuple[Stage, Stage]
 
 COOKIE = re.compile(r"litereplica=app\.db=([0-9a-f]{16}/[0-9a-f]{16}); Path=/; Max-Age=86400; HttpOnly; SameSite=Lax")
 
@@ -30,8 +34,63 @@ def not_applying(stage: Stage) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
+@contextmanager
+def site_of_its_own() -> Iterator[Site]:
+    nodes = Nodes()
+    made = Site(nodes)
+    try:
+        yield made
+    finally:
+        made.print_logs()
+        made.tear_down()
+        problems = nodes.tear_down()
+    assert not problems, problems
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Pair]:
+    """A primary and its replica as they are when nothing else is said; a test leaves them well."""
+    with site_of_its_own() as made:
+        yield made.pair()
+
+
+@pytest.fixture
+def pair(shared: Pair) -> Pair:
+    """The same, without a database."""
+    for suffix in ("", "-wal", "-shm"):
+        (shared[0].node.path(f"{DATABASE}{suffix}")).unlink(missing_ok=True)
+    wait_until(lambda: not shared[1].node.path(DATABASE).exists(), "the replica has none", 10)
+    return shared
+
+
+@pytest.fixture(scope="module")
+def ruled() -> Iterator[Pair]:
+    """Pairs whose settings do not meet, as one."""
+    with site_of_its_own() as made:
+        yield made.pair(
+            rules={
+                "passthrough": ["/echo/here*", "*.css"],
+                "always_forward": ["/echo/there*", "/socket*", "/download", "/events"],
+                "read_only": ["/echo/find*"],
+            },
+            databases=[DATABASE, "dir/other db.sqlite"],
+            timeouts={"primary": "500ms"},
+        )
+
+
+def another(site: Site, primary: Stage, **settings: Any) -> Stage:
+    """A replica ``c`` with settings of its own, until the test ends."""
+    return site.start(site.nodes.make_replica(primary.node, "c"), **settings)
+
+
 def cookie(txid: int, checksum: int = 1) -> dict[str, str]:
     return {"Cookie": f"litereplica=app.db={txid:016x}/{checksum:016x}"}
+
+
+def waits_that_reached(client: httpx.Client) -> float:
+    metrics = client.get("/litereplica/health/metrics").text
+    found = re.search(r'^litereplica_proxy_waits_total\{outcome="reached"\} (\S+)$', metrics, re.MULTILINE)
+    return float(found[1]) if found else 0.0
 
 
 def rows(answer: httpx.Response) -> tuple[str, list[str]]:
@@ -40,8 +99,8 @@ def rows(answer: httpx.Response) -> tuple[str, list[str]]:
 
 
 # -------------------------------------------------------------------------------------------------------------- reads
-def test_whoever_wrote_reads_it_back_on_any_node_at_once(site: Site) -> None:
-    a, b = site.pair()
+def test_whoever_wrote_reads_it_back_on_any_node_at_once(pair: Pair) -> None:
+    a, b = pair
     with a.client() as on_a, b.client() as on_b:
         written = []
         for number in range(40):
@@ -62,11 +121,12 @@ def test_whoever_wrote_reads_it_back_on_any_node_at_once(site: Site) -> None:
         assert "Set-Cookie" not in on_b.get("/rows").headers
 
 
-def test_a_read_waits_until_its_node_has_what_the_client_wrote(site: Site) -> None:
-    _, b = site.pair()
+def test_a_read_waits_until_its_node_has_what_the_client_wrote(pair: Pair) -> None:
+    _, b = pair
     with b.client() as client:
         client.post("/rows", content="first")
         client.get("/rows")
+        before = waits_that_reached(client)
         with not_applying(b):
             client.post("/rows", content="second")
             threading.Timer(1.0, os.kill, (b.node.applier(), signal.SIGCONT)).start()
@@ -75,23 +135,22 @@ def test_a_read_waits_until_its_node_has_what_the_client_wrote(site: Site) -> No
         assert rows(answer) == ("b", ["first", "second"])
         assert 0.5 < time.monotonic() - begin < 4
         assert "Litereplica-Behind" not in answer.headers
-        metrics = client.get("/litereplica/health/metrics").text
-        assert 'litereplica_proxy_waits_total{outcome="reached"}' in metrics
+        assert waits_that_reached(client) > before
 
 
 @pytest.mark.parametrize("behind", ["serve", "refuse"])
-def test_a_node_that_does_not_get_there_serves_what_it_has_or_refuses(site: Site, behind: str) -> None:
-    _, b = site.pair(behind=behind, wait="800ms")
-    with b.client() as client:
+def test_a_node_that_does_not_get_there_serves_what_it_has_or_refuses(pair: Pair, site: Site, behind: str) -> None:
+    c = another(site, pair[0], behind=behind, wait="800ms")
+    with c.client() as client:
         client.post("/rows", content="first")
         client.get("/rows")
-        with not_applying(b):
+        with not_applying(c):
             client.post("/rows", content="second")
             begin = time.monotonic()
             answer = client.get("/rows")
             assert 0.7 < time.monotonic() - begin < 3
             if behind == "serve":
-                assert rows(answer) == ("b", ["first"])
+                assert rows(answer) == ("c", ["first"])
                 assert answer.headers["Litereplica-Behind"] == "app.db"
             else:
                 assert (answer.status_code, answer.json()["error"]) == (503, "behind")
@@ -100,8 +159,8 @@ def test_a_node_that_does_not_get_there_serves_what_it_has_or_refuses(site: Site
 
 
 @pytest.mark.parametrize("on", ["primary", "replica"])
-def test_a_client_with_transactions_that_were_lost_is_told_and_moved_on(site: Site, on: str) -> None:
-    a, b = site.pair()
+def test_a_client_with_transactions_that_were_lost_is_told_and_moved_on(pair: Pair, on: str) -> None:
+    a, b = pair
     stage = a if on == "primary" else b
     with stage.client() as client:
         client.post("/rows", content="first")
@@ -125,8 +184,8 @@ def test_a_client_with_transactions_that_were_lost_is_told_and_moved_on(site: Si
             client.cookies.clear()
 
 
-def test_a_read_of_a_file_is_not_held_up(site: Site) -> None:
-    _, b = site.pair(rules={"passthrough": ["*.css"]})
+def test_a_read_of_a_file_is_not_held_up(ruled: Pair) -> None:
+    _, b = ruled
     with b.client() as client:
         begin = time.monotonic()
         answer = client.get("/echo/x.css", headers=cookie(10**6))
@@ -136,14 +195,8 @@ def test_a_read_of_a_file_is_not_held_up(site: Site) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- writes
-def test_rules_send_requests_elsewhere_than_their_method_says(site: Site) -> None:
-    _, b = site.pair(
-        rules={
-            "passthrough": ["/echo/here*"],
-            "always_forward": ["/echo/there*", "/socket*"],
-            "read_only": ["/echo/find*"],
-        }
-    )
+def test_rules_send_requests_elsewhere_than_their_method_says(ruled: Pair) -> None:
+    _, b = ruled
     with b.client() as client:
         assert client.get("/echo/there").json()["node"] == "a"
         assert client.post("/echo/here", content=b"x").json()["node"] == "b"
@@ -151,8 +204,8 @@ def test_rules_send_requests_elsewhere_than_their_method_says(site: Site) -> Non
         assert client.post("/echo/else", content=b"x").json()["node"] == "a"
 
 
-def test_a_large_body_and_a_stream_pass_both_proxies(site: Site) -> None:
-    _, b = site.pair(rules={"always_forward": ["/download", "/events"]})
+def test_a_large_body_and_a_stream_pass_both_proxies(ruled: Pair) -> None:
+    _, b = ruled
     with b.client() as client:
         answer = client.post("/upload", content=(bytes(2**20) for _ in range(50)))
         assert (answer.json()["node"], answer.json()["size"]) == ("a", 50 * 2**20)
@@ -183,10 +236,10 @@ def test_fly_is_asked_to_replay_on_the_primary(site: Site) -> None:
         assert client.post("/rows", content="two").status_code == 201
 
 
-def test_writes_may_stay_with_the_application_here(site: Site) -> None:
-    _, b = site.pair(writes="local")
-    with b.client() as client:
-        assert client.post("/echo", content=b"x").json()["node"] == "b"
+def test_writes_may_stay_with_the_application_here(shared: Pair, site: Site) -> None:
+    c = another(site, shared[0], writes="local")
+    with c.client() as client:
+        assert client.post("/echo", content=b"x").json()["node"] == "c"
 
 
 def test_a_write_waits_for_a_primary_and_says_in_time_that_there_is_none(site: Site) -> None:
@@ -204,8 +257,8 @@ def test_a_write_waits_for_a_primary_and_says_in_time_that_there_is_none(site: S
         assert client.get("/echo").json()["node"] == "b"
 
 
-def test_a_request_that_was_not_sent_waits_for_the_primarys_proxy_to_come_back(site: Site) -> None:
-    a, b = site.pair()
+def test_a_request_that_was_not_sent_waits_for_the_primarys_proxy_to_come_back(pair: Pair) -> None:
+    a, b = pair
     with b.client() as client:
         client.post("/rows", content="one")
         pid = a.proxy_pid()
@@ -222,8 +275,8 @@ def test_a_request_that_was_not_sent_waits_for_the_primarys_proxy_to_come_back(s
         assert rows(client.get("/rows")) == ("b", ["one", "two"])
 
 
-def test_requests_that_go_in_a_circle_end(site: Site) -> None:
-    a, b = site.pair(timeouts={"primary": "500ms"})
+def test_requests_that_go_in_a_circle_end(ruled: Pair) -> None:
+    a, b = ruled
     with b.client() as client:
         answer = client.post("/rows", content="x", headers={"Litereplica-Hops": "a, c"})
         assert (answer.status_code, answer.json()["error"]) == (508, "circle")
@@ -243,15 +296,15 @@ def test_a_primary_without_a_proxy_is_named_with_what_to_do(site: Site) -> None:
         assert "proxy.advertise" in answer.json()["message"]
 
 
-def test_a_new_database_is_waited_for(site: Site) -> None:
-    _, b = site.pair()
+def test_a_new_database_is_waited_for(pair: Pair) -> None:
+    _, b = pair
     with b.client() as client:
         assert client.post("/rows", content="one").status_code == 201
         assert rows(client.get("/rows")) == ("b", ["one"])
 
 
-def test_a_cookie_covers_every_named_database(site: Site) -> None:
-    a, _ = site.pair(databases=["app.db", "dir/other db.sqlite"])
+def test_a_cookie_covers_every_named_database(ruled: Pair) -> None:
+    a, _ = ruled
     with a.client() as client:
         client.post("/rows", content="one")
         (a.node.mount / "dir").mkdir()
@@ -261,8 +314,8 @@ def test_a_cookie_covers_every_named_database(site: Site) -> None:
     assert re.match(r"litereplica=app\.db=[0-9a-f/]{33}&dir%2Fother%20db\.sqlite=[0-9a-f/]{33}; ", value), value
 
 
-def test_the_proxy_goes_on_when_its_node_is_started_again(site: Site) -> None:
-    _, b = site.pair()
+def test_the_proxy_goes_on_when_its_node_is_started_again(pair: Pair) -> None:
+    _, b = pair
     with b.client() as client:
         client.post("/rows", content="one")
         b.node.stop()

@@ -93,7 +93,7 @@ def test_a_message_that_is_too_large_ends_the_conversation(stage: Stage) -> None
 def test_a_silent_socket_lives_longer_than_any_limit_for_bodies(stage: Stage) -> None:
     async def what(socket: aiohttp.ClientWebSocketResponse) -> None:
         await socket.receive_str()
-        await asyncio.sleep(4)
+        await asyncio.sleep(2.5)
         await socket.send_str("still here")
         assert await socket.receive_str() == "a: still here"
 
