@@ -166,19 +166,18 @@ class DataPlane:
     async def note_epoch(self, epoch: int) -> None:
         """An epoch was seen; durable when this returns. Raises OSError."""
         if epoch > self.store.state.epoch:
-            await self.remember(replace(self.store.state, epoch=epoch))
+            await self._remember(lambda state: replace(state, epoch=max(epoch, state.epoch)))
 
     async def note_cluster(self, cluster: str) -> None:
         """This node belongs to a cluster; durable when this returns. Raises OSError."""
-        await self.remember(replace(self.store.state, cluster=cluster))
+        await self._remember(lambda state: replace(state, cluster=cluster))
 
     async def note_reigns(self, reigns: tuple[Reign, ...]) -> None:
         """Keep the history of primaries here too. Raises OSError."""
-        await self.remember(self.store.state.with_reigns(reigns))
+        await self._remember(lambda state: state.with_reigns(reigns))
 
-    async def remember(self, state: ClusterState) -> None:
-        """Make what is known of the cluster durable. Raises OSError."""
-        await trio.to_thread.run_sync(self.store.remember, state)
+    async def _remember(self, change: Callable[[ClusterState], ClusterState]) -> None:
+        await trio.to_thread.run_sync(self.store.remember, change)
 
     def role_changed(self, role: str, primary: Endpoint | None, epoch: int, reason: str) -> None:
         """This node has another role, or follows somebody else."""

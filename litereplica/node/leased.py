@@ -42,7 +42,7 @@ def make_keeper(settings: Settings, store: Store, plane: DataPlane, will: Will |
     consul = settings.lease.consul
     me = Endpoint(settings.node.name, uuid.uuid4().hex, http, str(replication))
     # Its id has to be the same at the next start.
-    store.remember(store.state)
+    store.remember(lambda state: state)
     return Keeper(
         _open_lease(consul, me.instance, store.state.node_id, will),
         plane,

@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import os
 import resource
+import threading
 from array import array
 from collections.abc import Callable
 from pathlib import Path
@@ -57,6 +58,7 @@ class Store:
         # Of the records that this node makes; of its cluster, what it remembers.
         self.epoch = 1
         self.state = ClusterState()
+        self._remembering = threading.Lock()
         self.calls = BlockingCalls()
         self.databases: dict[str, Database] = {}
         self.listeners: list[Listener] = []
@@ -209,7 +211,8 @@ class Store:
             try:
                 stop(database)
             except (OSError, LitereplicaError) as error:
-                log.exception("stop_not_clean", database=database.name)
+                # What is wrong is known; where it was found is not what whoever reads this needs.
+                log.error("stop_not_clean", database=database.name, reason=str(error))  # noqa: TRY400
                 failure = failure or error
         if failure is not None:
             raise failure
@@ -227,11 +230,16 @@ class Store:
         """The highest epoch that this node knows of."""
         return max(self.state.epoch, *(each.epoch for each in self.databases.values()), 0)
 
-    def remember(self, state: ClusterState) -> None:
-        """Make what is known of the cluster durable. Blocking. Raises OSError."""
-        if state != self.state or not (self.root / STATE_NAME).exists():
-            save_state(self.disk, self.root, state)
-            self.state = state
+    def remember(self, change: Callable[[ClusterState], ClusterState]) -> None:
+        """Make what is known of the cluster durable, with a change to it. Blocking, of any thread. Raises OSError.
+
+        One at a time, and each changes what the one before has left: an epoch that was noted is never taken back.
+        """
+        with self._remembering:
+            state = change(self.state)
+            if state != self.state or not (self.root / STATE_NAME).exists():
+                save_state(self.disk, self.root, state)
+                self.state = state
 
     # -- databases -------------------------------------------------------------------------------------------------
 
