@@ -74,7 +74,6 @@ class Node:
             "http": {"listen": f"127.0.0.1:{self.http_port}"},
             "replication": {"listen": f"127.0.0.1:{self.replication_port}"},
             "lease": lease,
-            "writes": {"on_replica": "forward"},
         }
         # Every JSON document is a YAML document.
         (self.home / "litereplica.yml").write_text(json.dumps(configuration, indent=1) + "\n")

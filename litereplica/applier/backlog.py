@@ -25,6 +25,11 @@ Refusal = tuple[int, str]
 """The TXID from which on records are not applied, and why; sending them again may succeed."""
 
 
+def is_overlay(records: list[Apply]) -> bool:
+    """Whether readers see all of them already (node.follow, store.unlaid)."""
+    return all(each.last_txid <= each.applied for each in records)
+
+
 class Backlog:
     """The queue; empty is false."""
 
@@ -120,6 +125,11 @@ class Backlog:
         found = [each for each in self._queue if isinstance(each, Hold)]
         self._queue = deque(each for each in self._queue if not isinstance(each, Hold))
         return found
+
+    def overlay(self) -> int | None:
+        """The TXID from which on records are queued, if all that are queued have been applied before."""
+        found = [each for each in self._queue if isinstance(each, Apply)]
+        return found[0].first_txid if found and is_overlay(found) else None
 
     def failed(self, txid: int) -> None:
         """Drop the records behind a failure, and all that come until ``txid`` comes again (or another era began)."""

@@ -313,7 +313,7 @@ class ApplierLink:
             _log.warning(
                 "wal_index_reset",
                 database=message.database,
-                reason="an application died before it published its commit: the next one to use the database does",
+                reason="it did not show all that is committed: whoever uses the database next rebuilds it from the WAL",
             )
         else:
             self._dispatch_answer(message)

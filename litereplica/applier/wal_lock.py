@@ -59,6 +59,11 @@ class WalLock:
             else:
                 yield waits.next_delay(f"the wal-index of {self._path} cannot be recovered")
 
+    @property
+    def is_locked(self) -> bool:
+        """Whether the lock is held here."""
+        return self._is_locked
+
     def look_closely(self) -> None:
         """An application that has the lock is about to give it up for a moment."""
         if self._place is not None:

@@ -39,6 +39,8 @@ Interleavings with the checkpoint thread, with applications that write here, and
   for LET_GO_S: a close of the -wal waits for a commit that is held there, which may wait for this very promotion. An
   application that is in a transaction then has committed none of its frames beyond what the header shows, unless it
   has died or has not published yet: that is logged, and said by a Republish before the Release.
+- What is visible and is to be laid over once more (store.unlaid) is given up when a Release comes while others have
+  WRITE: they may keep it until the promotion is over. If we have WRITE it ends first.
 - Commits (of a primary) are never under way beside a Release, a Lock or a Close: they are given up at the turn where
   these arrive, before their commit point, which no turn ends behind. So no frame of theirs is written in a role that
   does not capture it.
@@ -50,7 +52,7 @@ from collections.abc import Callable
 from typing import Final
 
 from litereplica.applier.appender import Appender
-from litereplica.applier.backlog import Backlog, Request, Work
+from litereplica.applier.backlog import Backlog, Request, Work, is_overlay
 from litereplica.applier.in_line import Line
 from litereplica.applier.opened import OpenDatabase
 from litereplica.applier.protocol import (
@@ -98,20 +100,8 @@ class DatabaseWorker:
     """
 
     __slots__ = (
-        "_appender",
-        "_backlog",
-        "_close_at",
-        "_forget",
-        "_job",
-        "_lock",
-        "_on_published",
-        "_send",
-        "_serving",
-        "_work",
-        "applied",
-        "name",
-        "path",
-        "published_at",
+        "_appender", "_backlog", "_close_at", "_forget", "_job", "_lock", "_on_published", "_send", "_serving", "_work",
+        "applied", "name", "path", "published_at",
     )  # fmt: skip
 
     def __init__(
@@ -178,6 +168,7 @@ class DatabaseWorker:
         if isinstance(message, Release):
             self.unlock()
             self._end_role(_RELEASED)
+            self._give_up_overlay()
             self._appender.hurry()
         elif isinstance(message, Lock):
             behind = self._take_commits()
@@ -233,6 +224,15 @@ class DatabaseWorker:
         if self._job is not None:
             self._job.close()
         self._work = self._job = None
+
+    def _give_up_overlay(self) -> None:
+        """What is visible already is not applied once more while others keep SQLite's write lock."""
+        txid = self._backlog.overlay()
+        if isinstance(self._work, list) and not self._appender.lock.is_locked and is_overlay(self._work):
+            txid = self._work[0].first_txid
+            self._give_up()
+        if txid is not None:
+            self._fail(txid, _RELEASED, retry=True)
 
     def _take_commits(self) -> list[Commit]:
         """Take what is to be committed out of the queue, and what is about to be."""

@@ -165,7 +165,7 @@ class WritesSettings:
     replica waits for its outcome.
     """
 
-    on_replica: Literal["forward", "lock", "refuse"] = "refuse"
+    on_replica: Literal["forward", "lock", "refuse"] = "forward"
     conflict_lease_s: Seconds = field(default=Seconds(1.0), metadata={KEY: "conflict_lease"})
     timeout_s: Seconds = field(default=Seconds(10.0), metadata={KEY: "timeout"})
 

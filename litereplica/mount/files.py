@@ -58,10 +58,6 @@ class File:
     def size(self) -> int:
         return self.status().st_size
 
-    def shown_size(self) -> int:
-        """The size that the kernel is told."""
-        return self.size()
-
     def read_now(self, offset: int, size: int) -> bytes:
         return self.store.disk.pread(self.descriptor, size, offset)
 

@@ -35,7 +35,6 @@ class KeptFile(File):
         "_pending_end",
         "_pwrite",
         "_read",
-        "_told",
         "_waiting",
         "detector",
         "unsummed",
@@ -54,8 +53,6 @@ class KeptFile(File):
         # on a primary every other look at the file flushes them first, on a replica (mount.replica_wal) it does not.
         self._pending: list[bytes] = []
         self._pending_at = self._pending_end = 0
-        # Of a replica: how long the kernel believes the file to be; -1 while it has not asked.
-        self._told = -1
         # Bound once: they are called for every frame.
         self._read = self.read_now
         self._pwrite = store.disk.pwrite
@@ -86,7 +83,12 @@ class KeptFile(File):
             self._waiting.unpark_all()
 
     def drop_kept(self) -> None:
-        """What is kept belongs to no transaction any more; the file is as long as if it had been written (``told``)."""
+        """What is kept belongs to no transaction any more.
+
+        The file becomes as long as if it had been written, because the kernel has counted that. One that is told of
+        a shorter file cuts its cache there, whatever is being written (fs/fuse/inode.c, fuse_change_attributes): a page
+        whose write is still on its way to us is zeroed behind that length, and the zeroes are what we get.
+        """
         if self._pending and self._pending_end > super().size():
             with contextlib.suppress(OSError):
                 self.store.disk.truncate(self.descriptor, self._pending_end)
@@ -173,24 +175,6 @@ class KeptFile(File):
     def size(self) -> int:
         size = super().size()
         return max(size, self._pending_end) if self._pending else size
-
-    # -- its length, as the kernel knows it ------------------------------------------------------------------------
-    # A kernel that is told another length than it has counted cuts its cache there and drops it all, whatever is being
-    # written (fs/fuse/inode.c, fuse_change_attributes). A page whose write is still on its way to us is zeroed behind
-    # that length, and the zeroes are what we get. So on a replica, where what was answered may come to nothing, the
-    # length is what the kernel has counted: the end of what was answered. It is never beyond the file's own end.
-
-    def shown_size(self) -> int:
-        if self.access.primary:
-            return self.size()
-        if self._told < 0:
-            self._told = self.size()
-        return self._told
-
-    def told(self, end: int) -> None:
-        """A write up to byte ``end`` of the file is answered."""
-        if 0 <= self._told < end:
-            self._told = end
 
     def close(self) -> None:
         if self.descriptor >= 0:

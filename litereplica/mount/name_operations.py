@@ -117,7 +117,7 @@ class NameOperations(pyfuse3.Operations):
         entry.st_mode = file.mode if isinstance(file, ShmFile) else status.st_mode
         entry.st_nlink = status.st_nlink if not isinstance(file, ShmFile) else 1
         entry.st_uid, entry.st_gid = status.st_uid, status.st_gid
-        entry.st_size = file.shown_size() if isinstance(file, WalFile | DatabaseFile) else status.st_size
+        entry.st_size = file.size() if isinstance(file, WalFile | DatabaseFile) else status.st_size
         entry.st_blksize = status.st_blksize
         entry.st_blocks = (status.st_size + BLOCK_BYTES - 1) // BLOCK_BYTES
         entry.st_atime_ns, entry.st_mtime_ns, entry.st_ctime_ns = (

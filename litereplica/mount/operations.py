@@ -230,18 +230,19 @@ class Operations(NameOperations):
         """Nothing that the applier commits to the database counts any more."""
         self._access.expected.pop(name, None)
 
-    def held_databases(self) -> set[str]:
-        """Names of databases of which a transaction is held: their WALs are followed here already.
+    def indexed_databases(self) -> set[str]:
+        """Names of databases whose wal-index alone says how far their WALs are committed: somebody has it open.
 
-        The applier cannot let go of them before that has ended: a close waits for the kernel's lock on the inode, which
-        the held write has (fuse_flush), and with it all that the applier has to do.
+        Without one, who opens the database next goes by the file. Nor is it so where a transaction is held: that WAL is
+        followed here already, and the applier might have to wait for the kernel's lock on it.
         """
-        files = (inode.file for inode in self.tree.everything())
-        return {
+        files = [inode.file for inode in self.tree.everything()]
+        held = {
             file.name
             for file in files
             if isinstance(file, DatabaseFile) and (file.is_held or (file.wal is not None and file.wal.is_held))
         }
+        return {kind_of(file.name)[1] for file in self._handles.values() if isinstance(file, ShmFile)} - held
 
     def make_way(self, path: str) -> None:
         """Take away what an application was making under a name that is another node's database now. Raises OSError.

@@ -22,6 +22,7 @@ from litereplica.mount.access import Access
 from litereplica.mount.database_file import DatabaseFile, Finish
 from litereplica.mount.elsewhere import BecamePrimary
 from litereplica.mount.files import fence
+from litereplica.mount.first_page import under_journal
 from litereplica.mount.replica_journal import end_elsewhere, is_undone
 from litereplica.sqlite.pages import (
     DATABASE_HEADER_BYTES,
@@ -250,7 +251,7 @@ async def _log_one(store: Store, access: Access, change: _Change) -> PendingComm
     database = file.database
     if database is None:
         return await log_file(store, file.name, origin)
-    pages = _ChangedPages(change)
+    pages = under_journal(file, database, _ChangedPages(change))
     return await log_pages(database, pages.pgnos, pages.commit, pages.page_size, pages.read, origin)
 
 

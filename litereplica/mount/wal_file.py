@@ -16,6 +16,7 @@ import structlog
 from litereplica.errors import Corrupt
 from litereplica.mount.access import Access
 from litereplica.mount.files import fence
+from litereplica.mount.first_page import in_wal
 from litereplica.mount.kept_file import KeptFile
 from litereplica.mount.replica_wal import ReplicaWal
 from litereplica.mount.unsummed import NO_SUMS
@@ -47,9 +48,7 @@ class WalFile(KeptFile):
         """The hot path: two or three of these are one small commit."""
         try:
             if not self.access.primary:
-                written = await self.replica.write(offset, data)
-                self.told(offset + written)
-                return written
+                return await self.replica.write(offset, data)
             if self._held:
                 await self.wait_held()
                 return await self.write_request(offset, data)
@@ -70,18 +69,14 @@ class WalFile(KeptFile):
     async def write_applied(self, offset: int, data: bytes) -> int:
         while self._held:
             await self._waiting.park()
-        database = self._owner.database
-        if database is not None and database.unlaid.is_overtaken:
-            # The applier says so to who sent it (node.follow); nothing has changed.
-            raise pyfuse3.FUSEError(errno.EIO)
+        self._refuse_overtaken()
         self.replica.lose_sight()
-        written = self._pwrite(self.descriptor, data, offset)
-        self.told(offset + written)
-        return written
+        return self._pwrite(self.descriptor, data, offset)
 
     async def write_expected(self, offset: int, data: bytes) -> int:
         while self._held:
             await self._waiting.park()
+        self._refuse_overtaken()
         examined = self.detector.examine(offset, data, self._read)
         self._applier_at = self.detector.committed_frames
         if examined is None:
@@ -89,13 +84,18 @@ class WalFile(KeptFile):
         await self._commit(examined, offset, data, is_expected=True)
         return len(data)
 
+    def _refuse_overtaken(self) -> None:
+        """Raises EIO while the applier may lie over what came after; it says so to whom that concerns (node.follow)."""
+        database = self._owner.database
+        if database is not None and database.unlaid.is_overtaken:
+            raise pyfuse3.FUSEError(errno.EIO)
+
     def begin_as_primary(self, frames: int) -> None:
         """Follow the writes from here on: ``frames`` of the file are committed. Raises OSError, Corrupt.
 
         Where the writes of an open transaction have been followed already, that goes on.
         """
         self.ensure_open()
-        self._told = -1
         if not self.replica.follows(frames):
             self.drop_kept()
             self.unsummed.reset()
@@ -176,8 +176,8 @@ class WalFile(KeptFile):
         if database is None or database.page_size != transaction.page_size:
             return False
         access = self.access
-        if access.lost_locks or access.problem() is not None:
-            return False  # the slow path says why
+        if access.lost_locks or database.unlaid.oldest or access.problem() is not None:
+            return False  # the slow path says why, or sees to page 1
         pages = transaction.small_pages
         if pages is None:
             return False
@@ -294,7 +294,8 @@ class WalFile(KeptFile):
             if database.exists:
                 raise self.refuse("commit_refused", "the page size of a replicated database cannot change", errno.EIO)
             database.set_page_size(newest.page_size)
-        pages = FramePages(self.detector, transactions, database.lock_page, offset, self._read)
+        frames = FramePages(self.detector, transactions, database.lock_page, offset, self._read)
+        pages = await in_wal(self, database, frames)
         origin = self.access.take_expected(owner.name, database.position) if is_expected else None
         await database.commit_stream(pages.pgnos, pages.commit, pages.read, write, origin)
 
@@ -318,7 +319,6 @@ class WalFile(KeptFile):
                 if database is not None:
                     database.file_complete()
         await super().truncate(size)
-        self._told = size
 
     async def sync(self) -> None:
         """What makes a commit durable is the log: after a crash the WAL is written anew from it."""
@@ -347,7 +347,6 @@ class WalFile(KeptFile):
         await self.wait_held()
         self.replica.lose_sight()
         await super().truncate(size)
-        self._told = size
 
     def may_unlink(self) -> None:
         """Raises unless all its transactions are in the database file."""

@@ -48,6 +48,8 @@ DRAIN_LIMIT_S: Final = 30.0
 """A promotion waits so long for what is logged and not applied; replication stops reading before it is that much."""
 RELEASE_LIMIT_S: Final = 10.0
 """The applier closes a database in about a millisecond; a machine that is busy has thousands of them."""
+LAY_LIMIT_S: Final = 0.1
+"""Of that, for what the files lack of databases that nobody has open (store.unlaid): milliseconds for the applier."""
 HELD_LIMIT_S: Final = 0.5
 """A promotion takes hundredths of a second and then commits what is held here. One that does not get on may wait for
 the applier, and that in the kernel for a file of a held commit (as root, SQLite changes the owner of what it opens)."""
@@ -70,8 +72,9 @@ class DataPlane:
         self.following = Following(settings, store, operations, access, self.writes)
         self.writers = Writers(operations, access)
         self.hearing = Hearing(
-            self.following, self.writers, self.writes, stopped=self._lot_changed, restarted=self._applier_restarted
-        )
+            store, self.following, self.writers, self.writes,
+            stopped=self._wake_up, restarted=self._applier_restarted,
+        )  # fmt: skip
         self.server: ReplicationServer | None = None
         scrub = settings.data.scrub
         self.scrubber = Scrubber(store, scrub.rate_bytes, scrub.pause_s)
@@ -242,23 +245,27 @@ class DataPlane:
         self._committed = {}
         self.store.epoch = epoch
         self.access.primary = True
-        for name in self.operations.held_databases():
-            self.link.release(name)
         self._begin_leading()
         self.following.caught_up.set()
 
     async def _change_hands(self) -> None:
         """The mount goes on where the applier has stopped; when this returns, in the very same stretch, it leads."""
+        self.following.let_go()
         try:
-            frames = await self._release_all()
+            frames = await self._release(self.operations.indexed_databases())
             # One stretch from here on: whoever opens a file for writing finds either role, never half of one.
             self._check_applied()
             self.operations.begin_as_primary(frames)
         except BaseException as error:
-            self._feed_again()
+            self.following.feed_again()
             if isinstance(error, OSError | Corrupt):
                 raise Unavailable(f"the WALs here cannot be gone on with: {error}") from error
             raise
+        for database in self.store.databases.values():
+            # Of what is held, and of what is still to be heard from the applier.
+            database.unlaid.overtake()
+            if database.exists and database.name not in frames:
+                self.link.release(database.name)
 
     async def _give_up_held(self, scope: trio.CancelScope) -> None:
         with scope:
@@ -267,43 +274,37 @@ class DataPlane:
                 self.writes.forwarder.give_up_held()
         self.writes.forwarder.promotion_ended()
 
-    def _feed_again(self) -> None:
-        if self.following.follower is not None:
-            self.following.follower.restarted()
-
     def _check_applied(self) -> None:
         if behind := self._behind():
             raise Unavailable(f"what is logged of {', '.join(behind)} could not be applied within {DRAIN_LIMIT_S:g} s")
 
     def _behind(self) -> list[str]:
-        return [each.name for each in self.store.databases.values() if each.is_behind or not each.unlaid.at_rest]
+        return [each.name for each in self.store.databases.values() if each.is_behind]
 
     async def _drain(self) -> None:
         """Return when readers here see everything that is logged."""
         self.store.listeners.append(self._wake_up)
-        self.writes.forwarder.make_way(begins=True)
-        if self.following.follower is not None:
-            self.following.follower.lay_now()
+        # Perhaps nobody changes these for long, and with that their page 1 (mount.first_page).
+        laid = self.following.lay_now(self.operations.databases_in_use())
         try:
+            with trio.move_on_after(LAY_LIMIT_S):
+                while any(each.unlaid for each in laid):
+                    await self._lot.park()
             while self._behind():
                 await self._lot.park()
         finally:
             self.store.listeners.remove(self._wake_up)
-            self.writes.forwarder.make_way(begins=False)
 
-    def _wake_up(self, database: Database) -> None:  # noqa: ARG002  a listener of the store
+    def _wake_up(self, database: Database | None = None) -> None:  # noqa: ARG002  a listener of the store
         self._lot.unpark_all()
 
-    def _lot_changed(self) -> None:
-        self._lot.unpark_all()
+    async def _release(self, indexed: set[str]) -> dict[str, int]:
+        """Have the applier let go of databases; committed frames of each WAL.
 
-    async def _release_all(self) -> dict[str, int]:
-        """Have the applier let go of every database; committed frames of each WAL.
-
-        But of those with a held commit: the mount has followed their WALs, and the applier might have to wait for it.
+        Not of all: it has to look for what others have no file of, and a journal's end that is held keeps the kernel's
+        lock on the folder.
         """
-        held = self.operations.held_databases()
-        names = [each.name for each in self.store.databases.values() if each.exists and each.name not in held]
+        names = [each.name for each in self.store.databases.values() if each.exists and each.name in indexed]
         asked = self.hearing.released = Gathering(names)
         for name in names:
             self.link.release(name)
@@ -375,7 +376,7 @@ class DataPlane:
         self._tell_committed()
         for each in self.store.databases.values():
             each.unlaid.over()
-        self._feed_again()
+        self.following.feed_again()
 
     def kill_applier(self) -> None:
         """End the applier's process at once, if there is one; another one is started."""

@@ -53,6 +53,8 @@ class Follower:
         self._dirty: dict[str, None] = {}
         self._retries: list[str] = []
         self._resting = Resting(store, self._ask_again)
+        # This node is about to be the primary: nothing is applied once more.
+        self._lets_go = False
         self._wake = trio.Event()
 
     # -- what happens elsewhere ------------------------------------------------------------------------------------
@@ -87,14 +89,15 @@ class Follower:
     def applied(self, name: str, txid: int) -> None:
         """The applier has made everything up to ``txid`` visible."""
         database, progress = self._store.get(name), self._progress.get(name)
-        if database is None or progress is None:
+        if database is None:
+            return
+        was_at_rest = database.unlaid.at_rest
+        database.unlaid.reported(txid)
+        if progress is None:
             return
         under_way, unlaid = progress.under_way, database.unlaid
         while under_way and under_way[0] <= txid:
             under_way.popleft()
-        was_at_rest = unlaid.at_rest
-        if 0 < unlaid.laying <= txid:
-            unlaid.over()
         if database.pending_install is not None:
             if under_way or not progress.installing:
                 # This was the history that a snapshot is about to replace.
@@ -130,10 +133,10 @@ class Follower:
             self.changed(database)
             return
         log.error("apply_failed", database=name, txid=f"{txid:016x}", reason=reason, retry=retry)
+        if database is not None:
+            database.unlaid.reported(txid)
         if progress is None or progress.closing is not None:
             return  # of a history that was dropped meanwhile
-        if database is not None and 0 < database.unlaid.laying <= txid:
-            database.unlaid.over()
         progress.under_way.clear()
         progress.installing = False
         if not retry:
@@ -143,10 +146,10 @@ class Follower:
             self._retries.append(name)
             self._wake.set()
 
-    @staticmethod
-    def _is_overlay(database: Database, txid: int) -> bool:
+    def _is_overlay(self, database: Database, txid: int) -> bool:
         """What has failed was applied before, and an application has gone on from it since, or is about to."""
-        return txid == database.unlaid.laying and (database.unlaid.is_overtaken or database.awaited is not None)
+        unlaid = database.unlaid
+        return txid == unlaid.laying and (unlaid.is_overtaken or database.awaited is not None or self._lets_go)
 
     def closed(self, name: str) -> None:
         """The applier has let go of a dropped database."""
@@ -164,7 +167,11 @@ class Follower:
             await progress.closing.wait()
 
     def restarted(self) -> None:
-        """A new applier knows nothing of what was under way: everything after the applied TXID goes out again."""
+        """A new applier knows nothing of what was under way: everything after the applied TXID goes out again.
+
+        The same after ``let_go``, when this node has not become the primary.
+        """
+        self._lets_go = False
         for database in self._store.databases.values():
             progress = self._progress.get(database.name)
             if progress is not None:
@@ -181,11 +188,16 @@ class Follower:
         progress = self._progress.get(database.name)
         return progress is None or not progress.under_way or database.unlaid.laying > 0
 
-    def lay_now(self) -> None:
-        """Have everything laid that is unlaid: this node is about to be the primary."""
-        for database in self._store.databases.values():
-            if database.unlaid:
-                self._ask_again(database)
+    def lay_now(self, used: set[str]) -> list[Database]:
+        """Have laid what is unlaid in databases that are not ``used``: this node is about to be the primary."""
+        found = [each for each in self._store.databases.values() if each.unlaid and each.name not in used]
+        for database in found:
+            self._ask_again(database)
+        return found
+
+    def let_go(self) -> None:
+        """From here on nothing is laid over: the applier is about to let go of everything."""
+        self._lets_go = True
 
     def _ask_again(self, database: Database) -> None:
         """Have the newest transaction applied once more (page images: but for page 1 nothing changes)."""
@@ -297,12 +309,12 @@ class Follower:
         """Apply the newest transaction once more, unless others follow it, or the applier has seen it already."""
         txid = database.applied
         is_idle = txid == database.position.txid and database.exists and database.pending_install is None
-        if not is_idle or progress.under_way or database.unlaid.laying or progress.reported >= txid:
+        if not is_idle or progress.under_way or database.unlaid.laying or progress.reported >= txid or self._lets_go:
             return
         if database.base.txid < txid and database.log.first_txid <= txid:
             span = database.log.spans(txid - 1, SPAN_BYTES, 1)
             assert span is not None
-            database.unlaid.lay(txid)
+            database.unlaid.lay(txid, database.checksums.table[0])
             self._send_span(database, progress, span)
 
     def _send_span(self, database: Database, progress: Progress, span: Span) -> None:

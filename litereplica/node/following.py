@@ -18,6 +18,7 @@ from litereplica.mount.operations import Operations
 from litereplica.node.follow import Follower
 from litereplica.replication.client import ReplicationClient
 from litereplica.replication.lines import Upstream
+from litereplica.store.database import Database
 from litereplica.store.replica_wal import ensure_wal
 from litereplica.store.snapshot import FinishedSnapshot
 from litereplica.store.store import Store
@@ -68,6 +69,20 @@ class Following:
         if follower is not None:
             self._store.listeners.remove(follower.changed)
         self._follower_scope.cancel()
+
+    def feed_again(self) -> None:
+        """The applier is a new one, or this node has not become the primary: it gets everything that it needs."""
+        if self.follower is not None:
+            self.follower.restarted()
+
+    def lay_now(self, used: set[str]) -> list[Database]:
+        """As Follower has it."""
+        return self.follower.lay_now(used) if self.follower is not None else []
+
+    def let_go(self) -> None:
+        """As Follower has it."""
+        if self.follower is not None:
+            self.follower.let_go()
 
     async def connect(self, nursery: trio.Nursery, primary: Endpoint, address: Address) -> None:
         """Be a replica of the node at ``address``, until ``disconnect``."""

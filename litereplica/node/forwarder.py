@@ -21,9 +21,11 @@ data_plane.promote:
 1. ``disconnect``: ``disconnected`` here; journeys stay, nothing can arrive any more.
 2. drain: a held commit has ``position == applied`` (``ready``), so nothing of that database is to be applied. Had a
    record come after its base, it was refused in that stretch, and the application lets go of the lock. A writer that is
-   not at its commit yet may keep the applier waiting: then the drain's limit decides, as for any other reason. Where
-   the applier has to lay something over (store.unlaid), a held commit is given up: it keeps the lock (``make_way``).
-3. release: the applier reads the wal-index and closes; it asks for no lock that an application may have.
+   not at its commit yet may keep the applier waiting: then the drain's limit decides, as for any other reason. But what
+   is to be laid over (store.unlaid) is not waited for where an application has the database open: the first transaction
+   that is committed here makes it needless (mount.first_page).
+3. release: the applier reads the wal-index, where somebody has one, and gives up what it was to lay over while others
+   have the lock. It asks for no lock that an application may have, be it SQLite's or the kernel's.
 4. ``begin_as_primary`` of the mount, the role, then ``become_primary`` here: one stretch. What is held is woken with
    BecamePrimary and committed as on any primary; nobody can have been in between, for its application has the lock.
 
@@ -114,7 +116,6 @@ class Forwarder:
         self._may_commit = may_commit
         self._line: UpLine | None = None
         self._line_changed = trio.Event()
-        self._makes_way = False
         self._is_promoted = False
         self._numbers = 0
         self._journeys: dict[str, Journey] = {}
@@ -162,7 +163,7 @@ class Forwarder:
         if self._access.primary:
             raise BecamePrimary(f"this node is the primary: the transaction of {name} is committed here")
         assert name not in self._journeys, f"two transactions of {name} at once"
-        if not self._may_commit(transaction.database) or (self._makes_way and not transaction.database.unlaid.at_rest):
+        if not self._may_commit(transaction.database):
             raise Stale(f"what {name} has here is just being applied again: begin the transaction again")
         journey = self._journeys[name] = Journey(transaction, awaited, durable=durable)
         self._counts.waiting += 1
@@ -362,14 +363,6 @@ class Forwarder:
     def promotion_ended(self) -> None:
         """This node is the primary, or it is not going to be."""
         self._is_promoted = False
-
-    def make_way(self, *, begins: bool) -> None:
-        """A promotion waits until nothing is unlaid: no application may keep SQLite's lock from the applier."""
-        self._makes_way = begins
-        for journey in self._journeys.values() if begins else ():
-            if not journey.transaction.database.unlaid.at_rest:
-                reason = f"this node becomes the primary, and completes {journey.transaction.name} first"
-                journey.give_up(Unavailable(reason) if journey.left else Stale(f"{reason}: begin it again"))
 
     def _notice(self) -> None:
         changed, self._line_changed = self._line_changed, trio.Event()

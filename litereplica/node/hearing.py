@@ -11,6 +11,7 @@ from litereplica.node.following import Following
 from litereplica.node.gathering import Gathering
 from litereplica.node.remote_writes import RemoteWrites
 from litereplica.node.writers import Writers
+from litereplica.store.store import Store
 
 log = structlog.get_logger()
 
@@ -23,6 +24,7 @@ class Hearing:
 
     def __init__(
         self,
+        store: Store,
         following: Following,
         writers: Writers,
         writes: RemoteWrites,
@@ -31,6 +33,7 @@ class Hearing:
         restarted: Callable[[], None],
     ) -> None:
         self.released: Gathering[int] | None = None
+        self._store = store
         self._following = following
         self._writers = writers
         self._writes = writes
@@ -41,6 +44,8 @@ class Hearing:
         """Readers see everything up to ``txid``."""
         if self._following.follower is not None:
             self._following.follower.applied(database, txid)
+        else:
+            self._reported(database, txid)
 
     def on_checkpointed(self, database: str, txid: int, *, truncated: bool) -> None:  # noqa: ARG002  the link's form
         """Everything up to ``txid`` is in the database file."""
@@ -52,6 +57,13 @@ class Hearing:
         if self._following.follower is not None:
             self._following.follower.failed(database, txid, reason, retry=retry)
             self._stopped()
+        else:
+            self._reported(database, txid)
+
+    def _reported(self, name: str, txid: int) -> None:
+        """Of what it was given before this node became the primary."""
+        if (database := self._store.get(name)) is not None:
+            database.unlaid.reported(txid)
 
     def on_closed(self, database: str) -> None:
         """The applier has let go of a dropped database."""

@@ -105,7 +105,7 @@ class Awaited:
         assert position.txid == self.base.txid + 1, (position, self.base)
         assert header.pre_checksum == self.base.checksum, (header.pre_checksum, self.base)
         self.committed = True
-        database.unlaid.completed()
+        database.unlaid.overtake()
         try:
             self.complete()
         except OSError as error:
@@ -131,7 +131,7 @@ class Awaited:
             # A record that changes page 1 holds it.
             if first == self._first_before or checksum != self.post_checksum ^ expected ^ first:
                 return
-            database.unlaid.add(txid)
+            database.unlaid.add(txid, self._first_before, self.first_page)
         database.applied = txid
 
     def replaced(self, database: "Database") -> None:

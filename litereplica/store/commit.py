@@ -66,6 +66,8 @@ class PendingCommit:
             database.set_page_size(header.page_size)
         database.advance(Position(header.max_txid, self._checksum), header.commit, header.epoch, header.timestamp_ms)
         database.checksums.set_entries(self._pgnos, self._entries)
+        if self._pgnos[:1] == [1]:
+            database.unlaid.replaced()
         database.applied = header.max_txid
         database.changed()
 

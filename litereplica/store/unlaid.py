@@ -26,6 +26,11 @@ What is laid over may come too late: an application commits once more while the 
 pages would lie over its newer ones. Both write under SQLite's write lock, so it is decided at the applier's first
 write, in the mount: from the completion on all that the applier writes is refused (``is_overtaken``), until it has said
 that the overlay failed. It says so of the overlay first: nothing that was sent after it is written before.
+
+The node may become the primary while some are unlaid: an application may keep the lock, and its commit may be held
+until this node leads. Then it is the other way round: the first transaction that is committed here takes this node's
+page 1 into its record (mount.first_page), and what is on its way to lie over it is overtaken in the instant of the
+promotion. Until that first one all of the above goes on to hold; ``firsts`` says which page 1 may be found here.
 """
 
 
@@ -33,14 +38,15 @@ class Unlaid:
     """``oldest``: TXID of the first of them; 0: there is none. ``newest``: of the last record so far with page 1.
 
     ``laying``: the TXID of what the applier was given to lay over and has not reported; 0: nothing. ``is_overtaken``:
-    it must not come into the files any more.
+    it must not come into the files any more. ``firsts``: checksums of page 1, one of which readers here find.
     """
 
-    __slots__ = ("is_overtaken", "laying", "newest", "oldest")
+    __slots__ = ("firsts", "is_overtaken", "laying", "newest", "oldest")
 
     def __init__(self) -> None:
         self.oldest = self.newest = self.laying = 0
         self.is_overtaken = False
+        self.firsts: frozenset[int] = frozenset()
 
     def __bool__(self) -> bool:
         return self.oldest > 0
@@ -52,8 +58,15 @@ class Unlaid:
 
     # -- what is unlaid --------------------------------------------------------------------------------------------
 
-    def add(self, txid: int) -> None:
-        """An own transaction is complete here but for page 1, which its record holds."""
+    def add(self, txid: int, before: int, own: int | None) -> None:
+        """An own transaction is complete here but for page 1, which its record holds.
+
+        ``own``: the checksum of the page 1 that it has written itself, if it has; ``before``: the log's before it.
+        """
+        if own is not None:
+            self.firsts = frozenset((own,))
+        elif not self.oldest:
+            self.firsts = frozenset((before,))
         self.oldest = self.oldest or txid
         self.newest = txid
 
@@ -70,7 +83,7 @@ class Unlaid:
             self.oldest = max(self.oldest, txid + 1)
 
     def replaced(self) -> None:
-        """The content is another one, and the applier writes all of it."""
+        """The log has the page 1 of the files: the content is another one, or it was committed here."""
         self.oldest = self.newest = 0
 
     def base_for(self, txid: int) -> int:
@@ -79,14 +92,20 @@ class Unlaid:
 
     # -- what is laid over them ------------------------------------------------------------------------------------
 
-    def lay(self, txid: int) -> None:
-        """The applier is given record ``txid`` again, the newest that is applied."""
+    def lay(self, txid: int, first: int) -> None:
+        """The applier is given record ``txid`` again, the newest that is applied; ``first``: the log's page 1."""
         self.laying, self.is_overtaken = txid, False
+        self.firsts |= {first}
 
-    def completed(self) -> None:
-        """An application's transaction is in the files: what is on its way to lie over them is too old."""
+    def overtake(self) -> None:
+        """An application's transaction is in the files, or this node leads: what is to lie over them is too old."""
         self.is_overtaken = self.laying > 0
 
+    def reported(self, txid: int) -> None:
+        """The applier has said what became of ``txid``."""
+        if 0 < self.laying <= txid:
+            self.over()
+
     def over(self) -> None:
-        """The applier has reported what became of it, or is a new one."""
+        """Nothing is on its way any more."""
         self.laying, self.is_overtaken = 0, False

@@ -56,7 +56,7 @@ def test_without_a_file_the_defaults_hold(file: Path) -> None:
     assert (settings.replication.heartbeat_s, settings.replication.timeout_s) == (2.0, 6.0)
     assert settings.lease.type == "standalone"
     assert settings.lease.static.primary is None
-    assert settings.writes.on_replica == "refuse"
+    assert settings.writes.on_replica == "forward"
     assert (settings.writes.conflict_lease_s, settings.writes.timeout_s) == (1.0, 10.0)
     assert settings.exec == ()
     assert (settings.log.format, settings.log.level) == ("text", "info")

@@ -29,12 +29,7 @@ def test_every_success_is_there_once_after_a_kill_and_a_failover(field: Field) -
     assert found.faults["failover answered 200"] == 1, found
 
 
-# In a rollback mode the node that becomes primary refuses its own held commit when it has to complete page 1 first
-# (store/unlaid.py): docs/architecture.md, "Notes for who goes on".
-UNLAID = pytest.mark.xfail(reason="the new primary's own held commit is refused while page 1 is unlaid", strict=False)
-
-
-@pytest.mark.parametrize("mode", ["wal", pytest.param("delete", marks=UNLAID)])
+@pytest.mark.parametrize("mode", ["wal", "delete"])
 def test_no_write_fails_in_a_planned_handoff_though_nobody_retries(field: Field, mode: str) -> None:
     found = hand_off(field, 3, [mode], seed=f"handoffs {mode}")
     assert not found.round.verdict.problems, "\n".join(found.round.verdict.problems)

@@ -38,7 +38,8 @@ def test_appliers_and_programs_die_in_between(field: Field) -> None:
             nemesis.kill_writer(node)
             programs.pause(0.5)
 
-    assert_right(play(field, "two killed", Plan(), script=script))
+    # An applier takes its time to begin, and half of the time one of them is about to.
+    assert_right(play(field, "two killed", Plan(), script=script), least=5)
 
 
 def test_the_wire_goes_dead_in_the_middle_of_an_answer(field: Field) -> None:

@@ -106,7 +106,7 @@ def test_every_success_is_there_once_on_every_node_through_handoffs(forwarding: 
     primary = nodes[(5 - 1) % 3]
     for each in nodes:
         each.wait_for("app.db", primary.position())
-    assert all(len(numbers) > 10 for numbers in written.values()), {name: len(each) for name, each in written.items()}
+    assert all(len(numbers) > 3 for numbers in written.values()), {name: len(each) for name, each in written.items()}
     for each in nodes:
         assert rows(each) == written, each.name
     assert_same([primary, *(each for each in nodes if each is not primary)])

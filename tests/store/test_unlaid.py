@@ -83,7 +83,7 @@ async def test_what_is_laid_over_too_late_leaves_the_later_one_unlaid(pair: Pair
     database = pair.database
     unlaid = database.unlaid
     await commit_here(pair, first_here=False)
-    unlaid.lay(4)
+    unlaid.lay(4, database.checksums.table[0])
     assert not unlaid.is_overtaken
     await commit_here(pair, first_here=False)
     assert unlaid.is_overtaken
@@ -180,3 +180,26 @@ async def verify(pair: Pair) -> None:
         await verification.step()
     verification.close()
     assert verification.result.sound, verification.result
+
+
+async def test_page_1_as_readers_here_see_it_is_among_those_that_are_known(pair: Pair) -> None:
+    database = pair.database
+    unlaid = database.unlaid
+    before = database.checksums.table[0]
+    for _ in range(2):
+        # Neither holds page 1 here: readers see what was there before.
+        await commit_here(pair, first_here=False)
+        assert unlaid.firsts == {before}
+    logged = database.checksums.table[0]
+    assert logged != before
+    # What is laid over may be there already when the next one is complete, and not be told.
+    unlaid.lay(database.applied, logged)
+    await commit_here(pair, first_here=False)
+    assert unlaid.firsts == {before, logged}
+    unlaid.reported(database.applied - 2)
+    assert unlaid.laying == database.applied - 1
+    unlaid.reported(unlaid.laying)
+    assert not unlaid.laying
+    await commit_here(pair, first_here=True)
+    assert len(unlaid.firsts) == 1
+    assert not unlaid.firsts & {before, logged, database.checksums.table[0]}
