@@ -41,6 +41,12 @@ JOURNAL_WAIT_S: Final = 10.0
 """How long a rollback journal may keep pages from being read; then other snapshots have their turn."""
 
 
+FIRST_PAUSE_S: Final = 1.0
+LONGEST_PAUSE_S: Final = 60.0
+"""Before a file that could not be read is tried again: a disk that is broken is not worn out, one that is well again
+does not keep a replica waiting for long."""
+
+
 class _Postponed(Exception):
     """An application is in the middle of a transaction on the next pages; ``progress`` is where to go on."""
 
@@ -70,6 +76,10 @@ class SnapshotQueue:
         self._progress = dict(progress)
         self._following = following
         self._queue: deque[Feed] = deque()
+        # Whose file could not be read, and when they are tried again.
+        self._unread: list[Feed] = []
+        self._pause_s = FIRST_PAUSE_S
+        self._again_at = 0.0
         self._wake = Wake()
 
     def ask(self, feed: Feed) -> None:
@@ -89,6 +99,7 @@ class SnapshotQueue:
                 feed = self._queue.popleft()
                 try:
                     await self._send(feed)
+                    feed.failed = False
                 except Trimmed as error:
                     log.warning(
                         "snapshot_too_slow", replica=self._replica, database=feed.database.name, reason=error.message
@@ -101,12 +112,28 @@ class SnapshotQueue:
                     self._queue.append(feed)
                 except (Corrupt, OSError) as error:
                     self._give_up(feed, error)
+            await self._wait()
+
+    async def _wait(self) -> None:
+        """Until there is something to do."""
+        with trio.move_on_at(self._again_at if self._unread else float("inf")):
             await self._wake.wait()
+        if self._unread and trio.current_time() >= self._again_at:
+            self._queue.extend(self._unread)
+            self._unread = []
 
     def _give_up(self, feed: Feed, error: Exception) -> None:
-        """This database cannot be read: the others go on, it is tried again when the replica connects again."""
-        feed.failed = True
+        """This database cannot be read: the others go on.
+
+        A disk that fails may recover, and is asked again. A damaged page needs a person (docs/operations.md, "Damage"),
+        and then the replica to connect again.
+        """
         log.error("snapshot_failed", replica=self._replica, database=feed.database.name, reason=str(error))
+        if not isinstance(error, Corrupt):
+            self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S) if feed.failed else FIRST_PAUSE_S
+            self._again_at = trio.current_time() + self._pause_s
+            self._unread.append(feed)
+        feed.failed = True
 
     async def _send(self, feed: Feed) -> None:
         database = feed.database

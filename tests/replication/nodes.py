@@ -58,10 +58,16 @@ def content(database: Database) -> bytes:
 
 
 class FailingDisk(Disk):
-    """A disk that is full, or loses what it was asked to make durable, while it is told to."""
+    """A disk that is full, or loses what it was asked to make durable, or cannot be read, while it is told to."""
 
     full = False
     loses = False
+    unreadable: Path | None = None
+
+    def pread(self, descriptor: int, size: int, offset: int) -> bytes:
+        if self.unreadable is not None and Path(f"/proc/self/fd/{descriptor}").readlink() == self.unreadable:
+            raise OSError(errno.EIO, "Input/output error")
+        return super().pread(descriptor, size, offset)
 
     def pwrite(self, descriptor: int, data: bytes | memoryview, offset: int) -> int:
         if self.full:

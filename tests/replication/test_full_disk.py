@@ -1,4 +1,4 @@
-"""A replica whose disk refuses goes on by itself when it no longer does."""
+"""A replica goes on by itself when a disk, its own or the primary's, no longer refuses."""
 
 import structlog
 
@@ -41,5 +41,20 @@ async def test_a_snapshot_that_cannot_be_made_durable_begins_anew(primary: Node,
             replica.disk.loses = True
             await until(lambda: any("Input/output" in str(line.get("reason")) for line in lines))
             replica.disk.loses = False
+            await until(lambda: same(primary, replica))
+    assert content(primary.database()) == content(replica.database())
+
+
+async def test_a_snapshot_that_the_primary_could_not_read_is_sent_when_it_can(primary: Node, replica: Node) -> None:
+    await old(primary, 700)
+    with structlog.testing.capture_logs() as lines:
+        primary.disk.unreadable = primary.database().file_path
+        async with primary.serving(), replica.following(primary.port):
+            # Also the second time.
+            await until(lambda: sum(line["event"] == "snapshot_failed" for line in lines) == 2)
+            primary.touch(1)
+            primary.disk.unreadable = None
+            await until(lambda: same(primary, replica))
+            primary.touch(3)
             await until(lambda: same(primary, replica))
     assert content(primary.database()) == content(replica.database())
