@@ -338,9 +338,9 @@ class WalFile(KeptFile):
         except OSError as error:
             fence(self.access, database, error)
             raise
-        if was_primary:
+        if was_primary and (problem := self.access.problem()) is not None:
             # What was logged may be of an epoch that has ended meanwhile: its outcome is open, which is no success.
-            self.access.check(self._owner.name)
+            raise self._owner.refuse_commit(problem, is_unknown=True)
 
     async def truncate_applied(self, size: int) -> None:
         self.ensure_open()
