@@ -33,10 +33,12 @@ class Events:
     """All listeners of one node."""
 
     def __init__(self, store: Store, primary: Callable[[], str | None], is_primary: Callable[[], bool]) -> None:
-        """``primary``: the primary's name, None while it is not known."""
+        """``primary``: the primary's name, None while it is not known; both until a role was told."""
         self._store = store
         self._primary = primary
         self._is_primary = is_primary
+        # The last that was told: a node that is about to be no primary any more has said so before it is none.
+        self._role: Event | None = None
         self._listeners: list[trio.MemorySendChannel[Event]] = []
         # Those who do not want to hear of transactions.
         self._quiet: list[trio.MemorySendChannel[Event]] = []
@@ -59,14 +61,14 @@ class Events:
             self._store.listeners.append(self._changed)
         send, receive = trio.open_memory_channel[Event](QUEUE_EVENTS)
         (self._listeners if transactions else self._quiet).append(send)
-        send.send_nowait({"type": "init", "data": {"isPrimary": self._is_primary(), "hostname": self._primary() or ""}})
+        role = self._role or {"isPrimary": self._is_primary(), "hostname": self._primary() or ""}
+        send.send_nowait({"type": "init", "data": role})
         return receive
 
-    def primary_changed(self, primary: str | None, reason: str, epoch: int) -> None:
-        """Another node is primary, or none."""
-        is_primary = self._is_primary()
-        data = {"isPrimary": is_primary, "hostname": primary or "", "reason": reason, "epoch": epoch}
-        self._tell({"type": "primaryChange", "data": data})
+    def primary_changed(self, primary: str | None, reason: str, epoch: int, *, leads: bool) -> None:
+        """Another node is primary, or none; ``leads``: this one."""
+        self._role = {"isPrimary": leads, "hostname": primary or ""}
+        self._tell({"type": "primaryChange", "data": {**self._role, "reason": reason, "epoch": epoch}})
 
     def halted(self, change: HaltChange) -> None:
         """A node has the lock of a database, or has it no more."""

@@ -165,7 +165,8 @@ class Node:
         return self.settings.node.name if self.access.primary else self.access.primary_name
 
     def _role_changed(self, role: str, primary: Endpoint | None, epoch: int, reason: str) -> None:
-        self.events.primary_changed(primary.node if primary is not None else None, reason, epoch)
+        name = primary.node if primary is not None else None
+        self.events.primary_changed(name, reason, epoch, leads=role == "primary")
         self.metrics.role_changed(role, reason)
 
     async def stop(self) -> None:

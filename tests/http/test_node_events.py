@@ -93,5 +93,16 @@ def test_who_wants_no_transactions_hears_of_everything_else_and_commits_cost_not
     channel = events.listen(transactions=False)
     assert channel is not None
     assert not store.listeners
-    events.primary_changed("b", "b has the lease", 7)
+    events.primary_changed("b", "b has the lease", 7, leads=False)
     assert [event["type"] for event in heard(channel)] == ["init", "primaryChange"]
+
+
+def test_a_node_that_has_said_that_it_is_no_primary_any_more_does_not_say_that_it_is(events: Events) -> None:
+    """It says so before it is none, and nothing follows: a proxy would send writes to its own application for ever."""
+    early = events.listen(transactions=False)
+    assert early is not None
+    events.primary_changed("b", "b has taken the lease", 7, leads=False)
+    late = events.listen(transactions=False)
+    assert late is not None
+    told = [event["data"] for event in (*heard(early)[1:], *heard(late))]
+    assert [(data["isPrimary"], data["hostname"]) for data in told] == [(False, "b"), (False, "b")]
