@@ -43,7 +43,8 @@ SURPRISES: Final = ("Traceback", "internal error", "request_failed", "AssertionE
 def clean_left_overs() -> None:
     """What earlier runs that did not end in order have left: processes, mounts, namespaces and folders."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*"):
-        with (folder / "lock").open("ab") as lock, contextlib.suppress(BlockingIOError):
+        # Without a lock its own run is just removing it.
+        with contextlib.suppress(BlockingIOError, FileNotFoundError), (folder / "lock").open("r+b") as lock:
             # Held as long as the run lives, whatever has its process id by now.
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             found = re.fullmatch(rf"{_FOLDER}(\d+)-.*", folder.name)
@@ -82,10 +83,7 @@ class Field:
             self.consul.start()
             self._stack.callback(self.consul.kill)
             for name in self._names:
-                folder = self.folder / name
-                self.nodes[name] = Machine(
-                    self.network, folder, name, self.consul.urls, on_replica=self._on_replica, **self._options
-                )
+                self.nodes[name] = self.make(name)
             self.start()
             prepare(self.path(self.primary()))
             self.await_settled()
@@ -103,6 +101,11 @@ class Field:
             sys.stdout.write(self.logs())
         problems = self.tear_down()
         assert kind is not None or not (problems or surprises), (problems, surprises)
+
+    def make(self, name: str) -> Machine:
+        """A node that is not started."""
+        folder = self.folder / name
+        return Machine(self.network, folder, name, self.consul.urls, on_replica=self._on_replica, **self._options)
 
     def start(self) -> None:
         """Start every node that does not run; returns when all are ready."""

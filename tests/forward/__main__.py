@@ -103,7 +103,7 @@ class Campaign:
             "rounds": [document(each) for each in self.rounds],
             "by_role": dict(roles),
             "faults": dict(faults),
-            "verdict": asdict(whole),
+            "verdict": whole.document(),
         }
 
     def __str__(self) -> str:

@@ -8,7 +8,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from tests.cluster.comparing import assert_same
@@ -211,5 +211,5 @@ def document(one: Round) -> dict[str, Any]:
         "made_on": one.made_on,
         "faults": dict(one.faults),
         "by_role": dict(one.by_role),
-        "verdict": asdict(one.verdict),
+        "verdict": one.verdict.document(),
     }

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.failover.field import Field
-from tests.forward.campaign import Plan, Round, play
+from tests.forward.campaign import Plan, Round, document, play
 from tests.forward.faults import Nemesis
 from tests.forward.programs import Program, Programs
 
@@ -154,7 +154,8 @@ def main() -> int:
         for problem in found.round.verdict.problems:
             sys.stdout.write(f"{mode}: {problem}\n")
         failed = failed or bool(found.failed or found.round.verdict.problems)
-        results[mode] = asdict(found)
+        pauses = [asdict(each) for each in found.pauses]
+        results[mode] = {"round": document(found.round), "took_s": found.took_s, "pauses": pauses}
     if options.json is not None:
         options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     return int(failed)

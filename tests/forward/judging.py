@@ -7,8 +7,8 @@ attempts and rows, and no process.
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass, field, fields
+from typing import Any, Final
 
 from tests.forward.history import COMMIT, Attempt, Misread
 from tests.forward.program import SEVERAL
@@ -67,6 +67,11 @@ class Verdict:
     longest_s: float = 0.0
     codes: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
+
+    def document(self) -> dict[str, Any]:
+        """For JSON."""
+        # Not asdict: it makes a Counter of pairs again.
+        return {each.name: getattr(self, each.name) for each in fields(self)}
 
 
 def may_be_either(attempt: Attempt, facts: Facts, slack_s: float) -> bool:
