@@ -1,4 +1,4 @@
-"""``python -m jepsen replay HISTORY``: judge a stored run again.
+"""``python -m jepsen run``, ``matrix`` and ``replay``: break a cluster and judge what came of it.
 
 Exit code 0: valid; 1: an anomaly; 2: nobody can tell; 3: the history cannot be read.
 """
@@ -7,12 +7,14 @@ import argparse
 import sys
 import time
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from jepsen.checkers.result import Validity
 from jepsen.description import Description
 from jepsen.edn_history import read_history, write_history
+from jepsen.expected_log import EXPECTED
 from jepsen.history import Malformed
 from jepsen.judge import CHECKERS, Judgement, judge, verdict_line
 from jepsen.lines import Record, read
@@ -20,6 +22,9 @@ from jepsen.report import page
 
 EXIT_CODES: Final[dict[Validity, int]] = {True: 0, False: 1, "unknown": 2}
 UNREADABLE: Final = 3
+STORE: Final = Path(__file__).with_name("store")
+"""Where histories are kept unless told otherwise."""
+ALL: Final = "all"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,6 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m jepsen", description="Break litereplica, and check what it promises."
     )
     commands = parser.add_subparsers(dest="command", required=True)
+    _run_parser(commands.add_parser("run", help="one workload under some nemeses"))
+    _matrix_parser(commands.add_parser("matrix", help="every workload under every nemesis"))
     replay = commands.add_parser("replay", help="judge a stored run again", description=__doc__)
     replay.add_argument("history", type=Path, help="JSON lines of a run, or a history in EDN (name ends in .edn)")
     replay.add_argument("--workload", choices=sorted(CHECKERS), help="of a history that does not say it")
@@ -35,18 +42,110 @@ def main(arguments: list[str] | None = None) -> int:
     replay.add_argument("--html", type=Path, metavar="FILE", help="write the report")
     replay.add_argument("--edn", type=Path, metavar="FILE", help="write what clients did, for other checkers")
     options = parser.parse_args(arguments)
+    if options.command == "replay":
+        try:
+            return _replay(options)
+        except (Malformed, OSError) as error:
+            sys.stderr.write(f"{options.history}: {error}\n")
+            return UNREADABLE
+    return _run(options) if options.command == "run" else _matrix(options)
+
+
+# -------------------------------------------------------------------------------------------------------------- run
+def _run_parser(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workload", required=True, help=f"one of {', '.join(sorted(CHECKERS))}")
+    parser.add_argument("--nemesis", type=_names, default=(), metavar="A,B", help=f"names, or {ALL}; none: nothing")
+    parser.add_argument("--minutes", type=float, default=1.0)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--nodes", type=int, default=3)
+    parser.add_argument("--replication", choices=("async", "sync"), default="async")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="of the history and the report")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _run(options: argparse.Namespace) -> int:
+    # Only who makes runs needs what they are made with: a history is judged anywhere.
+    from jepsen.runner import Plan, anomalies, run  # noqa: PLC0415
+
+    (workload,) = _chosen("workload", (options.workload,))
+    nemeses = _chosen("nemesis", options.nemesis)
+    plan = Plan(workload, nemeses, 60 * options.minutes, options.seed, options.nodes, options.replication)
+    folder = options.out or STORE / f"{_now()}-{workload}-{options.seed}"
     try:
-        return _replay(options)
-    except (Malformed, OSError) as error:
-        sys.stderr.write(f"{options.history}: {error}\n")
-        return UNREADABLE
+        outcome = run(plan, folder, _say)
+    except AssertionError as error:
+        # What it found is written by then, but for what could not even begin.
+        _say(f"  it broke off, or could not be taken down in order: {error}")
+        return EXIT_CODES[False]
+    for line in anomalies(outcome.judgement):
+        _say(f"  {line}")
+    _say(f"history and report: {folder}")
+    return EXIT_CODES[outcome.judgement.valid]
 
 
+def _chosen(what: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    """``names``, all of which there are; everything for ``all``."""
+    from jepsen.nemeses import NEMESES  # noqa: PLC0415
+    from jepsen.workloads import WORKLOADS  # noqa: PLC0415
+
+    known = tuple(WORKLOADS if what == "workload" else NEMESES)
+    if names == (ALL,):
+        return known
+    if unknown := [name for name in names if name not in known]:
+        sys.exit(f"{', '.join(unknown)}: no such {what}; there are {', '.join(known)}")
+    return names
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+# ----------------------------------------------------------------------------------------------------------- matrix
+def _matrix_parser(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--minutes", type=float, default=2.0, help="of each run")
+    parser.add_argument("--workloads", type=_names, default=(ALL,), metavar="A,B")
+    parser.add_argument("--nemeses", type=_names, default=(ALL,), metavar="A,B")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--short", action="store_true", help="every workload and every nemesis once, in 5 minutes")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="a line for each run; what it has is not run again")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="of histories and reports")
+    parser.add_argument("--keep", action="store_true", help="histories of valid runs too")
+
+
+def _matrix(options: argparse.Namespace) -> int:
+    from jepsen import matrix  # noqa: PLC0415
+
+    out = options.out or STORE / f"{_now()}-matrix"
+    cells_file = options.json or out / "cells.jsonl"
+    if options.short:
+        wanted = matrix.short_plans(options.seed)
+    else:
+        workloads, nemeses = _chosen("workload", options.workloads), _chosen("nemesis", options.nemeses)
+        wanted = matrix.plans(workloads, nemeses, 60 * options.minutes, options.seed)
+    cells = matrix.run_all(wanted, out, cells_file, _say, shared=options.short, keep=options.keep)
+    table = matrix.markdown(cells)
+    if options.markdown is not None:
+        options.markdown.write_text(table, encoding="utf-8")
+    _say(table)
+    verdicts = {each.verdict for each in cells}
+    return 1 if "INVALID" in verdicts else 2 if "UNKNOWN" in verdicts else 0
+
+
+# ----------------------------------------------------------------------------------------------------------- replay
 def _replay(options: argparse.Namespace) -> int:
     content: bytes = options.history.read_bytes()
     record = Record(read_history(_text(content))) if options.history.suffix == ".edn" else read(content)
-    judgement = judge(record, clock=time.monotonic, description=_description(options, record))
-    _say(record, judgement)
+    judgement = judge(record, clock=time.monotonic, description=_description(options, record), expected=EXPECTED)
+    _tell(record, judgement)
     if options.html is not None:
         options.html.write_text(page(record, judgement), encoding="utf-8")
     if options.edn is not None:
@@ -71,7 +170,7 @@ def _description(options: argparse.Namespace, record: Record) -> Description | N
     return found
 
 
-def _say(record: Record, judgement: Judgement) -> None:
+def _tell(record: Record, judgement: Judgement) -> None:
     lines = [verdict_line(judgement)]
     if record.torn:
         lines.append("the last line of the history is cut off and was left out")

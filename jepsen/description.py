@@ -23,6 +23,7 @@ class Description:
     version: str = ""
     replication: Replication = "async"
     stale_reads: bool = False
+    forwards: bool = False
     total: int = 0
     accounts: tuple[str, ...] = ()
     negative: bool = False

@@ -8,9 +8,11 @@ into its rows, so that the rows of the databases tell which calls happened.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 Role = Literal["primary", "replica", "none"]
+PUT_ASIDE_S: Final = 3.0
+"""From the instant at which an entry of ``diverged/`` is made until readers of the node see the cluster's history."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ TYPES: Final[dict[str, Type]] = {name: name for name in get_args(Type)}
 NEMESIS: Final = "nemesis"
 OBSERVER: Final = "observer"
 TRANSACTION: Final = "txn"
-WRITING: Final = frozenset({"add", "append", "cas", "increment", "insert", "transfer", "write"})
+WRITING: Final = frozenset({"add", "append", "cas", "change", "create", "increment", "insert", "transfer", "write"})
 """Names of operations that change something, besides transactions that append."""
 
 Atom = int | float | str | bool | None

@@ -10,12 +10,16 @@ from typing import Final
 
 from jepsen.availability import Availability, availability
 from jepsen.checkers import (
+    answers,
     append,
     bank,
     counter,
+    ddl,
     final_state,
+    journal,
     log_lines,
     monotonic,
+    multi,
     own_writes,
     primaries,
     register,
@@ -24,7 +28,7 @@ from jepsen.checkers import (
 from jepsen.checkers.log_lines import Expected
 from jepsen.checkers.result import Result, Validity, overall
 from jepsen.description import Description
-from jepsen.ending import Ending
+from jepsen.ending import Ending, Kept
 from jepsen.history import Call, Malformed, pair
 from jepsen.lines import Record
 from jepsen.periods import Period, periods
@@ -58,6 +62,11 @@ class _Case:
     def lost(self) -> frozenset[int]:
         return self.ending.kept
 
+    @property
+    def diverged(self) -> dict[str, Sequence[Kept]]:
+        """By node."""
+        return {node.node: node.diverged for node in self.ending.nodes}
+
 
 def _append(case: _Case) -> Result:
     return append.check(case.calls, realtime=not case.description.stale_reads, lost=case.lost)
@@ -81,11 +90,23 @@ def _counter(case: _Case) -> Result:
 
 
 def _monotonic(case: _Case) -> Result:
-    return monotonic.check(case.calls, diverged={node.node: node.diverged for node in case.ending.nodes})
+    return monotonic.check(case.calls, diverged=case.diverged)
 
 
 def _own_writes(case: _Case) -> Result:
-    return own_writes.check(case.calls, lost=case.lost)
+    return own_writes.check(case.calls, lost=case.lost, diverged=case.diverged)
+
+
+def _multi(case: _Case) -> Result:
+    return multi.check(case.calls, lost=case.lost, stale_reads=case.description.stale_reads)
+
+
+def _journal(case: _Case) -> Result:
+    return journal.check(case.calls, lost=case.lost, stale_reads=case.description.stale_reads)
+
+
+def _ddl(case: _Case) -> Result:
+    return ddl.check(case.calls, lost=case.lost, stale_reads=case.description.stale_reads)
 
 
 CHECKERS: Final[dict[str, tuple[Callable[[_Case], Result], ...]]] = {
@@ -93,12 +114,16 @@ CHECKERS: Final[dict[str, tuple[Callable[[_Case], Result], ...]]] = {
     "append": (_append,),
     "bank": (_bank,),
     "counter": (_counter,),
+    "ddl": (_ddl, _set),
+    "journal": (_journal,),
     "monotonic": (_monotonic,),
+    "multi": (_multi,),
     "own-writes": (_own_writes,),
     "register": (_register,),
     "set": (_set,),
 }
-"""By workload. Whatever the workload, a run with an ending is also given to those that look at nodes."""
+"""By workload. Whatever the workload, ``answers`` looks at errors, and a run with an ending is also given to those that
+look at nodes."""
 
 
 def judge(
@@ -118,11 +143,11 @@ def judge(
     under = periods(record.operations)
     ending = record.ending or Ending()
     case = _Case(calls, description, ending, clock)
-    results = [checker(case) for checker in CHECKERS[description.workload]]
+    results = [*(checker(case) for checker in CHECKERS[description.workload]), answers.check(calls, under)]
     if record.ending is not None:
         results += [
             final_state.check(calls, ending, nodes=description.nodes, replication=description.replication),
-            primaries.check(calls, ending.roles),
+            primaries.check(calls, ending.roles, forwards=description.forwards),
             log_lines.check(ending.log, expected, under),
         ]
     return Judgement(description, calls, under, tuple(results), availability(calls, under))

@@ -6,7 +6,7 @@ what any of them does.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jepsen.history import NEMESIS, Operation
 
@@ -49,12 +49,14 @@ def periods(operations: Sequence[Operation]) -> tuple[Period, ...]:
             halves[each.f] = each
             if each.f.startswith(_START):
                 begun.setdefault(each.f.removeprefix(_START), each)
+        elif each.f.startswith(_START):
+            _add_details(begun, each)
         elif each.f.startswith(_STOP):
             name = each.f.removeprefix(_STOP)
             if (start := begun.pop(name, None)) is not None:
                 found.append(Period(name, start.time_ns, each.time_ns, _details(start)))
-        elif not each.f.startswith(_START):
-            found.append(Period(each.f, first.time_ns, each.time_ns, _details(first), lasting=False))
+        else:
+            found.append(Period(each.f, first.time_ns, each.time_ns, _details(first) or _details(each), lasting=False))
     found += [Period(name, start.time_ns, ended_ns, _details(start)) for name, start in begun.items()]
     found += [
         Period(name, first.time_ns, ended_ns, _details(first), lasting=False)
@@ -62,6 +64,14 @@ def periods(operations: Sequence[Operation]) -> tuple[Period, ...]:
         if not name.startswith((_START, _STOP))
     ]
     return tuple(sorted(found, key=lambda each: (each.began_ns, each.ended_ns, each.name)))
+
+
+def _add_details(begun: dict[str, Operation], done: Operation) -> None:
+    """To whom it was done may be known only once it is."""
+    name = done.f.removeprefix(_START)
+    start = begun.get(name)
+    if start is not None and start.value is None:
+        begun[name] = replace(start, value=done.value)
 
 
 def _details(one: Operation) -> str:

@@ -7,7 +7,7 @@ the most that it can be: additions that were acknowledged before it began count,
 When everything that is added is positive, no read may show less than one that had ended before it began.
 
 ``lost``: calls that are kept in ``diverged/``: acknowledged, and they may be missing. ``stale_reads``: reads may be
-old: what was acknowledged need not be seen yet.
+old: what was acknowledged need not be seen yet. Reads that were committed in a lost history are in ``lost`` too.
 """
 
 from collections.abc import Iterable, Sequence
@@ -45,7 +45,7 @@ def check(calls: Sequence[Call], *, initial: int = 0, lost: Iterable[int] = (), 
     excused = frozenset(lost)
     adds = [call for call in calls if call.f == "add" and not call.failed]
     amounts = {call.index: number(call.invocation.value, call.invocation) for call in adds}
-    reads = [call for call in calls if call.f == "read" and call.ok]
+    reads = [call for call in calls if call.f == "read" and call.ok and call.index not in excused]
     slack = sum(max(0, amounts[call.index]) for call in adds if call.index in excused)
     rising = not stale_reads and all(amount >= 0 for amount in amounts.values())
     sums = _Sums()

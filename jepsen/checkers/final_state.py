@@ -42,6 +42,8 @@ def check(
     unknown = "" if whole else "no node was looked at"
     if ending.present is not None:
         counts |= _writes(writes, ending, ending.present, replication, findings)
+        for index in sorted((ending.kept | frozenset(ending.present)) - {call.index for call in calls}):
+            findings.add("from-nowhere", f"there is a row of operation {index}, which is no call")
     return findings.result(NAME, counts, unknown)
 
 
@@ -78,7 +80,6 @@ def _writes(
 ) -> dict[str, int]:
     there = frozenset(present)
     kept = ending.kept
-    known = {call.index for call in writes}
     listed = recovered = 0
     for call in writes:
         who = f"{of_process(call)} on {call.node or 'some node'}"
@@ -95,6 +96,4 @@ def _writes(
             if replication == "sync":
                 text = f"{who} was acknowledged, and is only in diverged/, where synchronous replication loses nothing"
                 findings.add("lost-in-sync-mode", text, call)
-    for index in sorted((there | kept) - known):
-        findings.add("from-nowhere", f"there is a row of operation {index}, which wrote nothing")
     return {"lost-and-listed": listed, "recovered": recovered}

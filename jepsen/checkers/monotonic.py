@@ -8,14 +8,15 @@ nodes nothing is promised: a replica lags (who wants more waits for a TXID, see 
 
 Across failover, in its documented form: a node that has transactions which its cluster does not have keeps them in
 ``diverged/``, lists them, and goes back to the last common position. So each entry there excuses one step back on its
-node and database, after it was made, and not below the position that it names.
+node and database, after it was made, and not below the position that it names. (The position steps back a moment before
+what readers see: within PUT_ASIDE_S both are one step.)
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from jepsen.checkers.result import Findings, Result, of_process
-from jepsen.ending import Kept
+from jepsen.ending import PUT_ASIDE_S, Kept
 from jepsen.history import Atom, Call, Malformed, entry_of, number
 
 NAME = "monotonic"
@@ -30,11 +31,15 @@ class _Seen:
 
 @dataclass(slots=True)
 class _Place:
-    """One database on one node. ``went_back``: since which operation, and what excused it."""
+    """One database on one node. ``entries``: that have excused nothing yet. ``went_back``: since which operation.
+
+    ``half_used``: those that have excused a step of the position alone.
+    """
 
     newest: _Seen | None = None
     deepest: _Seen | None = None
     entries: list[Kept] = field(default_factory=list)
+    half_used: list[Kept] = field(default_factory=list)
     went_back: int = -1
 
 
@@ -112,8 +117,12 @@ def _judge(one: _Seen, bound: tuple[_Seen | None, _Seen | None], place: _Place, 
     if entry is None:
         first = behind[0]
         findings.add("went-back", f"{_said(one)}, and {_said(first)} before that began", first.call, one.call)
+    elif entry in place.half_used:
+        place.half_used.remove(entry)
     else:
         place.entries.remove(entry)
+        if newest is not None and one.seen >= newest.seen:
+            place.half_used.append(entry)
     assert one.call.completion is not None
     place.newest = one
     place.deepest = one if one.txid is not None else None
@@ -128,15 +137,24 @@ def _behind(one: _Seen, other: _Seen) -> bool:
 def _excuse(one: _Seen, deepest: _Seen | None, place: _Place) -> Kept | None:
     """The first entry of ``diverged/`` that this step back can be."""
     assert one.call.completion is not None
-    for entry in place.entries:
-        if entry.time_ns > one.call.completion.time_ns:
+    now_ns = one.call.completion.time_ns
+    recent = [each for each in place.half_used if now_ns <= each.time_ns + PUT_ASIDE_S * 1e9]
+    for entry in [*recent, *place.entries]:
+        if entry.time_ns > now_ns:
             continue
         if one.txid is not None and one.txid < entry.base_txid:
             continue
-        if deepest is not None and deepest.txid is not None and deepest.txid > entry.end_txid:
+        if deepest is not None and (deepest.txid or 0) > entry.end_txid and not _meanwhile(deepest, entry):
             continue
         return entry
     return None
+
+
+def _meanwhile(one: _Seen, entry: Kept) -> bool:
+    """Whether a node was putting a history aside: its position may be of the cluster's before what readers see is."""
+    assert one.call.completion is not None
+    since_ns = one.call.completion.time_ns - entry.time_ns
+    return 0 <= since_ns <= PUT_ASIDE_S * 1e9
 
 
 def _said(one: _Seen) -> str:

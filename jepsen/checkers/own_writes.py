@@ -5,16 +5,19 @@ least the TXID of the write. ``read`` of ``{"key", "after"}``: it waited until i
 answered with ``"value"`` beside them (None: there is no such key). Every value of a key is written once.
 
 ``lost``: calls that are kept in ``diverged/``. Who reads after a TXID of a lost history gets what the cluster has at
-that TXID now: that is documented, and such writes are not expected.
+that TXID now: that is documented, and such writes are not expected. Until a node has put a history aside it shows that
+one; the cluster gives the same TXIDs to other transactions meanwhile, which nobody can expect to see there.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from jepsen.checkers.result import Findings, Result, of_process
+from jepsen.ending import PUT_ASIDE_S, Kept
 from jepsen.history import Atom, Call, Malformed, atom, entry_of, number
 
-NAME = "own-writes"
+NAME: Final = "own-writes"
 
 
 @dataclass(slots=True)
@@ -25,8 +28,10 @@ class _Key:
     by_value: dict[Atom, Call] = field(default_factory=dict)
 
 
-def check(calls: Sequence[Call], *, lost: Iterable[int] = ()) -> Result:
-    """Raises Malformed where calls are not of this kind."""
+def check(
+    calls: Sequence[Call], *, lost: Iterable[int] = (), diverged: Mapping[str, Sequence[Kept]] | None = None
+) -> Result:
+    """``diverged``: by node. Raises Malformed where calls are not of this kind."""
     findings = Findings()
     excused = frozenset(lost)
     keys: dict[Atom, _Key] = {}
@@ -34,7 +39,8 @@ def check(calls: Sequence[Call], *, lost: Iterable[int] = ()) -> Result:
         if call.f == "write":
             _write(call, keys, excused)
     reads = [call for call in calls if call.f == "read" and call.ok]
-    uncertain = sum(_read(call, keys, excused, findings) for call in reads)
+    elsewhere = {call.index for call in reads if _of_lost_history(call, (diverged or {}).get(call.node, ()))}
+    uncertain = sum(_read(call, keys, excused, findings, elsewhere=call.index in elsewhere) for call in reads)
     writes = [call for call in calls if call.f == "write"]
     counts = {
         "writes": len(writes),
@@ -43,6 +49,7 @@ def check(calls: Sequence[Call], *, lost: Iterable[int] = ()) -> Result:
         "lost-and-listed": sum(call.index in excused for call in writes),
         "reads": len(reads),
         "reads-of-indeterminate": uncertain,
+        "reads-of-lost-histories": len(elsewhere),
     }
     return findings.result(NAME, counts, "" if reads else "no read was answered")
 
@@ -59,16 +66,26 @@ def _write(call: Call, keys: dict[Atom, _Key], excused: frozenset[int]) -> None:
             key.acknowledged.append((txid, call))
 
 
-def _read(call: Call, keys: dict[Atom, _Key], excused: frozenset[int], findings: Findings) -> bool:
-    """Whether it shows a write without an answer, of which nothing can be said."""
+def _of_lost_history(read: Call, entries: Sequence[Kept]) -> bool:
+    """Whether its node had, for the TXID that was waited for, what it put aside later."""
+    assert read.completion is not None
+    after = number(entry_of(read.completion, "after"), read.completion)
+    until_ns = read.invocation.time_ns - round(PUT_ASIDE_S * 1e9)
+    return any(entry.base_txid < after <= entry.end_txid and until_ns < entry.time_ns for entry in entries)
+
+
+def _read(call: Call, keys: dict[Atom, _Key], excused: frozenset[int], findings: Findings, *, elsewhere: bool) -> bool:
+    """Whether it shows a write without an answer, of which nothing can be said.
+
+    ``elsewhere``: in a lost history, where nothing of the cluster's is expected.
+    """
     assert call.completion is not None
     key_name = atom(entry_of(call.completion, "key"), call.completion)
     after = number(entry_of(call.completion, "after"), call.completion)
     value = atom(entry_of(call.completion, "value"), call.completion)
     key = keys.get(key_name, _Key())
-    expected = max(
-        (write for txid, write in key.acknowledged if txid <= after), key=lambda write: write.index, default=None
-    )
+    known = [] if elsewhere else [write for txid, write in key.acknowledged if txid <= after]
+    expected = max(known, key=lambda write: write.index, default=None)
     who = f"{of_process(call)} waited for TXID {after:016x}{f' on {call.node}' if call.node else ''}"
     found = key.by_value.get(value)
     if value is None and found is None:

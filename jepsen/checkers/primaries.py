@@ -41,8 +41,12 @@ def reigns(roles: Sequence[RoleChange]) -> list[Reign]:
     return sorted(found, key=lambda each: (each.began_ns, each.epoch))
 
 
-def check(calls: Sequence[Call], roles: Sequence[RoleChange]) -> Result:
-    """``roles``: of all nodes, from their logs; those of a killed process end with its next one."""
+def check(calls: Sequence[Call], roles: Sequence[RoleChange], *, forwards: bool = False) -> Result:
+    """``roles``: of all nodes, from their logs; those of a killed process end with its next one.
+
+    ``forwards``: a node that is the primary no more has others commit what it is asked for: of what was begun before
+    and acknowledged afterwards nobody can say which it was.
+    """
     findings = Findings()
     every = reigns(roles)
     _epochs(every, findings)
@@ -50,7 +54,9 @@ def check(calls: Sequence[Call], roles: Sequence[RoleChange]) -> Result:
     by_node: dict[str, list[Reign]] = {}
     for each in every:
         by_node.setdefault(each.node, []).append(each)
-    epochs = {call.index: epoch for call in acknowledged if (epoch := _epoch(call, by_node)) is not None}
+    epochs = {
+        call.index: epoch for call in acknowledged if (epoch := _epoch(call, by_node, forwards=forwards)) is not None
+    }
     _in_order([call for call in acknowledged if call.index in epochs], epochs, findings)
     counts = {
         "reigns": len(every),
@@ -74,7 +80,7 @@ def _epochs(every: Sequence[Reign], findings: Findings) -> None:
         newest[each.node] = max(each.epoch, newest.get(each.node, 0))
 
 
-def _epoch(call: Call, by_node: dict[str, list[Reign]]) -> int | None:
+def _epoch(call: Call, by_node: dict[str, list[Reign]], *, forwards: bool) -> int | None:
     """Under which epoch a call was acknowledged; None when its node was not primary: then it was forwarded."""
     assert call.completion is not None
     of_node = by_node.get(call.node, [])
@@ -82,7 +88,8 @@ def _epoch(call: Call, by_node: dict[str, list[Reign]]) -> int | None:
     if at < 0:
         return None
     reign = of_node[at]
-    over = reign.ended_ns is not None and reign.ended_ns < call.invocation.time_ns
+    until_ns = call.completion.time_ns if forwards else call.invocation.time_ns
+    over = reign.ended_ns is not None and reign.ended_ns < until_ns
     return None if over else reign.epoch
 
 

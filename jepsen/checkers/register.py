@@ -85,7 +85,7 @@ def _atom(value: object, call: Call) -> Atom:
 def _drop_lost(keys: dict[Atom, list[Action]], lost: frozenset[int]) -> int:
     dropped = 0
     for key, actions in keys.items():
-        gone = {action.leaves for action in actions if action.call.index in lost}
+        gone = {action.leaves for action in actions if action.call.index in lost and not action.reads}
         gone -= {action.leaves for action in actions if not action.reads and action.call.index not in lost}
         kept = [
             action

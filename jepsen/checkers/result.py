@@ -49,6 +49,15 @@ class Findings:
             involved |= {each.index: each for each in operations}
             self._kept.append(Anomaly(kind, text, tuple(involved[index] for index in sorted(involved))))
 
+    def take(self, result: "Result", prefix: str) -> dict[str, int]:
+        """All anomalies of a result on a part of the history; what it counted besides them."""
+        for anomaly in result.anomalies:
+            self.add(anomaly.kind, f"{prefix}: {anomaly.text}", operations=anomaly.operations)
+        kept = Counter(anomaly.kind for anomaly in result.anomalies)
+        for kind, number in kept.items():
+            self._numbers[kind] += result.counts[kind] - number
+        return {name: number for name, number in result.counts.items() if name not in kept}
+
     def __len__(self) -> int:
         return self._numbers.total()
 

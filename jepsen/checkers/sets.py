@@ -74,7 +74,7 @@ def check(calls: Sequence[Call], *, lost: Iterable[int] = (), stale_reads: bool 
     for element, one in judged.items():
         if one.shown is not None and one.add.indeterminate:
             counts["recovered"] += 1
-        if one.shown is None and one.missed is None:
+        if one.shown is None and one.missed is None and one.add.index not in excused:
             counts["never-read"] += 1
         elif one.missed is not None:
             _missed(element, one, excused, counts, findings, stale_reads=stale_reads)

@@ -33,13 +33,21 @@ class Machine(Node):
     """``urls``: of Consul. ``options``: of lease.consul, such as ttl and outage."""
 
     def __init__(
-        self, network: Network, folder: Path, name: str, urls: Sequence[str], *, on_replica: str, **options: Any
+        self,
+        network: Network,
+        folder: Path,
+        name: str,
+        urls: Sequence[str],
+        *,
+        on_replica: str,
+        data: Path | None = None,
+        **options: Any,
     ) -> None:
         self._network = network
         self._on_replica = on_replica
         self._urls = list(urls)
         self._options = options
-        super().__init__(folder, name, ports=(HTTP_PORT, REPLICATION_PORT))
+        super().__init__(folder, name, ports=(HTTP_PORT, REPLICATION_PORT), data=data)
 
     def configure(self, **sections: dict[str, Any]) -> None:
         """Write the configuration anew; ``consul`` are options of lease.consul, the rest as everywhere."""
@@ -56,7 +64,7 @@ class Machine(Node):
             "lease": {"type": "consul", "consul": {"urls": self._urls, "key": KEY, **self._options}},
             "writes": {"on_replica": self._on_replica},
         }
-        super().configure(**own | sections)
+        super().configure(**sections | {name: values | sections.get(name, {}) for name, values in own.items()})
 
     def start(self, *command: str, wait: bool = True, prefix: Sequence[str] = (), **environment: str) -> "Machine":
         super().start(*command, wait=wait, prefix=[*prefix, *self._network.entry(self.name)], **environment)
@@ -134,14 +142,18 @@ class Machine(Node):
 
     def _await_empty(self) -> None:
         """Children of a daemon that is gone have work of a moment; what hangs longer should not."""
-        wait_until(lambda: not self._network.processes(self.name), f"what {self.name} leaves behind ends", GONE_LIMIT_S)
+        wait_until(lambda: not self.left_behind(), f"what {self.name} leaves behind ends", GONE_LIMIT_S)
+
+    def left_behind(self) -> list[int]:
+        """What runs on the machine; of the node, once the daemon has ended."""
+        return self._network.processes(self.name)
 
     def tear_down(self) -> list[str]:
         problems = super().tear_down()
         try:
             self._await_empty()
         except AssertionError:
-            left = [f"{pid}: {_command_line(pid)}" for pid in self._network.processes(self.name)]
+            left = [f"{pid}: {_command_line(pid)}" for pid in self.left_behind()]
             problems.append(f"{self.name} left behind {left}")
         return problems
 

@@ -66,6 +66,7 @@ class Network:
         self._machines = list(machines)
         self._lost: set[tuple[str, str]] = set()
         self._last_bytes: dict[str, int] = {}
+        self._shares: dict[str, int] = {}
         self.addresses: dict[str, str] = {name: f"10.77.0.{1 + place}" for place, name in enumerate(machines)}
 
     def __enter__(self) -> Self:
@@ -136,6 +137,16 @@ class Network:
         pairs = {(one, other) for one in some for other in others if one != other}
         self._lose(pairs | {(other, one) for one, other in pairs})
 
+    def part_one_way(self, some: Iterable[str], others: Iterable[str]) -> None:
+        """What some machines send others is lost; what the others send them arrives."""
+        others = list(others)
+        self._lose({(one, other) for one in some for other in others if one != other})
+
+    def lose_share(self, machine: str, percent: int) -> None:
+        """Of the packets that it sends and is sent, so many in a hundred are lost, each by chance."""
+        self._shares[machine] = percent
+        self._write()
+
     def unplug(self, machine: str) -> None:
         """Pull its cable: the link goes down at both ends."""
         _run(["ip", "-n", self._bridge, "link", "set", "dev", machine, "down"])
@@ -144,6 +155,7 @@ class Network:
         """Everything arrives again."""
         self._lost.clear()
         self._last_bytes.clear()
+        self._shares.clear()
         self._write()
         _run(["ip", "-n", self._bridge, "-batch", "-"], "".join(f"link set dev {each} up\n" for each in self._machines))
 
@@ -158,9 +170,10 @@ class Network:
         for machine in self._machines:
             leaving = [to for source, to in self._lost if source == machine]
             arriving = [source for source, to in self._lost if to == machine and not source]
-            rules = ["drop" if not to else f"ip daddr {self.addresses[to]} drop" for to in leaving]
+            by_chance = [f"numgen random mod 100 < {self._shares[machine]} drop"] if machine in self._shares else []
+            rules = ["drop" if not to else f"ip daddr {self.addresses[to]} drop" for to in leaving] + by_chance
             chains += self._chain(f"from_{machine}", "ingress", machine, rules)
-            rules = ["drop"] if arriving else []
+            rules = (["drop"] if arriving else []) + by_chance
             if machine in self._last_bytes:
                 rules.append(f"quota over {self._last_bytes[machine]} bytes drop")
             chains += self._chain(f"to_{machine}", "egress", machine, rules)

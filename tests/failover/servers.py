@@ -121,6 +121,25 @@ class Servers:
             process.wait(END_LIMIT_S)
         self._processes.clear()
 
+    def leader(self) -> str:
+        """The machine of the server that leads, as one that answers says; empty when none knows."""
+        machines = {address: machine for machine, address in self._network.addresses.items()}
+        for machine in self.machines:
+            if found := self.ask(machine, "/v1/status/leader"):
+                return machines[str(found).partition(":")[0]]
+        return ""
+
+    def kill_one(self, machine: str) -> None:
+        """Kill -9 one server, until ``start`` or ``start_one``."""
+        process = self._processes.pop(machine)
+        process.kill()
+        process.wait(END_LIMIT_S)
+
+    def start_one(self, machine: str) -> None:
+        """Start one server if it does not run; returns at once."""
+        if machine not in self._processes:
+            self._start(machine)
+
     def wipe(self) -> None:
         """They lose everything, and begin anew."""
         self.kill()

@@ -83,12 +83,38 @@ def test_an_entry_of_diverged_excuses_one_step_back_after_it() -> None:
     assert kinds(checker.check(making.calls(), diverged=kept(now + STEP_NS, 103, 105))) == {"went-back"}
 
 
+@pytest.mark.parametrize(("later_s", "expected"), [(0.1, set()), (10, {"went-back"})])
+def test_the_position_may_step_back_a_moment_before_what_is_seen(later_s: float, expected: set[str]) -> None:
+    making = Making()
+    seen(making, 0, 5, 105)
+    entry = kept(making.now_ns, 103, 105)
+    seen(making, 0, 5, 103)
+    making.wait(later_s)
+    seen(making, 0, 3, 103)
+    assert kinds(checker.check(making.calls(), diverged=entry)) == expected
+    # That was it.
+    seen(making, 0, 5, 105)
+    seen(making, 0, 3, 103)
+    assert kinds(checker.check(making.calls(), diverged=entry)) == {"went-back"}
+
+
+def test_the_position_may_be_of_the_new_history_while_the_lost_one_is_seen() -> None:
+    making = Making()
+    seen(making, 0, 5, 105)
+    entry = kept(making.now_ns, 103, 105)
+    seen(making, 0, 5, 103)
+    seen(making, 0, 5, 110)
+    seen(making, 0, 3, 111)
+    assert checker.check(making.calls(), diverged=entry).valid is True
+    assert kinds(checker.check(making.calls(), diverged=kept(10**18, 103, 105))) == {"went-back"}
+
+
 @pytest.mark.parametrize(
     "diverged",
     [
         kept(10**18, 103, 105),  # made after the read
         kept(1, 104, 105),  # goes back to a later position
-        kept(1, 103, 104),  # did not have what was seen
+        kept(3 * STEP_NS, 103, 104),  # did not have what was seen
         kept(1, 103, 105, database="e"),
         {"c": kept(1, 103, 105)["b"]},
     ],

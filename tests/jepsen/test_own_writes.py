@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from jepsen.checkers import own_writes as checker
 from jepsen.checkers.result import Result
+from jepsen.ending import Kept
 from jepsen.history import Malformed, Type
 from tests.jepsen.making import Making
 
@@ -130,3 +131,23 @@ def test_a_replica_that_waits_is_valid_and_one_that_does_not_is_found(seed: int)
     assert checker.check(making.calls()).valid is not False
     found(making, log[numbers.randrange(len(log) - 1)], len(log))
     assert kinds(checker.check(making.calls())) == {"not-seen"}
+
+
+def test_a_node_shows_its_lost_history_until_it_has_put_it_aside() -> None:
+    making = Making()
+    lost = making.did(0, "write", {"key": 1, "value": 1}, {"key": 1, "value": 1, "txid": 9}, node="a")
+    making.did(2, "write", {"key": 1, "value": 2}, {"key": 1, "value": 2, "txid": 7}, node="b")
+    making.did(1, "read", {"key": 1, "after": 8}, {"key": 1, "after": 8, "value": 1}, node="a")
+    entry = Kept("x", "app.db", 6, 9, making.now_ns + 1, (lost,))
+    calls = making.calls()
+    assert kinds(checker.check(calls)) == {"not-seen"}
+    assert checker.check(calls, lost=[lost], diverged={"a": [entry]}).counts["reads-of-lost-histories"] == 1
+    assert checker.check(calls, lost=[lost], diverged={"a": [entry]}).valid is True
+    # Another node has put nothing aside, nor was what the entry says waited for.
+    assert kinds(checker.check(calls, lost=[lost], diverged={"b": [entry]})) == {"not-seen"}
+    before = Kept("x", "app.db", 8, 9, making.now_ns + 1, (lost,))
+    assert kinds(checker.check(calls, lost=[lost], diverged={"a": [before]})) == {"not-seen"}
+    # Later it shows what the cluster has.
+    making.wait(60)
+    making.did(1, "read", {"key": 1, "after": 8}, {"key": 1, "after": 8, "value": 1}, node="a")
+    assert kinds(checker.check(making.calls(), lost=[lost], diverged={"a": [entry]})) == {"not-seen"}

@@ -65,5 +65,21 @@ def test_what_a_replica_passed_on_is_of_no_epoch_of_its_own() -> None:
     assert (result.valid, result.counts["elsewhere"]) == (True, 1)
 
 
+def test_who_forwards_may_have_passed_on_what_began_before_a_change() -> None:
+    making = Making()
+    making.did(0, "add", 1, node="b")
+    making.begin(1, "add", 2, node="a")
+    making.wait(1)
+    at = making.now_ns // STEP_NS
+    making.end(1, node="a")
+    roles = [change(0, "a", 1), change(0, "b", 2), change(at, "a", 2, "replica")]
+    assert kinds(checker.check(making.calls(), roles)) == {"late-acknowledgement"}
+    result = checker.check(making.calls(), roles, forwards=True)
+    assert (result.valid, result.counts["elsewhere"]) == (True, 1)
+    # Acknowledged before it is told of the change, it was the primary's own.
+    roles = [change(0, "a", 1), change(0, "b", 2), change(at + 9, "a", 2, "replica")]
+    assert kinds(checker.check(making.calls(), roles, forwards=True)) == {"late-acknowledgement"}
+
+
 def test_without_a_primary_nothing_is_known() -> None:
     assert checker.check((), []).valid == "unknown"

@@ -91,7 +91,8 @@ def test_a_good_run() -> None:
     assert verdict_line(judgement).startswith(
         "append × kill, seed 7: valid; 200 operations, 200 acknowledged, 0 failed, 0 indeterminate; writes accepted 1"
     )
-    assert [result.checker for result in judgement.results] == ["append", "final-state", "primaries", "log-lines"]
+    names = [result.checker for result in judgement.results]
+    assert names == ["append", "answers", "final-state", "primaries", "log-lines"]
     text = page(record, judgement)
     found = parsed(text)
     assert found.seen.count("svg") == 4

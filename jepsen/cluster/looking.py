@@ -1,0 +1,160 @@
+"""What one node holds when a run is over: its databases, and what it has kept of histories that ended.
+
+Knows how to get at the bytes, through the mount and on the disk, and that every look has a limit: a mount may answer
+nothing. Does not know what is right.
+"""
+
+import contextlib
+import hashlib
+import sqlite3
+import subprocess
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from jepsen.cluster.machine import BreakableMachine
+from jepsen.ending import DatabaseEnd, Kept
+from tests.cluster.comparing import content, rolling_checksum
+from tests.support.sql import SqlError, run_sql
+from tests.support.waiting import wait_until
+
+WAL_VERSION: Final = 2
+"""At byte 19 of a database file: it is in WAL mode (sqlite.org/fileformat2.html)."""
+INTEGRITY_LINES: Final = 20
+TOUCH_S: Final = 20.0
+
+Calls = Callable[[str, Path], Iterable[int]]
+"""(name of a database, a plain copy of it) → the indexes of the calls whose rows are in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One database of one node; ``problem``: what is wrong besides what ``end`` says."""
+
+    end: DatabaseEnd
+    content: bytes
+    problem: str = ""
+
+
+def touch_and_fold(path: Path, number: int) -> None:
+    """One more transaction, so that every node has applied something since it last changed; then the WAL is folded in.
+
+    Raises AssertionError, SqlError.
+    """
+    run_sql(path, f"PRAGMA user_version = {number % 2**31}", mode="rw", limit_s=TOUCH_S)
+    assert run_sql(path, "PRAGMA wal_checkpoint(TRUNCATE)", mode="rw", limit_s=TOUCH_S)[0][0] == 0, (
+        f"a reader keeps the WAL of {path.name} from being folded"
+    )
+
+
+def fold_at_replica(path: Path) -> None:
+    """Have a replica lay what it has in its WAL into the file, as far as it lets an application do that."""
+    with contextlib.suppress(SqlError):
+        run_sql(path, "PRAGMA wal_checkpoint(PASSIVE)", mode="rw", limit_s=TOUCH_S)
+
+
+def await_folded(node: BreakableMachine, name: str, expected: bytes | None, limit_s: float) -> None:
+    """Until the file on the disk has all that readers see. AssertionError at the limit.
+
+    Of a database in a rollback mode a replica has a WAL all the same, which is never emptied: there the file becomes
+    what it is on the primary (``expected``; None when that is not known).
+    """
+    on_disk, wal = node.data / "files" / name, node.data / "files" / f"{name}-wal"
+
+    def folded() -> bool:
+        if _header(on_disk)[19:20] == bytes([WAL_VERSION]):
+            return not wal.exists() or wal.stat().st_size == 0
+        return content(on_disk) == (content(node.path(name)) if expected is None else expected)
+
+    wait_until(folded, f"{node.name} folds the WAL of {name}", limit_s)
+
+
+def _header(path: Path) -> bytes:
+    with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+        return file.read(100)
+    return b""
+
+
+def look(node: BreakableMachine, name: str, position: str, folder: Path) -> Look:
+    """``position``: TXID/checksum as its status says. Raises FileNotFoundError when the mount has no such database."""
+    found = content(node.path(name))
+    problems = []
+    if content(node.data / "files" / name) != found:
+        problems.append(f"the disk has other bytes of {name} than the mount")
+    if (told := content(node.path(f"{name}-pos")).decode().strip()) != position:
+        problems.append(f"{name}-pos says {told}, and the status {position}")
+    txid, _, checksum = position.partition("/")
+    end = DatabaseEnd(
+        name=name,
+        txid=int(txid, 16),
+        checksum=checksum,
+        computed=f"{rolling_checksum(found) if found else 0:016x}",
+        digest=hashlib.sha256(found).hexdigest(),
+        size_bytes=len(found),
+        integrity=_integrity(found, folder),
+    )
+    return Look(end, found, "; ".join(problems))
+
+
+def _integrity(database: bytes, folder: Path) -> tuple[str, ...]:
+    """What SQLite says of a copy."""
+    if not database:
+        return ("ok",)
+    copy = plain_copy(database, folder, "integrity.db")
+    try:
+        with contextlib.closing(sqlite3.connect(copy)) as connection:
+            rows = connection.execute(f"PRAGMA integrity_check({INTEGRITY_LINES})").fetchall()
+    except sqlite3.Error as error:
+        return (f"{type(error).__name__}: {error}",)
+    return tuple(str(row[0]) for row in rows)
+
+
+def plain_copy(database: bytes, folder: Path, name: str) -> Path:
+    """A file that has nothing to do with any node; its WAL of an earlier copy is gone."""
+    path = folder / name
+    for each in (path, *(path.with_name(f"{name}{suffix}") for suffix in ("-wal", "-shm", "-journal"))):
+        each.unlink(missing_ok=True)
+    path.write_bytes(database)
+    return path
+
+
+# --------------------------------------------------------------------------------------------------------- diverged
+def kept_ids(node: BreakableMachine) -> frozenset[str]:
+    """What a node has kept so far. AssertionError when it cannot be asked."""
+    return frozenset(each["id"] for each in node.diverged())
+
+
+def kept(
+    node: BreakableMachine,
+    databases: Sequence[str],
+    known: frozenset[str],
+    calls_in: Calls | None,
+    times_ns: dict[str, int],
+    folder: Path,
+) -> tuple[list[Kept], list[str]]:
+    """Entries of some databases that were not ``known``, and what could not be got out of them.
+
+    ``times_ns``: when each was kept, by id, as the log says; the node's own clock may have been wrong.
+    """
+    found: list[Kept] = []
+    problems: list[str] = []
+    for entry in node.diverged():
+        if entry["id"] in known or entry["database"] not in databases:
+            continue
+        calls: tuple[int, ...] = ()
+        if calls_in is not None and entry["pages"]:
+            try:
+                calls = tuple(sorted(set(_exported(node, entry["id"], entry["database"], calls_in, folder))))
+            except (AssertionError, SqlError, sqlite3.Error, OSError, subprocess.SubprocessError) as error:
+                problems.append(f"entry {entry['id']} of diverged/ cannot be read: {error}")
+        base, end = (int(entry[each].partition("/")[0], 16) for each in ("base", "end"))
+        found.append(Kept(entry["id"], entry["database"], base, end, times_ns.get(entry["id"], 0), calls))
+    return found, problems
+
+
+def _exported(node: BreakableMachine, identifier: str, database: str, calls_in: Calls, folder: Path) -> list[int]:
+    target = plain_copy(b"", folder, f"diverged-{node.name}.db")
+    target.unlink()
+    node.command("diverged", "export", identifier, str(target))
+    return list(calls_in(database, target))

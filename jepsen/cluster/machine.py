@@ -1,0 +1,158 @@
+"""A node of a cluster that is broken on purpose: its disk, its clocks and the wire to it can be put wrong.
+
+Knows what stands around the daemon for that. Does not know when anything is broken.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from jepsen.cluster import relay
+from jepsen.cluster.small_disk import SmallDisk
+from jepsen.cluster.switches import Switches
+from tests.failover.machine import HTTP_PORT, REPLICATION_PORT, Machine
+from tests.failover.network import Network
+from tests.support.nodes import ROOT
+from tests.support.waiting import wait_until
+
+RELAY_HTTP_PORT: Final = 20212
+RELAY_REPLICATION_PORT: Final = 20213
+END_LIMIT_S: Final = 5.0
+LEFT_BEHIND_S: Final = 2.0
+
+
+class BreakableMachine(Machine):
+    """A node, not started.
+
+    ``small_disk``: its data directory is on a file system of limited size. ``faults``: its disk and its clocks obey
+    ``switches``. ``slow_wire``: other nodes reach it through a relay. ``environment``: of the daemon.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        folder: Path,
+        name: str,
+        urls: Sequence[str],
+        *,
+        on_replica: str,
+        small_disk: bool,
+        faults: bool,
+        slow_wire: bool,
+        environment: Mapping[str, str],
+        **options: Any,
+    ) -> None:
+        self._network = network
+        self._slow_wire = slow_wire
+        self._environment = dict(environment)
+        self._relay: subprocess.Popen[bytes] | None = None
+        self.small_disk = SmallDisk(folder / "disk") if small_disk else None
+        data = self.small_disk.data if self.small_disk is not None else None
+        super().__init__(network, folder, name, urls, on_replica=on_replica, data=data, **options)
+        self.switches = Switches(folder / "switches") if faults else None
+
+    def configure(self, **sections: dict[str, Any]) -> None:
+        if self._slow_wire:
+            address = self._network.addresses[self.name]
+            http = {"listen": f"0.0.0.0:{HTTP_PORT}", "advertise": f"http://{address}:{RELAY_HTTP_PORT}"}
+            replication = {"advertise": f"{address}:{RELAY_REPLICATION_PORT}"}
+            sections = {
+                **sections,
+                "http": http | sections.get("http", {}),
+                "replication": replication | sections.get("replication", {}),
+            }
+        super().configure(**sections)
+
+    def program(self) -> list[str]:
+        if self.switches is None:
+            return super().program()
+        switches = str(self.folder / "switches")
+        return [sys.executable, "-m", "jepsen.cluster.daemon", switches, "-c", str(self.config), "run"]
+
+    def start(
+        self, *command: str, wait: bool = True, prefix: Sequence[str] = (), **environment: str
+    ) -> "BreakableMachine":
+        """The relay in front of it is started too, when there is one and it does not run."""
+        self._start_relay()
+        super().start(*command, wait=wait, prefix=prefix, **(self._environment | environment))
+        return self
+
+    def left_behind(self) -> list[int]:
+        ours = self._relay.pid if self._relay is not None else 0
+        return [pid for pid in super().left_behind() if pid != ours]
+
+    def signal_all(self, number: int) -> None:
+        """To the daemon and its children, also those that keep apart; who has ended meanwhile is left out."""
+        for pid in self.left_behind():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def start_again(self) -> None:
+        """As whoever supervises it does when it has ended, however that came; returns at once."""
+        if self.is_running:
+            return
+        with contextlib.suppress(AssertionError):
+            # What it left behind has work of a moment, and may be cut off from Consul; nobody waits for it for long.
+            wait_until(lambda: not self.left_behind(), f"what {self.name} leaves behind ends", LEFT_BEHIND_S)
+        self.start(wait=False)
+
+    # -- the wire --------------------------------------------------------------------------------------------------
+
+    def delay(self, delay: relay.Delay) -> None:
+        """What other nodes and this one send each other is late, in both directions."""
+        assert self._slow_wire, "there is no relay in front of it"
+        relay.write(self._relay_settings, delay)
+
+    @property
+    def _relay_settings(self) -> Path:
+        return self.folder / "relay.json"
+
+    def _start_relay(self) -> None:
+        if not self._slow_wire or (self._relay is not None and self._relay.poll() is None):
+            return
+        ports = [f"{RELAY_HTTP_PORT}:{HTTP_PORT}", f"{RELAY_REPLICATION_PORT}:{REPLICATION_PORT}"]
+        with (self.folder / "relay.log").open("ab") as log:
+            self._relay = subprocess.Popen(
+                [
+                    *self._network.entry(self.name),
+                    *(sys.executable, "-m", "jepsen.cluster.relay", str(self._relay_settings), *ports),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=os.environ | {"PYTHONPATH": str(ROOT)},
+                start_new_session=True,
+            )
+
+    # -- healing and the end ---------------------------------------------------------------------------------------
+
+    def mend(self) -> None:
+        """Disk, clocks and wire are well again, and what was stopped goes on. A node that has ended stays so."""
+        if self.small_disk is not None:
+            self.small_disk.free()
+        if self.switches is not None:
+            self.switches.mend_disk()
+            self.switches.wall_ns = 0
+        if self._slow_wire:
+            self.delay(relay.Delay())
+        self.signal_all(signal.SIGCONT)
+
+    def diverged(self) -> list[dict[str, Any]]:
+        """What it lists as kept. AssertionError when it cannot."""
+        folder = self.data / "diverged"
+        if not folder.is_dir() or not any(folder.iterdir()):
+            return []
+        found: list[dict[str, Any]] = json.loads(self.command("--json", "diverged", "list"))
+        return found
+
+    def tear_down(self) -> list[str]:
+        if self._relay is not None:
+            self._relay.kill()
+            self._relay.wait(END_LIMIT_S)
+        return super().tear_down()

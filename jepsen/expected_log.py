@@ -1,0 +1,127 @@
+"""Which warnings and errors nodes log for a good reason, and under which nemesis.
+
+Every line has its reason. What is not here is an anomaly of the run: either a bug, or a line that belongs here.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+from jepsen.checkers.log_lines import Expected
+
+DAEMONS: Final = frozenset({"kill", "kill-all", "rejoin"})
+"""A daemon ends without a farewell, or for a while."""
+STALLS: Final = frozenset({"pause-short", "pause-long", "clock", "slow"})
+NETWORK: Final = frozenset(
+    {"isolate-primary", "halves", "ring", "one-way", "consul-only", "peers-only", "flapping", "slow"}
+)
+CONSUL: Final = frozenset({"consul-leader", "wipe-consul", "consul-only"})
+DISKS: Final = frozenset({"disk-full", "io-error"})
+UNPLANNED: Final = DAEMONS | STALLS | NETWORK | CONSUL | DISKS
+"""Another node may take over from a primary that does not agree."""
+HANDOFFS: Final = frozenset({"failover", "rejoin"})
+APPLICATIONS: Final = frozenset({"kill-client"})
+APPLIERS: Final = frozenset({"kill-applier", "kill-all", "io-error", "disk-full"})
+CHANGES: Final = UNPLANNED | HANDOFFS
+
+
+def _group(why: str, during: Iterable[str], *events: str, level: str = "warning") -> list[Expected]:
+    return [Expected(event, why, level, frozenset(during)) for event in events]
+
+
+EXPECTED: Final[tuple[Expected, ...]] = (
+    *_group("the SQLite of this machine's Python has that bug", (), "sqlite_with_wal_reset_bug"),
+    *_group("a COMMIT was refused after SQLite had written it, or its application died", (), "wal_index_reset"),
+    # ---------------------------------------------------------------------------------------------------- who leads
+    *_group(
+        "Consul, or the way to it, is away for a while, or this node stood still",
+        UNPLANNED,
+        "consul_session_lost",
+        "consul_session_not_ended",
+        "consul_session_not_renewed",
+        "election_waits",
+        "history_not_read",
+        "lease_lost",
+        "lease_not_left",
+        "lease_not_reached",
+        "lease_not_readable",
+        "lease_not_released",
+        "lease_not_renewed",
+        "members_not_exchanged",
+        "offer_not_taken_back",
+        "promotion_failed",
+        "reign_not_recorded",
+    ),
+    *_group("an offer is withdrawn when nobody took it", HANDOFFS, "lease_lost", "offer_not_taken_back"),
+    *_group("Consul has forgotten it", {"wipe-consul"}, "lease_key_made_anew"),
+    *_group("the process beside the daemon was killed with it", DAEMONS | DISKS, "last_will_started_again"),
+    *_group(
+        "an application is in a transaction and does not end it", HANDOFFS, "writers_do_not_yield", "writers_not_held"
+    ),
+    # --------------------------------------------------------------------------------------------------- who follows
+    *_group("the primary is gone, or the way to it", CHANGES, "replication_interrupted", "replica_replaced"),
+    *_group(
+        "an old primary had what the cluster has not: it is listed, and put aside",
+        UNPLANNED,
+        "database_unknown_to_primary",
+        "history_diverged",
+        "log_set_aside",
+        "replica_asks_snapshot",
+        "replica_diverged",
+        "snapshot_needed",
+        "transactions_kept",
+    ),
+    *_group("it was away for longer than the log is kept", DAEMONS | DISKS, "replica_too_far_behind"),
+    # -------------------------------------------------------------------------------------------------- applications
+    *_group("they are told that this node is not the primary (any more)", CHANGES, "commits_not_accepted"),
+    *_group(
+        "a COMMIT is on its way when the primary goes, and nobody can say what became of it",
+        UNPLANNED | APPLIERS,
+        "commit_outcome_unknown",
+        "commit_unknown",
+    ),
+    *_group("whoever has the lock loses it with the primary", CHANGES | APPLIERS, "lock_lost", "lock_lost_here"),
+    *_group(
+        "a commit was logged, and its application was told an error or died before it published it",
+        CHANGES | APPLICATIONS,
+        "unlink_refused",
+        "wal_rewind_refused",
+    ),
+    # --------------------------------------------------------------------------------------------- ends and beginnings
+    *_group("a daemon that was killed leaves its mount", DAEMONS | DISKS, "stale_mount_removed"),
+    *_group(
+        "a daemon that was killed leaves the end of a record, and pages whose checksums are not on the disk",
+        DAEMONS | DISKS,
+        "page_checksums_rebuilt",
+        "torn_tail_dropped",
+    ),
+    *_group("a killed applier is started again", APPLIERS, "applier.died", "applier.killed", "applier_not_asked"),
+    *_group("an applier is killed while it starts", APPLIERS, "applier.start_failed", level="error"),
+    *_group("the rest of a killed applier's work is asked for again", APPLIERS, "hold_not_asked", "release_failed"),
+    *_group(
+        "a node that stands still does not hear in time", STALLS | DAEMONS, "applier.killed", "not_demoted_in_time"
+    ),
+    # ---------------------------------------------------------------------------------------------------------- disks
+    *_group(
+        "the disk takes nothing, or answers with an error",
+        DISKS,
+        "applier.checkpoint_failed",
+        "commit_refused",
+        "commits_refused",
+        "epoch_not_noted",
+        "group_taken_back",
+        "log_unreadable",
+        "reign_not_noted",
+    ),
+    *_group(
+        "the same, where the node can do nothing about it",
+        DISKS,
+        "apply_failed",
+        "fenced",
+        "maintenance_failed",
+        "retention_failed",
+        "scrub_failed",
+        "snapshot_failed",
+        "stop_not_clean",
+        level="error",
+    ),
+)
