@@ -31,6 +31,7 @@ def _group(why: str, during: Iterable[str], *events: str, level: str = "warning"
 EXPECTED: Final[tuple[Expected, ...]] = (
     *_group("the SQLite of this machine's Python has that bug", (), "sqlite_with_wal_reset_bug"),
     *_group("a COMMIT was refused after SQLite had written it, or its application died", (), "wal_index_reset"),
+    *_group("SQLite before 3.42 writes transactions that nobody can recover: they fail", (), "commit_not_captured"),
     # ---------------------------------------------------------------------------------------------------- who leads
     *_group(
         "Consul, or the way to it, is away for a while, or this node stood still",

@@ -25,7 +25,19 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 # Their files need minutes in all: begun last, one of them would leave the other process with nothing to do.
-_LONG = ("jepsen", "cluster", "mount", "applier", "failover", "forward", "proxy", "crash", "replication", "roles", "cli")
+_LONG = (
+    "jepsen",
+    "cluster",
+    "mount",
+    "applier",
+    "failover",
+    "forward",
+    "proxy",
+    "crash",
+    "replication",
+    "roles",
+    "cli",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -38,8 +38,9 @@ class Opener:
 
     def __init__(self, node: Node, database: str = "app.db", *, handles: bool = False) -> None:
         arguments = [f"{node.path(database)}-halt", *(["x"] if handles else [])]
+        # Unbuffered: a second line that is there already must not be read with the first, where select cannot see it.
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-c", _PROGRAM, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
         )
         try:
             assert self.word() == "begun"
@@ -51,7 +52,6 @@ class Opener:
         """The next thing that it says; "" for nothing within the limit, or when it is over."""
         assert self._process.stdout is not None
         ready, _, _ = select.select([self._process.stdout], [], [], limit_s)
-        # One line at a time is there: nothing is kept in the buffer of Python's own file.
         return self._process.stdout.readline().decode().strip() if ready else ""
 
     def wait_held(self) -> None:

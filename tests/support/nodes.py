@@ -176,6 +176,10 @@ class Node:
     def stop(self, limit_s: float = STOP_LIMIT_S) -> None:
         """SIGTERM, and a clean end: exit code 0, nothing mounted, no child left."""
         assert self.terminate(limit_s) == 0, self.log
+        self.assert_gone()
+
+    def assert_gone(self) -> None:
+        """After a clean end nothing is mounted, and no child is left."""
         assert not is_mounted(self.mount), f"{self.name} left its mount behind"
         wait_until(lambda: not self.children(), f"the children of {self.name} end", 5)
 
