@@ -21,10 +21,6 @@ class Append(Workload):
         self._lists = lists.Lists()
 
     @property
-    def databases(self) -> tuple[str, ...]:
-        return (f"{self.tag}.db",)
-
-    @property
     def schema(self) -> str:
         return lists.SCHEMA
 

@@ -28,10 +28,6 @@ class Bank(Workload):
     accounts: ClassVar[tuple[str, ...]] = tuple(map(str, range(ACCOUNTS)))
 
     @property
-    def databases(self) -> tuple[str, ...]:
-        return (f"{self.tag}.db",)
-
-    @property
     def schema(self) -> str:
         return SCHEMA
 

@@ -61,9 +61,9 @@ class Workload(ABC):
         self.tag = tag
 
     @property
-    @abstractmethod
     def databases(self) -> tuple[str, ...]:
-        """The names of all, those made meanwhile too."""
+        """The names of all, those made meanwhile too; most workloads have one."""
+        return (f"{self.tag}.db",)
 
     @property
     @abstractmethod
@@ -111,6 +111,16 @@ def make(session: Session, node: str, database: str, schema: str, mode: str, cal
             connection.execute("INSERT INTO calls VALUES (?)", (call,))
         session.writes = True
     session.close(node, database)
+
+
+def is_read(numbers: random.Random, often: int, written: int) -> bool:
+    """Whether the next call reads: a quarter of them do at first, and fewer the more there is to be read."""
+    return numbers.random() < often / (4 * often + written)
+
+
+def read_each(nodes: Sequence[str], databases: Sequence[str]) -> list[Request]:
+    """Read each of several databases on each node."""
+    return [Request("read", {"database": name}, name, "home", node=each) for each in nodes for name in databases]
 
 
 def payload(numbers: random.Random) -> bytes:

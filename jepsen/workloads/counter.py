@@ -16,10 +16,6 @@ class Counter(Workload):
     name: ClassVar[str] = "counter"
 
     @property
-    def databases(self) -> tuple[str, ...]:
-        return (f"{self.tag}.db",)
-
-    @property
     def schema(self) -> str:
         return "CREATE TABLE counter (id INTEGER PRIMARY KEY, value INTEGER);\nINSERT INTO counter VALUES (1, 0);\n"
 

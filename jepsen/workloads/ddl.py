@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 
 from jepsen.session import Session
-from jepsen.workloads.base import Counting, Order, Request, Workload, payload
+from jepsen.workloads.base import Counting, Order, Request, Workload, is_read, payload
 
 UNSET: Final = -1
 """In a column of a row that is older than the column."""
@@ -45,16 +45,12 @@ class Ddl(Workload):
         self._there: dict[str, list[str]] = {kind: [] for kind in LETTERS}
 
     @property
-    def databases(self) -> tuple[str, ...]:
-        return (f"{self.tag}.db",)
-
-    @property
     def schema(self) -> str:
         return SCHEMA
 
     def ask(self, numbers: random.Random) -> Request:
         database = self.databases[0]
-        if numbers.random() < READS / (4 * READS + self._elements.count):
+        if is_read(numbers, READS, self._elements.count):
             return Request("read", None, database, "any")
         act = numbers.random()
         if act < 0.12:

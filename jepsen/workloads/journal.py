@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 
 from jepsen.session import Session
-from jepsen.workloads.base import Counting, Order, Request, Workload
+from jepsen.workloads.base import Counting, Order, Request, Workload, is_read, read_each
 
 MODES: Final = ("delete", "truncate", "persist", "wal")
 SWITCHED: Final = "switched"
@@ -48,16 +48,12 @@ class Journal(Workload):
         database = numbers.choice(self.databases)
         if self._modes[database] == SWITCHED and numbers.random() < 5 * SWITCHED_SHARE:
             return Request("switch", {"database": database, "mode": numbers.choice(MODES)}, database)
-        if numbers.random() < READS / (4 * READS + self._elements.count):
+        if is_read(numbers, READS, self._elements.count):
             return Request("read", {"database": database}, database, "any")
         return Request("add", {"database": database, "element": self._elements.next()}, database)
 
     def last(self, nodes: Sequence[str]) -> list[Request]:
-        return [
-            Request("read", {"database": database}, database, "home", node=each)
-            for each in nodes
-            for database in self.databases
-        ]
+        return read_each(nodes, self.databases)
 
     def perform(self, session: Session, order: Order, numbers: random.Random) -> object:
         try:

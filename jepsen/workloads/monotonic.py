@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from jepsen.session import Session
-from jepsen.workloads.base import Order, Request, Workload
+from jepsen.workloads.base import Order, Request, Workload, read_each
 
 
 class Monotonic(Workload):
@@ -32,11 +32,7 @@ class Monotonic(Workload):
         return Request("increment", {"database": database}, database)
 
     def last(self, nodes: Sequence[str]) -> list[Request]:
-        return [
-            Request("read", {"database": database}, database, "home", node=each)
-            for each in nodes
-            for database in self.databases
-        ]
+        return read_each(nodes, self.databases)
 
     def perform(self, session: Session, order: Order, numbers: random.Random) -> object:  # noqa: ARG002
         if order.f == "increment":

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 
 from jepsen.session import Session
-from jepsen.workloads.base import Counting, Order, Request, Workload, make, payload
+from jepsen.workloads.base import Counting, Order, Request, Workload, is_read, make, payload, read_each
 
 DATABASES: Final = 12
 MOST: Final = 30
@@ -45,7 +45,7 @@ class Multi(Workload):
             self._possible.append(name)
             return Request("create", {"database": name}, name)
         database = numbers.choice(self._names)
-        if numbers.random() < READS / (4 * READS + self._elements.count):
+        if is_read(numbers, READS, self._elements.count):
             return Request("read", {"database": database}, database, "any")
         return Request("add", {"database": database, "element": self._elements.next()}, database)
 
@@ -54,11 +54,7 @@ class Multi(Workload):
             self._names.append(request.database)
 
     def last(self, nodes: Sequence[str]) -> list[Request]:
-        return [
-            Request("read", {"database": database}, database, "home", node=each)
-            for each in nodes
-            for database in self._names
-        ]
+        return read_each(nodes, self._names)
 
     def perform(self, session: Session, order: Order, numbers: random.Random) -> object:
         assert isinstance(order.value, dict)

@@ -22,10 +22,6 @@ class OwnWrites(Workload):
         self._told: dict[int, int] = {}
 
     @property
-    def databases(self) -> tuple[str, ...]:
-        return (f"{self.tag}.db",)
-
-    @property
     def schema(self) -> str:
         return "CREATE TABLE entry (key INTEGER PRIMARY KEY, value INTEGER);\n"
 

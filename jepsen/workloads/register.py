@@ -23,10 +23,6 @@ class Register(Workload):
         self._registers = registers.Registers()
 
     @property
-    def databases(self) -> tuple[str, ...]:
-        return (f"{self.tag}.db",)
-
-    @property
     def schema(self) -> str:
         return registers.SCHEMA
 

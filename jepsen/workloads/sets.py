@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import ClassVar, Final
 
 from jepsen.session import Session
-from jepsen.workloads.base import Counting, Order, Request, Workload, payload
+from jepsen.workloads.base import Counting, Order, Request, Workload, is_read, payload
 
 READS: Final = 30
 """A read answers everything: reads are made the more seldom the more there is, some hundred in all."""
@@ -22,15 +22,11 @@ class Set(Workload):
         self._elements = Counting()
 
     @property
-    def databases(self) -> tuple[str, ...]:
-        return (f"{self.tag}.db",)
-
-    @property
     def schema(self) -> str:
         return "CREATE TABLE element (value INTEGER PRIMARY KEY, payload BLOB);\n"
 
     def ask(self, numbers: random.Random) -> Request:
-        if numbers.random() < READS / (4 * READS + self._elements.count):
+        if is_read(numbers, READS, self._elements.count):
             return Request("read", None, self.databases[0], "any")
         return Request("add", self._elements.next(), self.databases[0])
 

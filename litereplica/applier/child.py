@@ -10,7 +10,6 @@ a service manager sends them to the whole group and it is the daemon that decide
 
 import ctypes
 import os
-import resource
 import select
 import signal
 import socket
@@ -45,6 +44,7 @@ from litereplica.applier.protocol import (
     encode,
 )
 from litereplica.applier.worker import DatabaseWorker
+from litereplica.descriptors import raise_descriptor_limit
 
 _RECEIVE_BYTES: Final = 64 << 10
 _PR_SET_PDEATHSIG: Final = 1
@@ -239,9 +239,8 @@ def main(arguments: list[str]) -> int:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         return 0
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     # The usual soft limit of 1,024 descriptors would end at 200 databases.
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    most = raise_descriptor_limit()
     open_databases = max(1, min(OPEN_DATABASES, (most - _OTHER_DESCRIPTORS) // _DESCRIPTORS_EACH))
     # select() takes only low numbers, and the daemon may have thousands of files open.
     channel = socket.socket(fileno=os.dup(descriptor))

@@ -236,7 +236,7 @@ class Operations(NameOperations):
         Without one, who opens the database next goes by the file. Nor is it so where a transaction is held: that WAL is
         followed here already, and the applier might have to wait for the kernel's lock on it.
         """
-        files = [inode.file for inode in self.tree.everything()]
+        files = (inode.file for inode in self.tree.everything())
         held = {
             file.name
             for file in files

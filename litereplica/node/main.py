@@ -12,7 +12,6 @@ import contextlib
 import errno
 import gc
 import os
-import resource
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -52,7 +51,6 @@ def run_node(settings: Settings, open_store: OpenStore = Store.open, direct: Dir
     ``open_store`` may put a twin in the disk's place: tests record what a crash could fall between. ``direct`` decides
     the role instead of the configuration: tests change it when they like.
     """
-    _raise_descriptor_limit()
     with opened_proxy(settings) as proxy, _opened(settings, open_store, direct) as node:
         # Everything made so far lives as long as the node: the collector need not look at it again.
         gc.collect()
@@ -72,12 +70,6 @@ def _cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
         if isinstance(found, LitereplicaError):
             return found
     return group
-
-
-def _raise_descriptor_limit() -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 @contextlib.contextmanager

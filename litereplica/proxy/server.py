@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import resource
 import signal
 import socket
 import sys
@@ -20,6 +19,7 @@ import structlog
 from aiohttp import web
 
 from litereplica.config import ProxySettings
+from litereplica.descriptors import raise_descriptor_limit
 from litereplica.proxy.catch_up import CatchUp
 from litereplica.proxy.counts import Counts
 from litereplica.proxy.handler import Handler, Parts
@@ -53,7 +53,7 @@ class Surroundings:
 def run_proxy(settings: ProxySettings, around: Surroundings, listener: socket.socket, *, supervised: bool) -> int:
     """Serve until told to stop; the exit code. ``supervised``: also until standard input ends."""
     QUIET.setLevel(logging.CRITICAL + 1)
-    _raise_descriptor_limit()
+    raise_descriptor_limit()
     asyncio.run(_serve(settings, around, listener, supervised=supervised))
     return 0
 
@@ -118,13 +118,6 @@ async def _parts(settings: ProxySettings, around: Surroundings) -> AsyncIterator
         await asyncio.gather(listening, return_exceptions=True)
         positions.close()
         await session.close()
-
-
-def _raise_descriptor_limit() -> None:
-    """Each client takes two descriptors, and a shell's limit is often 1024."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _must_not_end(task: "asyncio.Task[None]") -> None:

@@ -88,6 +88,8 @@ class SnapshotQueue:
         feed.searching = False
         feed.marks.clear()
         feed.resync_since = time.monotonic()
+        if feed in self._unread:
+            self._unread.remove(feed)
         if feed not in self._queue:
             self._queue.append(feed)
             self._wake.set()

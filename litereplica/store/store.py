@@ -3,10 +3,8 @@
 Knows the layout (docs/formats.md, "Data directory"). Does not know roles, mounts or sockets.
 """
 
-import contextlib
 import fcntl
 import os
-import resource
 import threading
 from array import array
 from collections.abc import Callable
@@ -17,6 +15,7 @@ from urllib.parse import quote
 import structlog
 import xxhash
 
+from litereplica.descriptors import raise_descriptor_limit
 from litereplica.errors import Corrupt, LitereplicaError, Refused
 from litereplica.ltx.format import database_name_problem
 from litereplica.ltx.position import Position
@@ -107,7 +106,7 @@ class Store:
                 f"this user may write"
             ) from None
         store._take_lock()
-        raise_open_files_limit()
+        raise_descriptor_limit()
         try:
             store._check_format()
             for name in ("files", "db", "incoming", "diverged", "forwarded"):
@@ -375,11 +374,3 @@ def folder_name(name: str) -> str:
     if len(quoted) <= FOLDER_LIMIT_BYTES:
         return quoted
     return f"{quoted[:FOLDER_LIMIT_BYTES]}%{xxhash.xxh3_64_hexdigest(name.encode())}"
-
-
-def raise_open_files_limit() -> None:
-    """A database takes three descriptors, and a node may have thousands: use what the system allows."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

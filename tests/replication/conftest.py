@@ -1,5 +1,6 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -7,11 +8,17 @@ from tests.replication.nodes import Node
 
 
 @pytest.fixture
-def make_node(tmp_path: Path) -> Iterator[Callable[..., Node]]:
+def node_class() -> type[Node]:
+    """What the nodes of a module are."""
+    return Node
+
+
+@pytest.fixture
+def make_node(tmp_path: Path, node_class: type[Node]) -> Iterator[Callable[..., Node]]:
     nodes = []
 
-    def make(name: str, folder: str | None = None, **options: int) -> Node:
-        node = Node(tmp_path / (folder or name), name, **options)
+    def make(name: str, folder: str | None = None, **options: Any) -> Node:
+        node = node_class(tmp_path / (folder or name), name, **options)
         nodes.append(node)
         return node
 

@@ -1,7 +1,7 @@
 """Transactions of a replica's applications, committed by the primary."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import pytest
 import trio
@@ -13,27 +13,24 @@ from tests.replication.nodes import PAGE, Line, content, same, until
 
 
 @pytest.fixture
-def make_writing(tmp_path: Path) -> Iterator[Callable[..., WritingNode]]:
-    nodes = []
-
-    def make(name: str, **options: float) -> WritingNode:
-        node = WritingNode(tmp_path / name, name, **options)  # type: ignore[arg-type]
-        nodes.append(node)
-        return node
-
-    yield make
-    for node in nodes:
-        node.close()
+def node_class() -> type[WritingNode]:
+    return WritingNode
 
 
-@pytest.fixture
-def primary(make_writing: Callable[..., WritingNode]) -> WritingNode:
-    return make_writing("a")
+@asynccontextmanager
+async def joined(primary: WritingNode, replica: WritingNode) -> AsyncIterator[None]:
+    """The replica follows, and has what the primary has."""
+    async with primary.leading(), replica.forwarding(primary.port):
+        await until(lambda: same(primary, replica))
+        yield
 
 
-@pytest.fixture
-def replica(make_writing: Callable[..., WritingNode]) -> WritingNode:
-    return make_writing("b")
+async def refused(
+    replica: WritingNode, error: type[Exception] | tuple[type[Exception], ...], words: str | None = None
+) -> None:
+    """A transaction that is not committed."""
+    with pytest.raises(error, match=words):
+        await replica.write()
 
 
 def origin_of(node: WritingNode, txid: int) -> str | None:
@@ -45,8 +42,7 @@ async def test_a_transaction_of_a_replica_is_the_primarys_next_and_read_back_at_
     primary: WritingNode, replica: WritingNode
 ) -> None:
     primary.grow(10)
-    async with primary.leading(), replica.forwarding(primary.port):
-        await until(lambda: same(primary, replica))
+    async with joined(primary, replica):
         txid = await replica.write()
         assert replica.completed == [txid]
         assert replica.position() == primary.position()
@@ -73,8 +69,7 @@ async def test_a_database_that_a_replica_makes(primary: WritingNode, replica: Wr
 
 async def test_a_transaction_of_many_pieces(primary: WritingNode, replica: WritingNode) -> None:
     primary.grow(2000)
-    async with primary.leading(), replica.forwarding(primary.port):
-        await until(lambda: same(primary, replica))
+    async with joined(primary, replica):
         await replica.write(Pages({pgno: replica.random.randbytes(PAGE) for pgno in range(1, 1501)}, 2000))
         assert same(primary, replica)
         assert not list(primary.store.forwarded.iterdir())
@@ -85,16 +80,10 @@ async def test_a_transaction_on_an_older_state_is_refused_and_nowhere(
     primary: WritingNode, replica: WritingNode
 ) -> None:
     primary.grow(10)
-    async with primary.leading(), replica.forwarding(primary.port):
-        await until(lambda: same(primary, replica))
+    async with joined(primary, replica):
         primary.applier.busy = True
         async with trio.open_nursery() as nursery:
-
-            async def write() -> None:
-                with pytest.raises(Stale):
-                    await replica.write()
-
-            nursery.start_soon(write)
+            nursery.start_soon(refused, replica, Stale)
             await until(lambda: primary.applier.commits == 1)
             # The applier still waits for the lock; the answer does not wait for that.
             primary.touch(1)
@@ -109,8 +98,7 @@ async def test_a_transaction_on_an_older_state_is_refused_and_nowhere(
 
 async def test_a_transaction_that_is_stale_here_already_is_not_sent(primary: WritingNode, replica: WritingNode) -> None:
     primary.grow(10)
-    async with primary.leading(), replica.forwarding(primary.port):
-        await until(lambda: same(primary, replica))
+    async with joined(primary, replica):
         replica.applies = False
         primary.touch(1)
         await until(lambda: same(primary, replica))
@@ -125,17 +113,11 @@ async def test_a_lock_that_an_application_keeps_is_busy_and_nothing_is_committed
     primary: WritingNode, replica: WritingNode
 ) -> None:
     primary.grow(10)
-    async with primary.leading(), replica.forwarding(primary.port):
-        await until(lambda: same(primary, replica))
+    async with joined(primary, replica):
         before = primary.position()
         primary.applier.busy = True
         async with trio.open_nursery() as nursery:
-
-            async def write() -> None:
-                with pytest.raises(Refused, match="process 1"):
-                    await replica.write()
-
-            nursery.start_soon(write)
+            nursery.start_soon(refused, replica, Refused, "process 1")
             await until(lambda: primary.applier.commits == 1)
             primary.applier.give_up("app.db", 1)
         assert primary.position() == before
@@ -143,10 +125,10 @@ async def test_a_lock_that_an_application_keeps_is_busy_and_nothing_is_committed
 
 
 async def test_two_replicas_and_a_database_each_commit_in_some_order(
-    make_writing: Callable[..., WritingNode], primary: WritingNode
+    make_node: Callable[..., WritingNode], primary: WritingNode
 ) -> None:
     primary.grow(10)
-    replicas = [make_writing(name) for name in "bcd"]
+    replicas = [make_node(name) for name in "bcd"]
     done: list[str] = []
 
     async def write(node: WritingNode) -> None:
@@ -215,9 +197,9 @@ async def test_cut_at_any_byte_a_transaction_is_committed_once_or_refused(
 
 
 async def test_without_a_primary_a_commit_is_refused_after_the_limit(
-    make_writing: Callable[..., WritingNode], primary: WritingNode
+    make_node: Callable[..., WritingNode], primary: WritingNode
 ) -> None:
-    replica = make_writing("b", timeout_s=0.3)
+    replica = make_node("b", timeout_s=0.3)
     primary.grow(10)
     async with primary.leading(), Line().to(primary.port) as line:
         async with replica.forwarding(line.port):
@@ -243,9 +225,9 @@ async def test_a_commit_waits_for_a_primary_that_comes_within_the_limit(
 
 
 async def test_without_an_answer_the_outcome_is_unknown_and_what_comes_later_is_applied(
-    make_writing: Callable[..., WritingNode], primary: WritingNode
+    make_node: Callable[..., WritingNode], primary: WritingNode
 ) -> None:
-    replica = make_writing("b", timeout_s=0.5)
+    replica = make_node("b", timeout_s=0.5)
     primary.grow(10)
     async with primary.leading(), Line().to(primary.port) as line, replica.forwarding(line.port):
         await until(lambda: same(primary, replica))
@@ -288,8 +270,7 @@ async def test_a_replica_that_comes_back_waits_for_what_it_sent_before(
 
 async def test_an_applier_that_dies_is_asked_again(primary: WritingNode, replica: WritingNode) -> None:
     primary.grow(10)
-    async with primary.leading(), replica.forwarding(primary.port):
-        await until(lambda: same(primary, replica))
+    async with joined(primary, replica):
         primary.applier.dead = True
         async with trio.open_nursery() as nursery:
             nursery.start_soon(replica.write)
@@ -303,8 +284,7 @@ async def test_an_applier_that_dies_after_the_commit_is_not_asked_again(
     primary: WritingNode, replica: WritingNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     primary.grow(10)
-    async with primary.leading(), replica.forwarding(primary.port):
-        await until(lambda: same(primary, replica))
+    async with joined(primary, replica):
         first = primary.position().txid
         monkeypatch.setattr(primary.writes.committer, "on_committed", lambda _database, _number: None)
         await replica.write()
@@ -315,8 +295,7 @@ async def test_an_applier_that_dies_after_the_commit_is_not_asked_again(
 
 async def test_a_closed_fence_makes_the_replica_ask_again(primary: WritingNode, replica: WritingNode) -> None:
     primary.grow(10)
-    async with primary.leading(), replica.forwarding(primary.port):
-        await until(lambda: same(primary, replica))
+    async with joined(primary, replica):
         primary.access.accepts_until = 0.0
         async with trio.open_nursery() as nursery:
             nursery.start_soon(replica.write)
@@ -329,8 +308,7 @@ async def test_a_durable_commit_is_answered_when_the_primary_has_it_on_its_disk(
     primary: WritingNode, replica: WritingNode
 ) -> None:
     primary.grow(10)
-    async with primary.leading(), replica.forwarding(primary.port):
-        await until(lambda: same(primary, replica))
+    async with joined(primary, replica):
         txid = await replica.write(durable=True)
         assert primary.database().log.durable_txid >= txid
         await replica.write()
@@ -340,8 +318,7 @@ async def test_a_durable_commit_is_answered_when_the_primary_has_it_on_its_disk(
 
 async def test_a_disk_that_fails_makes_no_commit_durable(primary: WritingNode, replica: WritingNode) -> None:
     primary.grow(10)
-    async with primary.leading(), replica.forwarding(primary.port):
-        await until(lambda: same(primary, replica))
+    async with joined(primary, replica):
         primary.disk.loses = True
         with pytest.raises(Unavailable):
             await replica.write(durable=True)
@@ -351,8 +328,7 @@ async def test_a_disk_that_fails_makes_no_commit_durable(primary: WritingNode, r
 
 async def test_a_full_disk_of_the_primary_refuses(primary: WritingNode, replica: WritingNode) -> None:
     primary.grow(10)
-    async with primary.leading(), replica.forwarding(primary.port):
-        await until(lambda: same(primary, replica))
+    async with joined(primary, replica):
         primary.disk.full = True
         with pytest.raises(Refused, match="data directory"):
             await replica.write()
@@ -380,10 +356,10 @@ async def test_a_node_that_is_promoted_commits_what_it_holds_itself(primary: Wri
 
 @pytest.mark.parametrize("committed", [False, True])
 async def test_what_was_sent_to_the_last_primary_is_committed_once(
-    make_writing: Callable[..., WritingNode], primary: WritingNode, replica: WritingNode, committed: bool
+    make_node: Callable[..., WritingNode], primary: WritingNode, replica: WritingNode, committed: bool
 ) -> None:
     """The replica is cut off before the answer; another node becomes primary, with the transaction or without it."""
-    other = make_writing("c")
+    other = make_node("c")
     primary.grow(10)
     async with trio.open_nursery() as nursery:
         async with (
@@ -414,8 +390,7 @@ async def test_what_was_sent_to_the_last_primary_is_committed_once(
 
 async def test_nothing_is_begun_while_the_role_is_handed_over(primary: WritingNode, replica: WritingNode) -> None:
     primary.grow(10)
-    async with primary.leading(), replica.forwarding(primary.port):
-        await until(lambda: same(primary, replica))
+    async with joined(primary, replica):
         primary.writes.pause()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(replica.write)
@@ -427,16 +402,10 @@ async def test_nothing_is_begun_while_the_role_is_handed_over(primary: WritingNo
 
 async def test_a_demotion_ends_an_applier_that_waits_for_a_lock(primary: WritingNode, replica: WritingNode) -> None:
     primary.grow(10)
-    async with primary.leading(), replica.forwarding(primary.port):
-        await until(lambda: same(primary, replica))
+    async with joined(primary, replica):
         primary.applier.busy = True
         async with trio.open_nursery() as nursery:
-
-            async def write() -> None:
-                with pytest.raises((Refused, Unavailable)):
-                    await replica.write()
-
-            nursery.start_soon(write)
+            nursery.start_soon(refused, replica, (Refused, Unavailable))
             await until(lambda: primary.applier.commits == 1)
             primary.access.accepts_until = 0.0
             await primary.writes.end()
@@ -460,12 +429,11 @@ async def test_a_replica_of_another_history_forwards_nothing(primary: WritingNod
 
 
 async def test_a_replica_may_not_forward_in_anothers_name(
-    make_writing: Callable[..., WritingNode], primary: WritingNode
+    make_node: Callable[..., WritingNode], primary: WritingNode
 ) -> None:
-    replica = make_writing("b", timeout_s=0.5)
+    replica = make_node("b", timeout_s=0.5)
     primary.grow(10)
-    async with primary.leading(), replica.forwarding(primary.port):
-        await until(lambda: same(primary, replica))
+    async with joined(primary, replica):
         replica.store.node = "z"
         with pytest.raises(Unavailable):
             await replica.write()
