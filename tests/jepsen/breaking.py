@@ -3,6 +3,7 @@
 import contextlib
 import random
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -13,7 +14,7 @@ from jepsen.nemeses.nemesis import NOBODY, Nemesis
 from litereplica.ltx.decode import RecordDecoder
 from litereplica.ltx.format import RecordHeader
 from litereplica.store.store import folder_name
-from tests.support.sql import run_sql
+from tests.support.sql import SqlError, run_sql
 from tests.support.waiting import wait_until
 
 DATABASE: Final = "broken.db"
@@ -40,6 +41,19 @@ class Shared:
         insert = "INSERT INTO row VALUES (?, zeroblob(3000))"
         run_sql(node.path(DATABASE), insert, self._number, mode="rw", busy_s=2.0, limit_s=10)
         self.acknowledged.append(self._number)
+
+    def write_to_primary(self) -> None:
+        """One row, on whoever is primary: that may be about to change once more after an outage."""
+        end = time.monotonic() + TAKEOVER_S
+        while True:
+            try:
+                self.write(self.primary())
+            except (SqlError, AssertionError):
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.1)
+            else:
+                return
 
     def primary(self) -> BreakableMachine:
         return self.cluster.machine(self.cluster.primary().name)

@@ -77,7 +77,7 @@ def test_a_primary_that_is_killed_is_replaced_and_comes_back(shared: Shared) -> 
         assert said == f"primary {old.name}"
         assert not old.is_running
         shared.await_another_primary(old)
-        shared.write(shared.primary())
+        shared.write_to_primary()
     assert old.pid != pid
 
 
@@ -85,7 +85,7 @@ def test_of_all_that_are_killed_nobody_is_left(shared: Shared) -> None:
     with shared.broken(KillAll("everything")):
         assert not any(each.is_running for each in shared.cluster.all)
         wait_until(lambda: not any(each.left_behind() for each in shared.cluster.all), "nobody is left", 1)
-    shared.write(shared.primary())
+    shared.write_to_primary()
 
 
 def test_an_applier_that_is_killed_is_replaced(shared: Shared) -> None:
@@ -152,8 +152,8 @@ def test_a_wiped_consul_begins_anew_and_epochs_do_not(shared: Shared) -> None:
     epoch = shared.primary().status()["epoch"]
     with shared.broken(WipeConsul()):
         assert not old & _consul_ids(shared)
+    shared.write_to_primary()
     assert shared.primary().status()["epoch"] >= epoch
-    shared.write(shared.primary())
 
 
 # ----------------------------------------------------------------------------------------------------------- network
@@ -250,7 +250,7 @@ def _answer_s(shared: Shared, one: str, other: str) -> float:
 def test_what_is_slow_takes_its_time_in_both_directions(shared: Shared) -> None:
     with shared.broken(Slow("delay", delays_s=[0.3])):
         wait_until(lambda: _answer_s(shared, "a", "b") >= 0.6, "answers are late", 5)
-        shared.write(shared.primary())
+        shared.write_to_primary()
     wait_until(lambda: _answer_s(shared, "a", "b") < 0.6, "answers are in time again", 5)
 
 
@@ -270,7 +270,7 @@ def test_on_a_full_disk_a_commit_fails_and_nothing_is_lost(shared: Shared) -> No
         with pytest.raises(SqlError) as found:
             shared.write(primary)
         assert found.value.code == "SQLITE_FULL"
-    shared.write(primary)
+    shared.write_to_primary()
 
 
 @pytest.mark.parametrize("kind", ["write", "torn"])
@@ -287,7 +287,7 @@ def test_a_disk_that_fails_is_met_and_is_well_again(shared: Shared, kind: str) -
             shared.write(primary)
         assert found.value.code.startswith("SQLITE_IOERR"), found.value
         assert switches.met > before
-    shared.write(shared.primary())
+    shared.write_to_primary()
 
 
 def test_a_disk_that_cannot_be_read_is_an_error_or_the_end_of_whoever_reads(shared: Shared) -> None:
@@ -301,7 +301,7 @@ def test_a_disk_that_cannot_be_read_is_an_error_or_the_end_of_whoever_reads(shar
         with pytest.raises((SqlError, AssertionError), match=r"SQLITE_IOERR|SQLITE_CORRUPT|ended with -7"):
             shared.write(primary)
         assert switches.met > before
-    shared.write(shared.primary())
+    shared.write_to_primary()
 
 
 def test_after_a_failed_fsync_a_node_is_restarted_as_it_asks_for(shared: Shared) -> None:
@@ -313,7 +313,7 @@ def test_after_a_failed_fsync_a_node_is_restarted_as_it_asks_for(shared: Shared)
             shared.write(primary)
         wait_until(lambda: b"restart this node" in primary.log_file.read_bytes(), "it asks for a restart", 20)
     assert primary.pid != pid
-    shared.write(shared.primary())
+    shared.write_to_primary()
 
 
 def test_a_torn_write_kills_a_node_and_it_comes_back_whole(shared: Shared) -> None:
@@ -322,7 +322,7 @@ def test_a_torn_write_kills_a_node_and_it_comes_back_whole(shared: Shared) -> No
         with pytest.raises((SqlError, AssertionError)):
             shared.write(primary)
         assert primary.wait_ended() == 137
-    shared.write(shared.primary())
+    shared.write_to_primary()
 
 
 def test_a_node_whose_clock_is_ahead_writes_that_time_down(shared: Shared) -> None:
@@ -331,7 +331,7 @@ def test_a_node_whose_clock_is_ahead_writes_that_time_down(shared: Shared) -> No
         assert said == f"ahead {primary.name} by 1000 s"
         shared.write(primary)
         assert newest_timestamp_s(primary) > time.time() + 900
-    shared.write(shared.primary())
+    shared.write_to_primary()
 
 
 def test_a_machine_that_seems_to_have_slept_goes_on(shared: Shared) -> None:
@@ -340,7 +340,7 @@ def test_a_machine_that_seems_to_have_slept_goes_on(shared: Shared) -> None:
         assert switches is not None
         assert switches.boot_ns == 30 * 10**9
     wait_until(lambda: len(shared.cluster.primaries()) == 1, "one primary", TAKEOVER_S)
-    shared.write(shared.primary())
+    shared.write_to_primary()
 
 
 # --------------------------------------------------------------------------------------------------- planned changes
@@ -356,7 +356,7 @@ def test_a_node_that_was_away_gets_what_it_missed(shared: Shared) -> None:
     with shared.broken(Rejoin("away")) as said:
         node = shared.cluster.machine(said.split()[1])
         assert not node.is_running
-        shared.write(shared.primary())
+        shared.write_to_primary()
 
 
 def test_a_node_that_returns_with_an_old_directory_gets_what_it_had_before(shared: Shared) -> None:
@@ -364,7 +364,7 @@ def test_a_node_that_returns_with_an_old_directory_gets_what_it_had_before(share
     with shared.broken(nemesis) as said:
         node = shared.cluster.machine(said.split()[1])
         node.wait_ready()
-        shared.write(shared.primary())
+        shared.write_to_primary()
         shared.cluster.await_settled()
         number = node.position(DATABASE)
         copied = node.data.with_name("data-copy").stat().st_ino
