@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m jepsen", description="Break litereplica, and check what it promises."
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    _run_parser(commands.add_parser("run", help="one workload under some nemeses"))
+    _run_parser(commands.add_parser("run", help="one workload, or several at once, under some nemeses"))
     _matrix_parser(commands.add_parser("matrix", help="every workload under every nemesis"))
     replay = commands.add_parser("replay", help="judge a stored run again", description=__doc__)
     replay.add_argument("history", type=Path, help="JSON lines of a run, or a history in EDN (name ends in .edn)")
@@ -53,7 +53,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 # -------------------------------------------------------------------------------------------------------------- run
 def _run_parser(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--workload", required=True, help=f"one of {', '.join(sorted(CHECKERS))}")
+    parser.add_argument(
+        "--workload",
+        type=_names,
+        required=True,
+        metavar="A,B",
+        help=f"of {', '.join(sorted(CHECKERS))}, or {ALL}; several: at once, on one cluster",
+    )
     parser.add_argument("--nemesis", type=_names, default=(), metavar="A,B", help=f"names, or {ALL}; none: nothing")
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=1)
@@ -70,20 +76,23 @@ def _run(options: argparse.Namespace) -> int:
     # Only who makes runs needs what they are made with: a history is judged anywhere.
     from jepsen.runner import Plan, anomalies, run  # noqa: PLC0415
 
-    (workload,) = _chosen("workload", (options.workload,))
+    workloads = _chosen("workload", options.workload)
     nemeses = _chosen("nemesis", options.nemesis)
-    plan = Plan(workload, nemeses, 60 * options.minutes, options.seed, options.nodes, options.replication)
-    folder = options.out or STORE / f"{_now()}-{workload}-{options.seed}"
+    common = nemeses, 60 * options.minutes, options.seed, options.nodes, options.replication
+    folder = options.out or STORE / f"{_now()}-{workloads[0] if len(workloads) == 1 else 'several'}-{options.seed}"
+    folders = [folder / each if len(workloads) > 1 else folder for each in workloads]
     try:
-        outcome = run(plan, folder, _say)
+        outcomes = run([Plan(each, *common) for each in workloads], folders, _say)
     except AssertionError as error:
         # What it found is written by then, but for what could not even begin.
         _say(f"  it broke off, or could not be taken down in order: {error}")
         return EXIT_CODES[False]
-    for line in anomalies(outcome.judgement):
-        _say(f"  {line}")
-    _say(f"history and report: {folder}")
-    return EXIT_CODES[outcome.judgement.valid]
+    for outcome, place in zip(outcomes, folders, strict=True):
+        for line in anomalies(outcome.judgement):
+            _say(f"  {line}")
+        _say(f"history and report: {place}")
+    codes = {EXIT_CODES[outcome.judgement.valid] for outcome in outcomes}
+    return 1 if 1 in codes else max(codes)
 
 
 def _chosen(what: str, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -115,6 +124,14 @@ def _matrix_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--nemeses", type=_names, default=(ALL,), metavar="A,B")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--short", action="store_true", help="every workload and every nemesis once, in 5 minutes")
+    parser.add_argument(
+        "--together", action="store_true", help="all workloads at once, under one nemesis after another"
+    )
+    parser.add_argument(
+        "--forward-all",
+        action="store_true",
+        help="together: also those that do not need it on a cluster that forwards: half the time, a milder checker",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="a line for each run; what it has is not run again")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="of histories and reports")
@@ -123,16 +140,22 @@ def _matrix_parser(parser: argparse.ArgumentParser) -> None:
 
 def _matrix(options: argparse.Namespace) -> int:
     from jepsen import matrix  # noqa: PLC0415
+    from jepsen.tables import markdown  # noqa: PLC0415
 
     out = options.out or STORE / f"{_now()}-matrix"
     cells_file = options.json or out / "cells.jsonl"
+    clusters: matrix.Clusters
     if options.short:
-        wanted = matrix.short_plans(options.seed)
+        rounds, clusters = matrix.short_plans(options.seed), "one"
     else:
-        workloads, nemeses = _chosen("workload", options.workloads), _chosen("nemesis", options.nemeses)
-        wanted = matrix.plans(workloads, nemeses, 60 * options.minutes, options.seed)
-    cells = matrix.run_all(wanted, out, cells_file, _say, shared=options.short, keep=options.keep)
-    table = matrix.markdown(cells)
+        named = _chosen("workload", options.workloads), _chosen("nemesis", options.nemeses)
+        which = *named, 60 * options.minutes, options.seed
+        if options.together:
+            rounds, clusters = matrix.together(*which, forward_all=options.forward_all), "alike"
+        else:
+            rounds, clusters = matrix.plans(*which), "new"
+    cells = matrix.run_all(rounds, out, cells_file, _say, clusters=clusters, keep=options.keep)
+    table = markdown(cells)
     if options.markdown is not None:
         options.markdown.write_text(table, encoding="utf-8")
     _say(table)

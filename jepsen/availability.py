@@ -44,8 +44,16 @@ class Share:
     nemesis: str
     asked_s: float
     accepted_s: float
-    gaps: int
-    longest_s: float
+    lengths_s: tuple[float, ...] = ()
+    """Of the gaps."""
+
+    @property
+    def gaps(self) -> int:
+        return len(self.lengths_s)
+
+    @property
+    def longest_s(self) -> float:
+        return max(self.lengths_s, default=0.0)
 
     @property
     def share(self) -> float:
@@ -61,9 +69,14 @@ class Availability:
     gaps: tuple[Gap, ...]
 
     def percentile_s(self, share: float) -> float:
-        """Nearest rank over the lengths of all gaps; 0 when there is none."""
-        lengths = sorted(gap.length_s for gap in self.gaps)
-        return lengths[max(0, math.ceil(share * len(lengths)) - 1)] if lengths else 0.0
+        """Of the lengths of all gaps."""
+        return percentile([gap.length_s for gap in self.gaps], share)
+
+
+def percentile(values: Iterable[float], share: float) -> float:
+    """Nearest rank; 0 when there is none."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else 0.0
 
 
 def availability(
@@ -126,8 +139,7 @@ def _share(nemesis: str, asked: Spans, gaps: Iterable[Gap]) -> Share:
     inside = [gap for gap in gaps if overlap_ns(asked, [(gap.began_ns, gap.ended_ns)])]
     lost_ns = overlap_ns(asked, [(gap.began_ns, gap.ended_ns) for gap in inside])
     asked_ns = sum(ended - began for began, ended in asked)
-    longest_s = max((gap.length_s for gap in inside), default=0.0)
-    return Share(nemesis, asked_ns / 1e9, (asked_ns - lost_ns) / 1e9, len(inside), longest_s)
+    return Share(nemesis, asked_ns / 1e9, (asked_ns - lost_ns) / 1e9, tuple(gap.length_s for gap in inside))
 
 
 # ------------------------------------------------------------------------------------------------------------- spans

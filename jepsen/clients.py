@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any, Final, Self
 
 from jepsen.checkers.answers import ENDED, HUNG
@@ -31,15 +31,25 @@ from tests.support.nodes import ROOT
 CALL_LIMIT_S: Final = 40.0
 """SQLite's busy timeout and a node's for an outcome, both more than once, and a node that stands still meanwhile."""
 PREPARE_LIMIT_S: Final = 60.0
-PAUSE_S: Final = 0.008
-"""Mean between two calls of a client."""
 RETRY_S: Final = 0.05
-"""After an error: whoever is refused does not ask again at once."""
+"""Between two of the last calls."""
 ENDED_LIMIT_S: Final = 1.0
 """Between the end of what it says and its own end."""
 KILL_LIMIT_S: Final = 10.0
 """A process that is killed ends when its mount has answered, or the mount is gone."""
 FINAL_TRIES: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How many clients a node has, and how long one waits between two calls, on average.
+
+    ``retry_s``: after an error; whoever is refused does not ask again at once.
+    """
+
+    of_a_node: int = 2
+    pause_s: float = 0.008
+    retry_s: float = 0.05
 
 
 class Process:
@@ -51,6 +61,10 @@ class Process:
         self._rest = b""
         self.struck = False
         self.ended = ""
+
+    def begin(self) -> None:
+        """Have it there when it is asked."""
+        self._running()
 
     def ask(self, order: dict[str, Any], limit_s: float) -> dict[str, Any] | None:
         """The answer; None when it ended, or did not answer in time (it has ended then): ``ended`` says how."""
@@ -122,7 +136,7 @@ class Process:
 
 
 class Clients:
-    """``count`` clients, round the nodes. Use it as a context; they work between ``start`` and ``stop``."""
+    """Some clients on every node. Use it as a context; they work between ``start`` and ``stop``."""
 
     def __init__(
         self,
@@ -133,7 +147,7 @@ class Clients:
         logs: Mapping[str, NodeLog],
         *,
         seed: str,
-        count: int,
+        pace: Pace,
         call_limit_s: float = CALL_LIMIT_S,
     ) -> None:
         self.call_limit_s = call_limit_s
@@ -146,7 +160,11 @@ class Clients:
         self._stopped = threading.Event()
         self._next_process = 0
         self._failures: list[BaseException] = []
-        self._clients = [_Client(self, self._options(places, f"{seed} {at}"), self._home(at)) for at in range(count)]
+        self._pace = pace
+        self._clients = [
+            _Client(self, self._options(places, f"{seed} {at}"), self._home(at))
+            for at in range(pace.of_a_node * len(places))
+        ]
         self._threads: list[threading.Thread] = []
 
     def _options(self, places: Mapping[str, Place], seed: str) -> dict[str, Any]:
@@ -171,7 +189,9 @@ class Clients:
     # -- phases ----------------------------------------------------------------------------------------------------
 
     def prepare(self, node: str) -> None:
-        """Make the databases. AssertionError when it cannot be done."""
+        """Make the databases, and have every client there. AssertionError when it cannot be done."""
+        for each in self._clients:
+            each.process.begin()
         answer = self._clients[0].process.ask({"prepare": node}, PREPARE_LIMIT_S)
         assert answer is not None, f"the databases could not be made on {node}"
 
@@ -182,9 +202,13 @@ class Clients:
             self._threads.append(thread)
             thread.start()
 
+    def let_end(self) -> None:
+        """Nobody begins another call."""
+        self._stopped.set()
+
     def stop(self) -> None:
         """Return when every open call has ended, or its limit is over. Raises what went wrong in a client's thread."""
-        self._stopped.set()
+        self.let_end()
         for each in self._threads:
             each.join()
         if self._failures:
@@ -198,6 +222,11 @@ class Clients:
                 if self._clients[0].call(request, numbers):
                     break
                 time.sleep(RETRY_S)
+
+    @property
+    def calling(self) -> bool:
+        """Whether one of them waits for an answer."""
+        return any(each.calling for each in self._clients)
 
     def strike(self, numbers: random.Random) -> str:
         """Kill -9 one of them, in a call if there is one; who, empty if nobody."""
@@ -215,7 +244,7 @@ class Clients:
                 with self._lock:
                     request = self._workload.ask(numbers)
                 done = client.call(request, numbers)
-                self._stopped.wait(numbers.expovariate(1 / (PAUSE_S if done else RETRY_S)))
+                self._stopped.wait(numbers.expovariate(1 / (self._pace.pause_s if done else self._pace.retry_s)))
         except BaseException as error:  # noqa: BLE001  said by whoever joins the thread
             self._failures.append(error)
 

@@ -24,13 +24,22 @@ APPLIERS: Final = frozenset({"kill-applier", "kill-all", "io-error", "disk-full"
 CHANGES: Final = UNPLANNED | HANDOFFS
 
 
-def _group(why: str, during: Iterable[str], *events: str, level: str = "warning") -> list[Expected]:
-    return [Expected(event, why, level, frozenset(during)) for event in events]
+def _group(
+    why: str, during: Iterable[str], *events: str, level: str = "warning", saying: tuple[str, ...] = ()
+) -> list[Expected]:
+    return [Expected(event, why, level, frozenset(during), saying) for event in events]
 
 
 EXPECTED: Final[tuple[Expected, ...]] = (
     *_group("the SQLite of this machine's Python has that bug", (), "sqlite_with_wal_reset_bug"),
     *_group("a COMMIT was refused after SQLite had written it, or its application died", (), "wal_index_reset"),
+    *_group(
+        "the machine is busy, so Consul is late once; when it stays so the lease is lost, and that is said too",
+        (),
+        "lease_not_renewed",
+        "members_not_exchanged",
+        saying=("no answer within", "does not answer in time"),
+    ),
     *_group("SQLite before 3.42 writes transactions that nobody can recover: they fail", (), "commit_not_captured"),
     # ---------------------------------------------------------------------------------------------------- who leads
     *_group(

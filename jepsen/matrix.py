@@ -8,8 +8,8 @@ import contextlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
@@ -18,7 +18,9 @@ import cattrs
 from jepsen.availability import EVERYTHING
 from jepsen.cluster.cluster import Cluster
 from jepsen.history import Malformed
-from jepsen.runner import Outcome, Plan, Say, cluster_for, run, run_on
+from jepsen.nemeses import NEMESES
+from jepsen.runner import Outcome, Plan, Say, run_on, setup_for
+from jepsen.workloads import WORKLOADS
 
 SHORT: Final[dict[str, tuple[str, ...]]] = {
     "append": ("kill", "isolate-primary"),
@@ -36,20 +38,37 @@ SHORT: Final[dict[str, tuple[str, ...]]] = {
 """Every workload and every nemesis, once at least."""
 SHORT_S: Final = 10.0
 """Of each of them: with what comes before and after all take less than five minutes."""
-HEAD: Final = (
-    "| workload | nemeses | verdict | calls | acknowledged | failed | indeterminate | failovers | writes accepted "
-    "| longest gap | anomalies |"
-)
 FAILED: Final = "no-ending"
 """The anomaly of a run that broke off."""
 
 Word = Literal["valid", "INVALID", "UNKNOWN"]
+Clusters = Literal["new", "alike", "one"]
 Key = tuple[str, str, float, int]
+Round = tuple[Plan, ...]
+"""What is run at once: plans that differ in their workloads only."""
+SHOWN_CHARACTERS: Final = 2000
+"""Of an error that comes with the log of a node."""
+
+
+@dataclass(frozen=True, slots=True)
+class Under:
+    """Writes while one nemesis was at work: of how many seconds in which somebody asked how many accepted some.
+
+    ``gaps_s``: how long nobody accepted any, each time.
+    """
+
+    nemesis: str
+    asked_s: float
+    accepted_s: float
+    gaps_s: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """What came of one run. ``anomalies``: by kind. ``history``: its folder, empty when it was not kept."""
+    """What came of one workload in a run. ``anomalies``: by kind. ``history``: its folder, empty when it is not kept.
+
+    ``under``: of the whole run, of the time without a nemesis, and under each; empty in files from before it was noted.
+    """
 
     workload: str
     nemeses: str
@@ -68,6 +87,7 @@ class Cell:
     anomalies: dict[str, int] | None = None
     problems: tuple[str, ...] = ()
     history: str = ""
+    under: tuple[Under, ...] = ()
 
     @property
     def key(self) -> Key:
@@ -79,14 +99,38 @@ def key_of(plan: Plan) -> Key:
     return plan.workload, ",".join(plan.nemeses), plan.seconds, plan.seed
 
 
-def plans(workloads: Iterable[str], nemeses: Sequence[str], seconds: float, seed: int) -> list[Plan]:
-    """Every one of these with every one of those."""
-    return [Plan(workload, (nemesis,), seconds, seed) for workload in workloads for nemesis in nemeses]
+def plans(workloads: Iterable[str], nemeses: Sequence[str], seconds: float, seed: int) -> list[Round]:
+    """Every one of these with every one of those, each by itself."""
+    return [(Plan(workload, (nemesis,), seconds, seed),) for workload in workloads for nemesis in nemeses]
 
 
-def short_plans(seed: int) -> list[Plan]:
+def together(
+    workloads: Sequence[str], nemeses: Sequence[str], seconds: float, seed: int, *, forward_all: bool = False
+) -> list[Round]:
+    """The same cells, all workloads at once under one nemesis after the other.
+
+    Those that need replicas which take writes have a round of their own after all others, unless ``forward_all``:
+    where replicas take writes the checker of primaries cannot say of every acknowledgement whose it was.
+    """
+    kinds = {WORKLOADS[name].on_replica for name in workloads}
+    groups = [
+        [name for name in workloads if WORKLOADS[name].on_replica == kind] for kind in sorted(kinds, reverse=True)
+    ]
+    return [
+        tuple(Plan(workload, (nemesis,), seconds, seed) for workload in group)
+        for group in ([list(workloads)] if forward_all else groups)
+        for nemesis in _by_parts(nemeses)
+    ]
+
+
+def _by_parts(nemeses: Sequence[str]) -> list[str]:
+    """Those that need the same of a cluster come one after the other."""
+    return sorted(nemeses, key=lambda name: sorted(NEMESES[name]().needs))
+
+
+def short_plans(seed: int) -> list[Round]:
     """The short form."""
-    return [Plan(workload, nemeses, SHORT_S, seed) for workload, nemeses in SHORT.items()]
+    return [(Plan(workload, nemeses, SHORT_S, seed),) for workload, nemeses in SHORT.items()]
 
 
 def stored(path: Path) -> list[Cell]:
@@ -98,67 +142,77 @@ def stored(path: Path) -> list[Cell]:
 
 
 def run_all(
-    wanted: Sequence[Plan], out: Path, cells: Path, say: Say, *, shared: bool = False, keep: bool = False
+    rounds: Sequence[Round], out: Path, cells: Path, say: Say, *, clusters: Clusters = "new", keep: bool = False
 ) -> list[Cell]:
     """Those that ``cells`` does not have yet; all that it then has of those wanted.
 
-    ``shared``: one cluster for as many as possible, else each has its own. ``keep``: histories of valid runs too.
+    ``clusters``: ``new`` for each round; ``alike``: one for rounds that want the same of it, as long as it is well;
+    ``one``: the same, and it has what any of them wants. ``keep``: histories of valid runs too.
     """
     done = {each.key: each for each in stored(cells)}
-    left = [plan for plan in wanted if key_of(plan) not in done]
+    left = [tuple(plan for plan in plans if key_of(plan) not in done) for plans in rounds]
     cells.parent.mkdir(parents=True, exist_ok=True)
-    for cell in _shared(left, out, say) if shared else _alone(left, out, say):
-        if cell.verdict == "valid" and not keep:
-            shutil.rmtree(out / cell.history)
-            cell = _without_history(cell)  # noqa: PLW2901  it is another from here on
-        with cells.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(asdict(cell), ensure_ascii=False) + "\n")
-        done[cell.key] = cell
-    return [done[key_of(plan)] for plan in wanted]
+    for made in _made([plans for plans in left if plans], out, say, clusters):
+        for cell in made:
+            done[cell.key] = _kept(cell, out, keep=keep)
+            with cells.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(asdict(done[cell.key]), ensure_ascii=False) + "\n")
+    return [done[key_of(plan)] for plans in rounds for plan in plans]
 
 
-def _without_history(cell: Cell) -> Cell:
-    return cattrs.structure({**asdict(cell), "history": ""}, Cell)
+def _kept(cell: Cell, out: Path, *, keep: bool) -> Cell:
+    """The history of what is valid is removed, unless it shall be kept."""
+    if cell.verdict != "valid" or keep:
+        return cell
+    shutil.rmtree(out / cell.history)
+    return replace(cell, history="")
 
 
-def _alone(left: Sequence[Plan], out: Path, say: Say) -> Iterator[Cell]:
-    for plan in left:
-        yield _made(plan, out, say, lambda folder, plan=plan: run(plan, folder, say))  # type: ignore[misc]
+def _made(rounds: Sequence[Round], out: Path, say: Say, clusters: Clusters) -> Iterator[list[Cell]]:
+    """The cells of one round after the other. One that breaks off has cells too: an anomaly, with its reason."""
+    setups = [setup_for([plan for plans in rounds for plan in plans] if clusters == "one" else each) for each in rounds]
+    stack = contextlib.ExitStack()
+    cluster: Cluster | None = None
+    with stack:
+        for plans, setup, following in zip(rounds, setups, [*setups, None][1:], strict=True):
+            names = [_name(plan) for plan in plans]
+            cells: list[Cell] = []
+            usable = False
+            try:
+                cluster = cluster or stack.enter_context(setup.cluster(plans[0].seed))
+                outcomes = run_on(cluster, plans, [out / name for name in names], say)
+                usable = outcomes[0].usable
+                cells = [cell_of(*each) for each in zip(plans, outcomes, names, strict=True)]
+                if clusters == "new" or not usable or setup != following:
+                    cluster = None
+                    stack.close()
+            except (AssertionError, Malformed) as error:
+                say(f"{plans[0].title}: broke off, or could not be taken down in order: {error}")
+                cells = cells or [
+                    Cell(*key_of(plan), "INVALID", history=name) for plan, name in zip(plans, names, strict=True)
+                ]
+                cells = [_broken(cell, str(error)) for cell in cells]
+                if cluster is not None:
+                    cluster = None
+                    _close(stack, say)
+            yield cells
 
 
-def _shared(left: Sequence[Plan], out: Path, say: Say) -> Iterator[Cell]:
-    """On one cluster after the other: a new one when a run has left the last in disorder."""
-    at = 0
-    while at < len(left):
-        with contextlib.ExitStack() as stack:
-            cluster: Cluster | None = None
-            usable = True
-            while at < len(left) and usable:
-                plan = left[at]
-                if cluster is None:
-                    cluster = stack.enter_context(cluster_for(left))
-                outcomes: list[Outcome] = []
-
-                def make(
-                    folder: Path, plan: Plan = plan, on: Cluster = cluster, outcomes: list[Outcome] = outcomes
-                ) -> Outcome:
-                    outcomes.append(run_on(on, plan, folder, say))
-                    return outcomes[0]
-
-                yield _made(plan, out, say, make)
-                usable = bool(outcomes) and outcomes[0].usable
-                at += 1
-
-
-def _made(plan: Plan, out: Path, say: Say, make: Callable[[Path], Outcome]) -> Cell:
-    """A run that breaks off is a cell too: an anomaly, with its reason."""
-    name = f"{plan.workload}-{'+'.join(plan.nemeses) or 'nothing'}-{plan.seconds:g}s-{plan.seed}"
+def _close(stack: contextlib.ExitStack, say: Say) -> None:
     try:
-        outcome = make(out / name)
-    except (AssertionError, Malformed) as error:
-        say(f"{plan.title}: broke off: {error}")
-        return Cell(*key_of(plan), "INVALID", anomalies={FAILED: 1}, problems=(str(error)[:2000],), history=name)
-    return cell_of(plan, outcome, name)
+        stack.close()
+    except AssertionError as error:
+        say(f"it could not be taken down in order: {error}")
+
+
+def _broken(cell: Cell, why: str) -> Cell:
+    anomalies = {**(cell.anomalies or {}), FAILED: 1}
+    return replace(cell, verdict="INVALID", anomalies=anomalies, problems=(*cell.problems, why[:SHOWN_CHARACTERS]))
+
+
+def _name(plan: Plan) -> str:
+    """Of its folder."""
+    return f"{plan.workload}-{'+'.join(plan.nemeses) or 'nothing'}-{plan.seconds:g}s-{plan.seed}"
 
 
 def cell_of(plan: Plan, outcome: Outcome, history: str) -> Cell:
@@ -186,33 +240,13 @@ def cell_of(plan: Plan, outcome: Outcome, history: str) -> Cell:
         anomalies=dict(anomalies),
         problems=outcome.problems,
         history=history,
-    )
-
-
-# ------------------------------------------------------------------------------------------------------------- table
-def markdown(cells: Sequence[Cell]) -> str:
-    """The table of a matrix, and the sums below it."""
-    lines = [HEAD, "|---|---|---|--:|--:|--:|--:|--:|--:|--:|---|"]
-    for each in cells:
-        found = ", ".join(f"{number} {kind}" for kind, number in sorted((each.anomalies or {}).items())) or "none"
-        lines.append(
-            f"| {each.workload} | {each.nemeses or 'none'} | {each.verdict} | {each.operations:,} "
-            f"| {each.acknowledged:,} | {each.failed:,} | {each.indeterminate:,} | {each.failovers} "
-            f"| {_share(each)} | {each.longest_gap_s:.1f} s | {found} |"
-        )
-    return "\n".join([*lines, "", _sums(cells), ""])
-
-
-def _share(cell: Cell) -> str:
-    return f"{cell.writes_accepted_s / cell.writes_asked_s:.1%}" if cell.writes_asked_s else "-"
-
-
-def _sums(cells: Sequence[Cell]) -> str:
-    verdicts = Counter(each.verdict for each in cells)
-    said = ", ".join(f"{number} {verdict}" for verdict, number in sorted(verdicts.items())) or "none"
-    return (
-        f"{len(cells)} runs ({said}), {sum(each.operations for each in cells):,} calls, "
-        f"{sum(each.acknowledged for each in cells):,} acknowledged, "
-        f"{sum(each.indeterminate for each in cells):,} indeterminate, "
-        f"{sum(each.failovers for each in cells):,} failovers."
+        under=tuple(
+            Under(
+                each.nemesis,
+                round(each.asked_s, 3),
+                round(each.accepted_s, 3),
+                tuple(round(length_s, 3) for length_s in each.lengths_s),
+            )
+            for each in judgement.availability.shares
+        ),
     )

@@ -1,21 +1,24 @@
-"""One run: a workload on a cluster while nemeses are at work, then everything healed, read, looked at and judged.
+"""One run: workloads on a cluster while nemeses are at work, then everything healed, read, looked at and judged.
 
-Knows the order of a run, and where its files are kept: ``history.jsonl``, ``report.html``, ``verdict`` and the log of
-each node. Does not know what any workload, nemesis or checker does.
+Several workloads share the cluster, what breaks it and who looks on; each has databases, clients, a history and a
+verdict of its own. Knows the order of a run, and where its files are kept: ``history.jsonl``, ``report.html``,
+``verdict`` and the log of each node. Does not know what any workload, nemesis or checker does.
 """
 
 import contextlib
+import random
 import shutil
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from jepsen.clients import Clients
+from jepsen.clients import Clients, Pace
 from jepsen.cluster.cluster import Cluster
 from jepsen.description import Description, Replication
 from jepsen.ending import Ending, NodeEnd
@@ -34,7 +37,8 @@ from jepsen.workloads.base import Workload
 from litereplica import __version__
 from tests.failover.network import Network
 
-CLIENTS_OF_A_NODE: Final = 2
+PAUSE_TOGETHER_S: Final = 0.012
+"""For each workload of several, between two calls of a client."""
 SETTLED_LIMIT_S: Final = 60.0
 """After everything was healed: a ttl, an election, catching up, on a busy machine."""
 SHOWN_CHARACTERS: Final = 500
@@ -48,7 +52,7 @@ Say = Callable[[str], object]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """``nemeses``: names. ``nodes``: how many."""
+    """One workload under some nemeses. ``nemeses``: names. ``nodes``: how many."""
 
     workload: str
     nemeses: tuple[str, ...]
@@ -75,44 +79,101 @@ class Outcome:
     usable: bool
 
 
-@contextlib.contextmanager
-def cluster_for(plans: Sequence[Plan]) -> Iterator[Cluster]:
-    """One on which all of these can be run: they agree in what concerns the cluster."""
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a cluster is made with; runs that want the same may be made on one."""
+
+    nodes: int
+    replication: Replication
+    on_replica: str
+    parts: tuple[str, ...]
+
+    @contextlib.contextmanager
+    def cluster(self, seed: int) -> Iterator[Cluster]:
+        """One of them, on which all is well."""
+        names = [chr(ord("a") + place) for place in range(self.nodes)]
+        parts: dict[str, Any] = dict.fromkeys(self.parts, True)
+        with Cluster(names, seed=seed, replication=self.replication, on_replica=self.on_replica, **parts) as cluster:
+            yield cluster
+
+
+def setup_for(plans: Sequence[Plan]) -> Setup:
+    """On which all of these can be run: they agree in nodes and replication. Replicas take writes if one needs it."""
     first = plans[0]
-    names = [chr(ord("a") + place) for place in range(first.nodes)]
-    nemeses = {name for each in plans for name in each.nemeses}
+    parts = needs({name for each in plans for name in each.nemeses})
     on_replica = "forward" if any(WORKLOADS[each.workload].on_replica == "forward" for each in plans) else "refuse"
-    needed: dict[str, Any] = dict(needs(nemeses))
-    with Cluster(names, seed=first.seed, replication=first.replication, on_replica=on_replica, **needed) as cluster:
-        yield cluster
+    return Setup(first.nodes, first.replication, on_replica, tuple(name for name, needed in parts.items() if needed))
 
 
-def run(plan_: Plan, folder: Path, say: Say) -> Outcome:
+def pace_of(workloads: int) -> Pace:
+    """Of the clients of one workload of so many: all of them together leave the nodes as much of the machine as one."""
+    alone = Pace()
+    if workloads == 1:
+        return alone
+    return Pace(1, workloads * PAUSE_TOGETHER_S, max(alone.retry_s, 2 * workloads * PAUSE_TOGETHER_S))
+
+
+@dataclass(slots=True)
+class _Part:
+    """One workload of a run."""
+
+    plan: Plan
+    folder: Path
+    workload: Workload
+    recorder: Recorder
+
+
+def run(plans: Sequence[Plan], folders: Sequence[Path], say: Say) -> list[Outcome]:
     """On a cluster of its own."""
-    with cluster_for([plan_]) as cluster:
-        return run_on(cluster, plan_, folder, say)
+    with setup_for(plans).cluster(plans[0].seed) as cluster:
+        return run_on(cluster, plans, folders, say)
 
 
-def run_on(cluster: Cluster, plan_: Plan, folder: Path, say: Say) -> Outcome:
-    """On a cluster that is well; ``folder`` is made and filled."""
-    folder.mkdir(parents=True, exist_ok=True)
-    workload = WORKLOADS[plan_.workload](f"{plan_.workload}-{time.monotonic_ns():x}")
+def run_on(cluster: Cluster, plans: Sequence[Plan], folders: Sequence[Path], say: Say) -> list[Outcome]:
+    """All at once, on a cluster that is well; they differ in their workloads only. Each folder is made and filled."""
+    assert len({replace(each, workload="") for each in plans}) == 1, "one run has one schedule"
+    cluster.clear()
     cluster.begin()
-    with (folder / HISTORY).open("w", encoding="utf-8") as stream:
-        recorder = Recorder(stream, cluster.clock_ns, _description(plan_, cluster, workload))
-        problems = _work(cluster, plan_, workload, recorder)
-        ending = _ending(cluster, workload)
-        record = recorder.end(ending)
-    judgement = judge(record, clock=time.monotonic, expected=EXPECTED)
-    (folder / REPORT).write_text(page(record, judgement), encoding="utf-8")
-    lines = [verdict_line(judgement), *problems, *anomalies(judgement)]
-    (folder / VERDICT).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    for node in cluster.all:
-        shutil.copyfile(node.log_file, folder / f"{node.name}.log")
-    say(lines[0])
+    with contextlib.ExitStack() as files:
+        parts = [
+            _part(cluster, plan_, folder, files, f"{plan_.workload}-{time.monotonic_ns():x}")
+            for plan_, folder in zip(plans, folders, strict=True)
+        ]
+        problems = tuple(_work(cluster, parts))
+        endings = _endings(cluster, parts)
+        records = [part.recorder.end(ending) for part, ending in zip(parts, endings, strict=True)]
+    usable = not problems and not any(each.problem for ending in endings for each in ending.nodes)
+    logs: dict[str, Path] = {}
+    outcomes = []
+    for part, record in zip(parts, records, strict=True):
+        judgement = judge(record, clock=time.monotonic, expected=EXPECTED)
+        (part.folder / REPORT).write_text(page(record, judgement), encoding="utf-8")
+        lines = [verdict_line(judgement), *problems, *anomalies(judgement)]
+        (part.folder / VERDICT).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        _keep_logs(cluster, part.folder, logs)
+        say(lines[0])
+        outcomes.append(Outcome(record, judgement, problems, usable))
     for line in problems:
         say(f"  {line}")
-    return Outcome(record, judgement, tuple(problems), not problems and not any(each.problem for each in ending.nodes))
+    return outcomes
+
+
+def _part(cluster: Cluster, plan_: Plan, folder: Path, files: contextlib.ExitStack, tag: str) -> _Part:
+    folder.mkdir(parents=True, exist_ok=True)
+    workload = WORKLOADS[plan_.workload](tag)
+    stream = files.enter_context((folder / HISTORY).open("w", encoding="utf-8"))
+    return _Part(plan_, folder, workload, Recorder(stream, cluster.clock_ns, _description(plan_, cluster, workload)))
+
+
+def _keep_logs(cluster: Cluster, folder: Path, kept: dict[str, Path]) -> None:
+    """The log of each node; several folders share one copy."""
+    for node in cluster.all:
+        path = folder / f"{node.name}.log"
+        path.unlink(missing_ok=True)
+        if node.name in kept:
+            path.hardlink_to(kept[node.name])
+        else:
+            kept[node.name] = shutil.copyfile(node.log_file, path)
 
 
 def anomalies(judgement: Judgement) -> list[str]:
@@ -140,30 +201,45 @@ def _description(plan_: Plan, cluster: Cluster, workload: Workload) -> Descripti
     )
 
 
-def _work(cluster: Cluster, plan_: Plan, workload: Workload, recorder: Recorder) -> list[str]:
+def _work(cluster: Cluster, parts: Sequence[_Part]) -> list[str]:
     """Clients and nemeses, until all is healed and everything has been read; what went wrong with the run itself."""
     problems: list[str] = []
     network: Network = cluster.network
     places = {name: Place(cluster.mount(name), network.namespace(name)) for name in cluster.nodes}
     logs = {name: NodeLog(node) for name, node in cluster.nodes.items()}
+    plan_, pace = parts[0].plan, pace_of(len(parts))
     seed = str(plan_.seed)
+
+    def observed(f: str, value: object) -> None:
+        for each in parts:
+            each.recorder.observed(f, value)
+
     with (
-        Observer(cluster.nodes, cluster.clock_ns, recorder.observed) as observer,
-        Clients(
-            workload, places, recorder, observer, logs, seed=seed, count=CLIENTS_OF_A_NODE * len(places)
-        ) as clients,
+        contextlib.ExitStack() as stack,
+        Observer(cluster.nodes, cluster.clock_ns, observed) as observer,
+        ThreadPoolExecutor(len(parts)) as threads,
     ):
-        clients.prepare(cluster.primary().name)
+        several = [
+            stack.enter_context(Clients(each.workload, places, each.recorder, observer, logs, seed=seed, pace=pace))
+            for each in parts
+        ]
+        primary = cluster.primary().name
+        list(threads.map(lambda clients: clients.prepare(primary), several))
         cluster.await_settled()
-        cluster.kill_client = clients.strike
+        cluster.kill_client = lambda numbers: _strike(parts, several, numbers)
         began = time.monotonic()
-        clients.start(seed)
+        for clients in several:
+            clients.start(seed)
         try:
-            problems += _break(cluster, plan_, recorder)
+            problems += _break(cluster, plan_, [each.recorder for each in parts])
             time.sleep(max(0.0, began + plan_.seconds - time.monotonic()))
-            clients.stop()
+            for clients in several:
+                clients.let_end()
+            for clients in several:
+                clients.stop()
             cluster.await_settled(SETTLED_LIMIT_S)
-            clients.finish(workload.last(list(places)))
+            lasts = [each.workload.last(list(places)) for each in parts]
+            list(threads.map(lambda one: one[0].finish(one[1]), zip(several, lasts, strict=True)))
         except AssertionError as error:
             problems.append(f"it was not healed: {str(error)[:SHOWN_CHARACTERS]}")
         finally:
@@ -171,21 +247,35 @@ def _work(cluster: Cluster, plan_: Plan, workload: Workload, recorder: Recorder)
     return problems
 
 
-def _break(cluster: Cluster, plan_: Plan, recorder: Recorder) -> list[str]:
+def _strike(parts: Sequence[_Part], several: Sequence[Clients], numbers: random.Random) -> str:
+    """Kill -9 a client of any of the workloads, in a call if there is one; who, empty if nobody."""
+    calling = [at for at, clients in enumerate(several) if clients.calling]
+    at = numbers.choice(calling or range(len(several)))
+    killed = several[at].strike(numbers)
+    return f"{killed} of {parts[at].plan.workload}" if killed else ""
+
+
+def _break(cluster: Cluster, plan_: Plan, recorders: Sequence[Recorder]) -> list[str]:
     """All turns of all nemeses; what they could not do. AssertionError when it cannot be healed."""
     chosen = {name: NEMESES[name]() for name in plan_.nemeses}
     turns = plan(chosen, plan_.seconds, plan_.seed, cluster.ttl_s)
     schedule = Schedule(cluster, chosen, turns, plan_.seed)
-    schedule.run(lambda _type, f, value: recorder.nemesis(f, value), threading.Event())
+
+    def say(_type: str, f: str, value: object) -> None:
+        for each in recorders:
+            each.nemesis(f, value)
+
+    schedule.run(say, threading.Event())
     return schedule.problems
 
 
-def _ending(cluster: Cluster, workload: Workload) -> Ending:
-    """What is found; an ending that says so when nothing can be."""
+def _endings(cluster: Cluster, parts: Sequence[_Part]) -> list[Ending]:
+    """What is found; endings that say so when nothing can be."""
     try:
-        return cluster.ending(workload.databases, calls_in)
+        return cluster.endings([each.workload.databases for each in parts], calls_in)
     except (AssertionError, OSError) as error:
-        return Ending(tuple(NodeEnd(name, problem=f"not looked at: {error}") for name in cluster.nodes))
+        nothing = Ending(tuple(NodeEnd(name, problem=f"not looked at: {error}") for name in cluster.nodes))
+        return [nothing] * len(parts)
 
 
 def calls_in(_name: str, database: Path) -> Iterable[int]:

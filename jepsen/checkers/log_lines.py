@@ -25,6 +25,7 @@ SHOWN_BYTES: Final = 2000
 class Expected:
     """Lines with this ``event``, up to ``level``; ``during``: names of nemeses, none when at all times.
 
+    ``saying``: one of these is in their text; none when it does not matter.
     ``why``: what makes the line right; nobody may expect a line without a reason.
     """
 
@@ -32,6 +33,7 @@ class Expected:
     why: str
     level: str = "warning"
     during: frozenset[str] = frozenset()
+    saying: tuple[str, ...] = ()
 
 
 def check(
@@ -70,6 +72,8 @@ def check(
 
 def _covers(each: Expected, line: LogLine, periods: Sequence[Period], afterwards_s: float) -> bool:
     if LEVELS.index(line.level) > LEVELS.index(each.level):
+        return False
+    if each.saying and not any(words in line.text for words in each.saying):
         return False
     if not each.during:
         return True

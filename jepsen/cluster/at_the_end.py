@@ -7,7 +7,8 @@ its node, so that there always is an ending. Does not know what is right: checke
 import contextlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,6 +16,7 @@ from jepsen.cluster.log_reading import fields, lines, role_changes
 from jepsen.cluster.looking import (
     Calls,
     Look,
+    Problem,
     await_folded,
     fold_at_replica,
     kept,
@@ -24,7 +26,7 @@ from jepsen.cluster.looking import (
     touch_and_fold,
 )
 from jepsen.cluster.machine import BreakableMachine
-from jepsen.ending import Ending, LogLine, NodeEnd, RoleChange
+from jepsen.ending import Ending, Kept, LogLine, NodeEnd, RoleChange
 from tests.support.sql import SqlError
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 
 LEAST_S: Final = 5.0
 """For each step, however long the ones before it took."""
+AT_ONCE: Final = 2
+"""Processes that ask SQLite something: as many as the smallest machine has cores."""
 KEPT_EVENT: Final = "transactions_kept"
 
 
@@ -74,28 +78,63 @@ def log_of(node: BreakableMachine, since: Start) -> list[LogLine]:
     return lines(text, node.name, since.clock_ns)
 
 
-def find_out(cluster: "Cluster", databases: Sequence[str], calls_in: Calls | None, limit_s: float) -> Ending:
-    """Nobody writes any more, and everything is healed."""
+def find_out(
+    cluster: "Cluster", groups: Sequence[Sequence[str]], calls_in: Calls | None, limit_s: float
+) -> list[Ending]:
+    """Nobody writes any more, and everything is healed. ``groups``: databases of which each group has an ending."""
     end = time.monotonic() + limit_s
     folder = cluster.folder / "ending"
     folder.mkdir(exist_ok=True)
+    databases = [name for group in groups for name in group]
     common = _come_to_rest(cluster, databases, end)
     order = sorted(cluster.machines, key=lambda node: node.role != "primary")
-    looks: dict[str, tuple[list[Look], list[str]]] = {}
+    found: dict[str, _Found] = {}
     expected: dict[str, bytes] = {}
     for node in order:
-        looks[node.name] = _databases(node, databases, expected, folder, max(LEAST_S, end - time.monotonic()))
+        found[node.name] = _databases(node, databases, expected, folder, max(LEAST_S, end - time.monotonic()))
         if node is order[0] and not common:
-            expected = {one.end.name: one.content for one in looks[node.name][0]}
+            expected = {one.end.name: one.content for one in found[node.name].looks}
     logs = [line for node in cluster.machines for line in log_of(node, cluster.since)]
-    nodes = tuple(
-        _node_end(node, cluster.since, databases, calls_in, folder, logs, looks[node.name], common)
-        for node in cluster.machines
-    )
-    present = None
-    if calls_in is not None and _all_seen(cluster.machines, databases, looks):
-        present = _present([looks[node.name][0] for node in order], calls_in, folder)
-    return Ending(nodes, present, (*cluster.since.roles, *role_changes(logs)), tuple(logs))
+    for node in cluster.machines:
+        if common:
+            found[node.name].problems.insert(0, Problem(common))
+        _list_kept(node, cluster.since, databases, calls_in, folder, logs, found[node.name])
+    roles = (*cluster.since.roles, *role_changes(logs))
+    there = _there(cluster.machines)
+    seen = {one.end.name for each in found.values() for one in each.looks}
+    about = [(fields(line).get("database", ""), line) for line in logs]
+    every = frozenset(databases)
+    endings = []
+    for group in groups:
+        names = frozenset(group)
+        present = None
+        # When one of them could be looked at nowhere, nobody knows which calls are there.
+        if calls_in is not None and there & names <= seen:
+            present = _present([found[node.name].looks for node in order], names, calls_in, folder)
+        nodes = tuple(found[node.name].end(node.name, names) for node in cluster.machines)
+        own = tuple(line for database, line in about if database in names or database not in every)
+        endings.append(Ending(nodes, present, roles, own))
+    return endings
+
+
+@dataclass(slots=True)
+class _Found:
+    """Of one node."""
+
+    looks: list[Look]
+    problems: list[Problem]
+    kept: list[Kept]
+
+    def end(self, node: str, databases: frozenset[str]) -> NodeEnd:
+        """What of it concerns some databases."""
+        looks = [one for one in self.looks if one.end.name in databases]
+        problems = [one.text for one in self.problems if not one.database or one.database in databases]
+        return NodeEnd(
+            node,
+            tuple(one.end for one in looks),
+            tuple(one for one in self.kept if one.database in databases),
+            "; ".join([*problems, *(one.problem for one in looks if one.problem)]),
+        )
 
 
 def _come_to_rest(cluster: "Cluster", databases: Sequence[str], end: float) -> str:
@@ -103,13 +142,12 @@ def _come_to_rest(cluster: "Cluster", databases: Sequence[str], end: float) -> s
     try:
         primary = cluster.await_settled(max(LEAST_S, end - time.monotonic()))
         there = {each["name"] for each in primary.status()["databases"]}
-        for number, name in enumerate(each for each in databases if each in there):
-            touch_and_fold(primary.path(name), time.monotonic_ns() // 1_000_000 + number)
-        cluster.await_settled(max(LEAST_S, end - time.monotonic()))
-        for node in cluster.others(primary):
-            for name in databases:
-                if name in there:
-                    fold_at_replica(node.path(name))
+        names = [each for each in databases if each in there]
+        numbers = range(time.monotonic_ns() // 1_000_000, 2**63)
+        with ThreadPoolExecutor(AT_ONCE) as threads:
+            list(threads.map(touch_and_fold, map(primary.path, names), numbers))
+            cluster.await_settled(max(LEAST_S, end - time.monotonic()))
+            list(threads.map(fold_at_replica, [node.path(name) for node in cluster.others(primary) for name in names]))
     except (AssertionError, SqlError, OSError) as error:
         return f"it does not come to rest: {error}"
     return ""
@@ -117,23 +155,23 @@ def _come_to_rest(cluster: "Cluster", databases: Sequence[str], end: float) -> s
 
 def _databases(
     node: BreakableMachine, names: Sequence[str], expected: Mapping[str, bytes], folder: Path, limit_s: float
-) -> tuple[list[Look], list[str]]:
+) -> _Found:
     """What it holds, and what is wrong with that. ``expected``: what the primary has, where that is known."""
-    found: list[Look] = []
-    problems: list[str] = []
+    found = _Found([], [], [])
     try:
         positions = _positions(node.status())
     except AssertionError:
-        return [], ["it does not answer" if node.is_running else "it does not run"]
+        found.problems.append(Problem("it does not answer" if node.is_running else "it does not run"))
+        return found
     for name in names:
         if name not in positions:
             continue
         try:
             await_folded(node, name, expected.get(name), limit_s)
-            found.append(look(node, name, positions[name], folder))
+            found.looks.append(look(node, name, positions[name], folder))
         except (AssertionError, SqlError, OSError, TimeoutError) as error:
-            problems.append(f"{name} cannot be looked at: {error}")
-    return found, problems
+            found.problems.append(Problem(f"{name} cannot be looked at: {error}", name))
+    return found
 
 
 def _positions(status: Mapping[str, Any]) -> dict[str, str]:
@@ -141,49 +179,45 @@ def _positions(status: Mapping[str, Any]) -> dict[str, str]:
     return {each["name"]: f"{each['txid']}/{each['checksum']}" for each in status["databases"]}
 
 
-def _node_end(
+def _list_kept(
     node: BreakableMachine,
     since: Start,
     databases: Sequence[str],
     calls_in: Calls | None,
     folder: Path,
     logs: Sequence[LogLine],
-    found: tuple[list[Look], list[str]],
-    common: str,
-) -> NodeEnd:
-    looks, problems = found
-    problems = [each for each in (common, *problems, *(one.problem for one in looks)) if each]
+    found: _Found,
+) -> None:
+    """Add what it has put aside since the start."""
     times_ns = {
         fields(line)["id"]: line.time_ns for line in logs if line.node == node.name and line.event == KEPT_EVENT
     }
-    ends = tuple(one.end for one in looks)
-    one = NodeEnd(node.name, ends, (), "; ".join(problems))
     try:
-        entries, unreadable = kept(node, databases, since.kept[node.name], calls_in, times_ns, folder)
+        found.kept, unreadable = kept(node, databases, since.kept[node.name], calls_in, times_ns, folder)
     except (AssertionError, OSError) as error:
-        return replace(one, problem="; ".join([*problems, f"diverged/ cannot be listed: {error}"]))
-    return replace(one, diverged=tuple(entries), problem="; ".join([*problems, *unreadable]))
+        unreadable = [Problem(f"diverged/ cannot be listed: {error}")]
+    found.problems += unreadable
 
 
-def _all_seen(
-    nodes: Sequence[BreakableMachine], databases: Sequence[str], looks: Mapping[str, tuple[list[Look], list[str]]]
-) -> bool:
-    """Whether each of the databases that some node has could be looked at: else nobody knows which calls are there."""
-    seen = {one.end.name for found, _ in looks.values() for one in found}
+def _there(nodes: Sequence[BreakableMachine]) -> set[str]:
+    """The databases that some node has."""
     there: set[str] = set()
     for node in nodes:
         with contextlib.suppress(AssertionError):
             there |= _positions(node.status()).keys()
-    return there.intersection(databases) <= seen
+    return there
 
 
-def _present(by_node: Sequence[list[Look]], calls_in: Calls, folder: Path) -> tuple[int, ...]:
+def _present(
+    by_node: Sequence[list[Look]], databases: frozenset[str], calls_in: Calls, folder: Path
+) -> tuple[int, ...]:
     """Of each database what the first node has of it that could be looked at; the primary comes first."""
     contents: dict[str, bytes] = {}
     for looks in by_node:
         for one in looks:
-            contents.setdefault(one.end.name, one.content)
+            if one.end.name in databases:
+                contents.setdefault(one.end.name, one.content)
     calls: set[int] = set()
-    for name, found in contents.items():
-        calls.update(calls_in(name, plain_copy(found, folder, "present.db")))
+    for name, content in contents.items():
+        calls.update(calls_in(name, plain_copy(content, folder, "present.db")))
     return tuple(sorted(calls))

@@ -5,6 +5,7 @@ what (nemeses/), or what clients do (workloads/).
 """
 
 import random
+import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,11 +16,12 @@ from jepsen.cluster.looking import Calls
 from jepsen.cluster.machine import BreakableMachine
 from jepsen.description import Replication
 from jepsen.ending import Ending
-from tests.failover.field import NAMES, SETTLED_LIMIT_S, Field
+from tests.failover.field import DATABASE, NAMES, SETTLED_LIMIT_S, Field
 from tests.failover.machine import Machine
 
 TTL_S: Final = 3.0
 ENDING_LIMIT_S: Final = 60.0
+CLEAR_LIMIT_S: Final = 30.0
 
 
 class Cluster(Field):
@@ -103,17 +105,34 @@ class Cluster(Field):
         for each in self.machines:
             each.mend()
 
+    def clear(self) -> None:
+        """What earlier runs have left is dropped, so that nodes do not carry it along. AssertionError when it stays."""
+        primary = self.await_settled()
+        left = [each["name"] for each in primary.status()["databases"] if each["name"] != DATABASE]
+        if left:
+            paths = [primary.path(name) for name in left]
+            done = subprocess.run(["rm", "-f", "--", *paths], capture_output=True, timeout=CLEAR_LIMIT_S, check=False)
+            assert done.returncode == 0, f"databases of earlier runs cannot be dropped: {done.stderr.decode()}"
+            self.await_settled()
+
     def ending(
         self, databases: Sequence[str], calls_in: Calls | None = None, limit_s: float = ENDING_LIMIT_S
     ) -> Ending:
+        """The one ending of all ``databases``."""
+        return self.endings([databases], calls_in, limit_s)[0]
+
+    def endings(
+        self, groups: Sequence[Sequence[str]], calls_in: Calls | None = None, limit_s: float = ENDING_LIMIT_S
+    ) -> list[Ending]:
         """Everything is healed and clients have ended: wait until the cluster is at rest, and look at all of it.
 
+        ``groups``: of databases; each has its own ending, in which log lines about databases of others are left out.
         ``calls_in``: given the name of a database and a plain copy of it, the indexes of the calls whose rows are in
         it. Never raises for what nodes do: what cannot be found out is the ``problem`` of a node. Takes ``limit_s``,
         and some seconds more when nodes hang.
         """
         with self.limited(limit_s + SETTLED_LIMIT_S):
-            return find_out(self, databases, calls_in, limit_s)
+            return find_out(self, groups, calls_in, limit_s)
 
     def __enter__(self) -> Self:
         super().__enter__()

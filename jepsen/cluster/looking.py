@@ -29,6 +29,14 @@ Calls = Callable[[str, Path], Iterable[int]]
 
 
 @dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that could not be found out; empty ``database``: it concerns them all."""
+
+    text: str
+    database: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Look:
     """One database of one node; ``problem``: what is wrong besides what ``end`` says."""
 
@@ -42,10 +50,9 @@ def touch_and_fold(path: Path, number: int) -> None:
 
     Raises AssertionError, SqlError.
     """
-    run_sql(path, f"PRAGMA user_version = {number % 2**31}", mode="rw", limit_s=TOUCH_S)
-    assert run_sql(path, "PRAGMA wal_checkpoint(TRUNCATE)", mode="rw", limit_s=TOUCH_S)[0][0] == 0, (
-        f"a reader keeps the WAL of {path.name} from being folded"
-    )
+    script = f"PRAGMA user_version = {number % 2**31}; PRAGMA wal_checkpoint(TRUNCATE)"
+    rows = run_sql(path, script, mode="rw", limit_s=TOUCH_S)
+    assert rows[0][0] == 0, f"a reader keeps the WAL of {path.name} from being folded"
 
 
 def fold_at_replica(path: Path) -> None:
@@ -132,13 +139,13 @@ def kept(
     calls_in: Calls | None,
     times_ns: dict[str, int],
     folder: Path,
-) -> tuple[list[Kept], list[str]]:
+) -> tuple[list[Kept], list[Problem]]:
     """Entries of some databases that were not ``known``, and what could not be got out of them.
 
     ``times_ns``: when each was kept, by id, as the log says; the node's own clock may have been wrong.
     """
     found: list[Kept] = []
-    problems: list[str] = []
+    problems: list[Problem] = []
     for entry in node.diverged():
         if entry["id"] in known or entry["database"] not in databases:
             continue
@@ -147,7 +154,8 @@ def kept(
             try:
                 calls = tuple(sorted(set(_exported(node, entry["id"], entry["database"], calls_in, folder))))
             except (AssertionError, SqlError, sqlite3.Error, OSError, subprocess.SubprocessError) as error:
-                problems.append(f"entry {entry['id']} of diverged/ cannot be read: {error}")
+                text = f"entry {entry['id']} of diverged/ cannot be read: {error}"
+                problems.append(Problem(text, entry["database"]))
         base, end = (int(entry[each].partition("/")[0], 16) for each in ("base", "end"))
         found.append(Kept(entry["id"], entry["database"], base, end, times_ns.get(entry["id"], 0), calls))
     return found, problems

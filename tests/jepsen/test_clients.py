@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jepsen.clients import Clients, Process
+from jepsen.clients import Clients, Pace, Process
 from jepsen.description import Description
 from jepsen.history import Call, pair
 from jepsen.judge import judge
@@ -76,7 +76,7 @@ class Bench:
         places = {name: Place(node.mount, "") for name in self.nodes}
         self.observer = Observer(self.nodes, lambda: time.monotonic_ns() - began, self.recorder.observed)
         logs = {name: NodeLog(node) for name in self.nodes}
-        self.clients = Clients(self.workload, places, self.recorder, self.observer, logs, seed="1", count=4)
+        self.clients = Clients(self.workload, places, self.recorder, self.observer, logs, seed="1", pace=Pace())
 
     def calls(self) -> tuple[Call, ...]:
         return pair(read(self.stream.getvalue().encode()).operations)

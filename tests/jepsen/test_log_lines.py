@@ -43,6 +43,12 @@ def test_an_expectation_is_of_an_event_and_up_to_a_level() -> None:
     assert check(line(1, "other"), expected=(expected,)).valid is False
 
 
+@pytest.mark.parametrize(("text", "valid"), [("no answer within 0.5 s", True), ("not ours any more", False)])
+def test_an_expectation_may_be_of_some_words(text: str, valid: bool) -> None:
+    expected = Expected("lease_lost", "a busy machine", saying=("no answer within", "in time"))
+    assert check(line(1, text=f"lease_lost reason={text!r}"), expected=(expected,)).valid is valid
+
+
 def test_a_traceback_is_never_expected() -> None:
     expected = Expected("lease_lost", "always so", level="critical")
     result = check(line(1, level="info", text=f"x\n{checker.TRACEBACK}\n…"), expected=(expected,))

@@ -1,20 +1,24 @@
 import json
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from jepsen import matrix
 from jepsen.__main__ import main
+from jepsen.availability import EVERYTHING, NOTHING
+from jepsen.clients import Pace
 from jepsen.cluster.cluster import TTL_S
 from jepsen.description import Description
 from jepsen.expected_log import EXPECTED
 from jepsen.judge import judge
 from jepsen.lines import Record
-from jepsen.matrix import Cell
+from jepsen.matrix import Cell, Under
 from jepsen.nemeses import NEMESES
 from jepsen.nemeses.schedule import plan
-from jepsen.runner import Outcome, Plan
+from jepsen.runner import Outcome, Plan, pace_of, setup_for
+from jepsen.tables import classes, markdown
 from jepsen.workloads import WORKLOADS
 from tests.jepsen.making import Making
 
@@ -34,17 +38,17 @@ def outcome(*, lost: bool = False) -> Outcome:
 def test_the_short_form_leaves_nothing_out() -> None:
     assert set(matrix.SHORT) == set(WORKLOADS)
     assert {name for nemeses in matrix.SHORT.values() for name in nemeses} == set(NEMESES)
-    assert [plan.workload for plan in matrix.short_plans(1)] == list(matrix.SHORT)
+    assert [plan.workload for (plan,) in matrix.short_plans(1)] == list(matrix.SHORT)
 
 
 def test_in_the_short_form_every_nemesis_gets_its_turn() -> None:
-    for one in matrix.short_plans(1):
+    for (one,) in matrix.short_plans(1):
         turns = plan({name: NEMESES[name]() for name in one.nemeses}, one.seconds, one.seed, TTL_S)
         assert {turn.name for turn in turns} == set(one.nemeses), one.title
 
 
 def test_a_matrix_is_every_workload_under_every_nemesis() -> None:
-    plans = matrix.plans(["a", "b"], ["x", "y"], 60.0, 3)
+    plans = [plan for (plan,) in matrix.plans(["a", "b"], ["x", "y"], 60.0, 3)]
     assert [(plan.workload, plan.nemeses) for plan in plans] == [
         ("a", ("x",)),
         ("a", ("y",)),
@@ -59,6 +63,10 @@ def test_a_cell_has_the_figures_of_its_run() -> None:
     assert (cell.key, cell.verdict) == (("set", "kill,slow", 30.0, 7), "valid")
     assert (cell.operations, cell.acknowledged, cell.failed, cell.indeterminate) == (4, 2, 1, 1)
     assert cell.anomalies == {}
+    assert [(each.nemesis, each.asked_s > 0, each.gaps_s) for each in cell.under] == [
+        (EVERYTHING, True, ()),
+        (NOTHING, True, ()),
+    ]
     cell = matrix.cell_of(PLAN, outcome(lost=True), "where")
     assert (cell.verdict, cell.anomalies) == ("INVALID", {"set: lost": 1})
 
@@ -77,9 +85,81 @@ def test_what_is_there_is_not_run_again(tmp_path: Path) -> None:
     cell = matrix.cell_of(PLAN, outcome(), "")
     path.write_text(json.dumps(asdict(cell)) + "\n", encoding="utf-8")
     said: list[str] = []
-    assert matrix.run_all([PLAN], tmp_path / "out", path, said.append) == [cell]
+    assert matrix.run_all([(PLAN,)], tmp_path / "out", path, said.append) == [cell]
     assert said == []
     assert not (tmp_path / "out").exists()
+
+
+def test_cells_of_before_the_gaps_were_noted_are_read_too(tmp_path: Path) -> None:
+    path = tmp_path / "cells.jsonl"
+    document = asdict(matrix.cell_of(PLAN, outcome(), ""))
+    del document["under"]
+    path.write_text(json.dumps(document) + "\n", encoding="utf-8")
+    assert [each.under for each in matrix.stored(path)] == [()]
+
+
+def test_together_is_one_round_for_each_nemesis_and_what_needs_forwarding_is_apart() -> None:
+    workloads = ["append", "anywhere", "set"]
+    rounds = matrix.together(workloads, ["kill", "io-error"], 60.0, 3)
+    assert [([plan.workload for plan in plans], plans[0].nemeses) for plans in rounds] == [
+        (["append", "set"], ("kill",)),
+        (["append", "set"], ("io-error",)),
+        (["anywhere"], ("kill",)),
+        (["anywhere"], ("io-error",)),
+    ]
+    assert [setup_for(plans).on_replica for plans in rounds] == ["refuse", "refuse", "forward", "forward"]
+    rounds = matrix.together(workloads, ["kill"], 60.0, 3, forward_all=True)
+    assert [[plan.workload for plan in plans] for plans in rounds] == [workloads]
+    assert setup_for(rounds[0]).on_replica == "forward"
+
+
+def test_together_has_the_cells_of_the_whole_matrix() -> None:
+    which = list(WORKLOADS), list(NEMESES), 120.0, 1
+    alone = {matrix.key_of(plan) for plans in matrix.plans(*which) for plan in plans}
+    for forward_all in (False, True):
+        rounds = matrix.together(*which, forward_all=forward_all)
+        keys = [matrix.key_of(plan) for plans in rounds for plan in plans]
+        assert len(keys) == len(alone)
+        assert set(keys) == alone
+
+
+def test_nemeses_that_need_the_same_cluster_come_one_after_the_other() -> None:
+    setups = [setup_for(plans) for plans in matrix.together(list(WORKLOADS), list(NEMESES), 120.0, 1)]
+    changes = [one != other for one, other in pairwise(setups)]
+    assert sum(changes) + 1 == len(set(setups))
+
+
+def test_clients_of_several_workloads_ask_as_much_in_all_as_those_of_one() -> None:
+    one, ten = pace_of(1), pace_of(10)
+    assert one == Pace()
+    assert ten.of_a_node == 1
+    assert 10 * ten.of_a_node / ten.pause_s < one.of_a_node / one.pause_s
+    assert ten.retry_s > ten.pause_s
+
+
+def test_gaps_are_counted_by_their_lengths() -> None:
+    assert classes([]) == [0, 0, 0, 0, 0, 0]
+    assert classes([0.3, 0.5, 0.99, 1.0, 3.0, 5.0, 9.9, 10.0, 60.0]) == [1, 2, 1, 1, 2, 2]
+
+
+def test_the_table_of_gaps_has_a_line_for_each_nemesis_over_all_cells() -> None:
+    def cell(workload: str, *under: Under) -> Cell:
+        return Cell(workload, "kill,slow", 120.0, 1, "valid", under=under)
+
+    cells = [
+        cell("set", Under(EVERYTHING, 100.0, 90.0, (4.0, 6.0)), Under("kill", 40.0, 30.0, (4.0, 6.0))),
+        cell(
+            "bank", Under(EVERYTHING, 1000.0, 999.6, (0.4,)), Under("kill", 60.0, 59.6, (0.4,)), Under("slow", 0.0, 0.0)
+        ),
+        cell("counter"),
+    ]
+    assert markdown(cells).splitlines()[-4:] == [
+        f"|---|{'--:|' * 14}",
+        "| (the whole run) | 2 | 1,100 s | 99.1% | 3 | 4.0 s | 6.0 s | 6.0 s | 6.0 s | 1 | 0 | 0 | 1 | 1 | 0 |",
+        "| kill | 2 | 100 s | 89.6% | 3 | 4.0 s | 6.0 s | 6.0 s | 6.0 s | 1 | 0 | 0 | 1 | 1 | 0 |",
+        "| slow | 0 | 0 s | - | 0 | - | - | - | - | 0 | 0 | 0 | 0 | 0 | 0 |",
+    ]
+    assert markdown(cells).splitlines()[-5].count("|") == 16
 
 
 def test_the_table_has_a_line_for_each_cell_and_the_sums() -> None:
@@ -87,7 +167,7 @@ def test_the_table_has_a_line_for_each_cell_and_the_sums() -> None:
         Cell("set", "kill", 120.0, 1, "valid", 1200, 1000, 150, 50, 3, 100.0, 99.0, 2, 1.5, {}),
         Cell("bank", "", 120.0, 1, "INVALID", 10, 5, 5, 0, anomalies={"bank: wrong-total": 2}),
     ]
-    lines = matrix.markdown(cells).splitlines()
+    lines = markdown(cells).splitlines()
     assert lines[2] == "| set | kill | valid | 1,200 | 1,000 | 150 | 50 | 3 | 99.0% | 1.5 s | none |"
     assert lines[3] == "| bank | none | INVALID | 10 | 5 | 5 | 0 | 0 | - | 0.0 s | 2 bank: wrong-total |"
     assert lines[5] == "2 runs (1 INVALID, 1 valid), 1,210 calls, 1,005 acknowledged, 50 indeterminate, 3 failovers."
