@@ -23,10 +23,14 @@ def run(options: Options, arguments: tuple[str, ...]) -> None:
     code becomes this one's.
     """
     import dataclasses  # noqa: PLC0415 - only when it is about to be used
+    import gc  # noqa: PLC0415
 
+    # What is imported stays: the collector need not look at all of it again and again.
+    gc.disable()
     from litereplica.logs import configure_logs  # noqa: PLC0415
     from litereplica.node.main import run_node  # noqa: PLC0415
 
+    gc.enable()
     found = load(options)
     if arguments:
         found = dataclasses.replace(found, exec=arguments)

@@ -6,12 +6,14 @@ Knows connections, limits and what no answer looks like. Does not know what is a
 import json
 import ssl
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import httpx
 import trio
 
 from litereplica.errors import Unavailable
+
+if TYPE_CHECKING:  # it takes a tenth of a second to import, and most nodes are never asked to ask
+    import httpx
 
 # A node on the same network takes a connection in a millisecond; one packet may be lost and sent again (1 s).
 CONNECT_LIMIT_S: Final = 2.0
@@ -33,7 +35,7 @@ class Answer:
 
 
 class Peers:
-    """Asks other nodes; made once for a node, because reading the system's certificates takes long."""
+    """Asks other nodes; made once for a node, because httpx and the system's certificates take long to load."""
 
     def __init__(self) -> None:
         self._tls: ssl.SSLContext | None = None
@@ -51,6 +53,8 @@ class Peers:
         Raises Unavailable with the reason, without the URL: no answer within ``limit_s``, or not a node's.
         """
         tls = await self._context()
+        import httpx  # noqa: PLC0415 - the context came with it
+
         method = "GET" if body is None else "POST"
         timeout = httpx.Timeout(limit_s, connect=min(limit_s, CONNECT_LIMIT_S))
         try:
@@ -69,11 +73,18 @@ class Peers:
 
     async def _context(self) -> ssl.SSLContext:
         if self._tls is None:
-            self._tls = await trio.to_thread.run_sync(ssl.create_default_context)
+            self._tls = await trio.to_thread.run_sync(_load)
         return self._tls
 
 
-async def _read(answer: httpx.Response) -> bytes:
+def _load() -> ssl.SSLContext:
+    """In a thread: what answers others does not wait for it."""
+    import httpx  # noqa: F401, PLC0415
+
+    return ssl.create_default_context()
+
+
+async def _read(answer: "httpx.Response") -> bytes:
     content = bytearray()
     async for chunk in answer.aiter_bytes():
         # Read to the end all the same (there is a limit of time): httpx's iterators are not to be left in the middle.

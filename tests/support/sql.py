@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
+from urllib.parse import quote
 
 from tests.support.waiting import wait_until
 
@@ -24,22 +25,21 @@ FOLD_LIMIT_S: Final = 5.0
 
 # Reads one repr of (sql, parameters) a line, answers one repr of ("rows", …), ("error", class, code name, text).
 _PROGRAM: Final = r"""
-import ast, sqlite3, sys, urllib.parse
-path, mode, busy_s = sys.argv[1], sys.argv[2], float(sys.argv[3])
+import sqlite3, sys
+uri, busy_s = sys.argv[1], float(sys.argv[2])
 def answer(*values):
     sys.stdout.write(repr(values) + "\n")
     sys.stdout.flush()
 def failed(error):
     answer("error", type(error).__name__, getattr(error, "sqlite_errorname", ""), str(error))
 try:
-    name = f"file:{urllib.parse.quote(path)}?mode={mode}"
-    connection = sqlite3.connect(name, uri=True, isolation_level=None, timeout=busy_s)
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=busy_s)
 except sqlite3.Error as error:
     failed(error)
     sys.exit(0)
 answer("open")
 for line in sys.stdin:
-    sql, parameters, times = ast.literal_eval(line)
+    sql, parameters, times = eval(line, {"__builtins__": {}})
     try:
         for _ in range(times):
             rows = connection.execute(sql, parameters).fetchall()
@@ -64,7 +64,8 @@ class Session:
 
     def __init__(self, path: Path, *, mode: str = "rwc", busy_s: float = 20.0) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, str(path), mode, str(busy_s)],
+            # As few modules as possible: tests start thousands of these.
+            [sys.executable, "-I", "-S", "-c", _PROGRAM, f"file:{quote(str(path))}?mode={mode}", str(busy_s)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
