@@ -4,6 +4,7 @@ Exit code 0: valid; 1: an anomaly; 2: nobody can tell; 3: the history cannot be 
 """
 
 import argparse
+import os
 import sys
 import time
 from dataclasses import replace
@@ -48,6 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
         except (Malformed, OSError) as error:
             sys.stderr.write(f"{options.history}: {error}\n")
             return UNREADABLE
+    # Dozens of processes come and go: what they import is compiled once.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     return _run(options) if options.command == "run" else _matrix(options)
 
 
@@ -146,7 +149,8 @@ def _matrix(options: argparse.Namespace) -> int:
     cells_file = options.json or out / "cells.jsonl"
     clusters: matrix.Clusters
     if options.short:
-        rounds, clusters = matrix.short_plans(options.seed), "one"
+        short = matrix.short_together if options.together else matrix.short_plans
+        rounds, clusters = short(options.seed), "one"
     else:
         named = _chosen("workload", options.workloads), _chosen("nemesis", options.nemeses)
         which = *named, 60 * options.minutes, options.seed

@@ -4,8 +4,9 @@ Run as ``python -m jepsen.client OPTIONS``, a JSON object: ``workload``, ``tag``
 namespace}}. One order a line on standard input, one answer a line on standard output; the end of its input is its end.
 ``{"prepare": NODE}`` makes the workload's databases; every other order is one of workloads.base.Order.
 
-Answers: ``{"type", "value", "error"}``; ``type`` is ok; fail (it certainly did not happen); info (nobody knows); or
-unclear: an error at COMMIT, of which only the node's log can say more.
+Answers: ``{"type", "value", "error"}``, and ``node`` where another than the one asked did it; ``type`` is ok; fail (it
+certainly did not happen); info (nobody knows); or unclear: an error at COMMIT, of which only the node's log can say
+more.
 """
 
 import json
@@ -54,11 +55,11 @@ class Client:
             said = f"{session.stage}: {_name_of(error)}: {error}{f' ({order.how})' if order.how else ''}"
             session.after_error(keep=self._numbers.random() < KEPT_SHARE)
             return self._answer(type_, said)
-        return {"type": "ok", "value": value, "error": ""}
+        return self._answer("ok", "", value)
 
-    @staticmethod
-    def _answer(type_: str, error: str) -> dict[str, Any]:
-        return {"type": type_, "value": None, "error": error}
+    def _answer(self, type_: str, error: str, value: object = None) -> dict[str, Any]:
+        answer = {"type": type_, "value": value, "error": error}
+        return answer | ({"node": self._session.answered_by} if self._session.answered_by else {})
 
 
 def _type_of(error: Exception, session: Session) -> str:

@@ -306,5 +306,5 @@ class _Client:
         number = self.process_number
         if type_ == "info":
             self.process_number = -1
-        self._clients.ended(number, request, node, type_, value, answer["error"])
+        self._clients.ended(number, request, answer.get("node", node), type_, value, answer["error"])
         return type_ == "ok"

@@ -13,6 +13,7 @@ from jepsen.checkers import (
     answers,
     append,
     bank,
+    cookies,
     counter,
     ddl,
     final_state,
@@ -31,7 +32,7 @@ from jepsen.description import Description
 from jepsen.ending import Ending, Kept
 from jepsen.history import Call, Malformed, pair
 from jepsen.lines import Record
-from jepsen.periods import Period, periods
+from jepsen.periods import Period, busy, periods
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,10 @@ def _register(case: _Case) -> Result:
     return register.check(case.calls, clock=case.clock, lost=case.lost)
 
 
+def _cookies(case: _Case) -> Result:
+    return cookies.check(case.calls, lost=case.lost)
+
+
 def _set(case: _Case) -> Result:
     return sets.check(case.calls, lost=case.lost, stale_reads=case.description.stale_reads)
 
@@ -110,7 +115,7 @@ def _ddl(case: _Case) -> Result:
 
 
 CHECKERS: Final[dict[str, tuple[Callable[[_Case], Result], ...]]] = {
-    "anywhere": (_append, _register),
+    "anywhere": (_append, _register, _cookies),
     "append": (_append,),
     "bank": (_bank,),
     "counter": (_counter,),
@@ -148,7 +153,7 @@ def judge(
         results += [
             final_state.check(calls, ending, nodes=description.nodes, replication=description.replication),
             primaries.check(calls, ending.roles, forwards=description.forwards),
-            log_lines.check(ending.log, expected, under),
+            log_lines.check(ending.log, expected, [*under, *busy(record.operations)]),
         ]
     return Judgement(description, calls, under, tuple(results), availability(calls, under))
 

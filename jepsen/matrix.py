@@ -38,6 +38,14 @@ SHORT: Final[dict[str, tuple[str, ...]]] = {
 """Every workload and every nemesis, once at least."""
 SHORT_S: Final = 10.0
 """Of each of them: with what comes before and after all take less than five minutes."""
+SHORT_TOGETHER: Final[tuple[tuple[str, ...], ...]] = (
+    ("kill", "isolate-primary", "failover", "consul-leader", "kill-client", "clock", "flapping"),
+    ("pause-long", "halves", "disk-full", "one-way", "kill-applier", "wipe-consul", "rejoin"),
+    ("kill-all", "ring", "io-error", "consul-only", "peers-only", "slow", "pause-short"),
+)
+"""Every nemesis once; in each round some that break different things, two or three at a time."""
+SHORT_TOGETHER_S: Final = 35.0
+"""Of each of them, with a turn for every nemesis of it."""
 FAILED: Final = "no-ending"
 """The anomaly of a run that broke off."""
 
@@ -68,6 +76,7 @@ class Cell:
     """What came of one workload in a run. ``anomalies``: by kind. ``history``: its folder, empty when it is not kept.
 
     ``under``: of the whole run, of the time without a nemesis, and under each; empty in files from before it was noted.
+    It is of all workloads of the run, as ``run`` names it, and so the same in the cells of all these.
     """
 
     workload: str
@@ -88,6 +97,7 @@ class Cell:
     problems: tuple[str, ...] = ()
     history: str = ""
     under: tuple[Under, ...] = ()
+    run: str = ""
 
     @property
     def key(self) -> Key:
@@ -131,6 +141,13 @@ def _by_parts(nemeses: Sequence[str]) -> list[str]:
 def short_plans(seed: int) -> list[Round]:
     """The short form."""
     return [(Plan(workload, nemeses, SHORT_S, seed),) for workload, nemeses in SHORT.items()]
+
+
+def short_together(seed: int) -> list[Round]:
+    """The short form of all workloads at once."""
+    return [
+        tuple(Plan(workload, nemeses, SHORT_TOGETHER_S, seed) for workload in WORKLOADS) for nemeses in SHORT_TOGETHER
+    ]
 
 
 def stored(path: Path) -> list[Cell]:
@@ -247,6 +264,7 @@ def cell_of(plan: Plan, outcome: Outcome, history: str) -> Cell:
                 round(each.accepted_s, 3),
                 tuple(round(length_s, 3) for length_s in each.lengths_s),
             )
-            for each in judgement.availability.shares
+            for each in outcome.accepted.shares
         ),
+        run=outcome.run,
     )

@@ -8,8 +8,10 @@ what any of them does.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from jepsen.history import NEMESIS, Operation
+from jepsen.history import NEMESIS, OBSERVER, Operation
 
+BUSY = "busy"
+"""An observer's note: the machine did not keep up, for so long before it (``{"since_s"}``)."""
 _START = "start-"
 _STOP = "stop-"
 
@@ -64,6 +66,18 @@ def periods(operations: Sequence[Operation]) -> tuple[Period, ...]:
         if not name.startswith((_START, _STOP))
     ]
     return tuple(sorted(found, key=lambda each: (each.began_ns, each.ended_ns, each.name)))
+
+
+def busy(operations: Iterable[Operation]) -> list[Period]:
+    """When the machine did not keep up, as observers noted. Not a nemesis: nobody wanted it."""
+    return [
+        Period(BUSY, max(0, each.time_ns - round(1e9 * since_s)), each.time_ns)
+        for each in operations
+        if each.process == OBSERVER
+        and each.f == BUSY
+        and isinstance(each.value, dict)
+        and isinstance(since_s := each.value.get("since_s"), int | float)
+    ]
 
 
 def _add_details(begun: dict[str, Operation], done: Operation) -> None:

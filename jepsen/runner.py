@@ -15,9 +15,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from jepsen.availability import Availability, availability
+from jepsen.busy import Busy
 from jepsen.clients import Clients, Pace
 from jepsen.cluster.cluster import Cluster
 from jepsen.description import Description, Replication
@@ -39,6 +42,8 @@ from tests.failover.network import Network
 
 PAUSE_TOGETHER_S: Final = 0.012
 """For each workload of several, between two calls of a client."""
+LOOK_AT: Final = "/v1/catalog/nodes"
+"""What is asked of Consul to see whether it answers: its leader does, and there always is something."""
 SETTLED_LIMIT_S: Final = 60.0
 """After everything was healed: a ttl, an election, catching up, on a busy machine."""
 SHOWN_CHARACTERS: Final = 500
@@ -70,13 +75,16 @@ class Plan:
 class Outcome:
     """``problems``: of the run itself: what a nemesis could not do, or why the cluster was not healed in time.
 
-    ``usable``: whether another run can be made on the same cluster.
+    ``usable``: whether another run can be made on the same cluster. ``run``: its name, the same for all workloads of
+    it, as is ``accepted``: when some node accepted a write of any of them.
     """
 
     record: Record
     judgement: Judgement
     problems: tuple[str, ...]
     usable: bool
+    run: str
+    accepted: Availability
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +95,15 @@ class Setup:
     replication: Replication
     on_replica: str
     parts: tuple[str, ...]
+    proxied: tuple[str, ...] = ()
 
     @contextlib.contextmanager
     def cluster(self, seed: int) -> Iterator[Cluster]:
         """One of them, on which all is well."""
         names = [chr(ord("a") + place) for place in range(self.nodes)]
         parts: dict[str, Any] = dict.fromkeys(self.parts, True)
-        with Cluster(names, seed=seed, replication=self.replication, on_replica=self.on_replica, **parts) as cluster:
+        parts |= {"on_replica": self.on_replica, "replication": self.replication, "proxied": self.proxied}
+        with Cluster(names, seed=seed, **parts) as cluster:
             yield cluster
 
 
@@ -102,7 +112,9 @@ def setup_for(plans: Sequence[Plan]) -> Setup:
     first = plans[0]
     parts = needs({name for each in plans for name in each.nemeses})
     on_replica = "forward" if any(WORKLOADS[each.workload].on_replica == "forward" for each in plans) else "refuse"
-    return Setup(first.nodes, first.replication, on_replica, tuple(name for name, needed in parts.items() if needed))
+    wanted = tuple(name for name, needed in parts.items() if needed)
+    proxied = {name: None for each in plans for name in WORKLOADS[each.workload].proxied}
+    return Setup(first.nodes, first.replication, on_replica, wanted, tuple(proxied))
 
 
 def pace_of(workloads: int) -> Pace:
@@ -135,24 +147,32 @@ def run_on(cluster: Cluster, plans: Sequence[Plan], folders: Sequence[Path], say
     cluster.clear()
     cluster.begin()
     with contextlib.ExitStack() as files:
+        tag = f"{time.time_ns():x}"
         parts = [
-            _part(cluster, plan_, folder, files, f"{plan_.workload}-{time.monotonic_ns():x}")
+            _part(cluster, plan_, folder, files, f"{plan_.workload}-{tag}")
             for plan_, folder in zip(plans, folders, strict=True)
         ]
-        problems = tuple(_work(cluster, parts))
-        endings = _endings(cluster, parts)
+
+        def observed(f: str, value: object) -> None:
+            for each in parts:
+                each.recorder.observed(f, value)
+
+        with Busy([partial(cluster.consul.ask, server, LOOK_AT) for server in cluster.consul.machines], observed):
+            problems = tuple(_work(cluster, parts, observed))
+            endings = _endings(cluster, parts)
         records = [part.recorder.end(ending) for part, ending in zip(parts, endings, strict=True)]
     usable = not problems and not any(each.problem for ending in endings for each in ending.nodes)
+    judgements = [judge(record, clock=time.monotonic, expected=EXPECTED) for record in records]
+    accepted = accepted_by_any(judgements)
     logs: dict[str, Path] = {}
     outcomes = []
-    for part, record in zip(parts, records, strict=True):
-        judgement = judge(record, clock=time.monotonic, expected=EXPECTED)
+    for part, record, judgement in zip(parts, records, judgements, strict=True):
         (part.folder / REPORT).write_text(page(record, judgement), encoding="utf-8")
         lines = [verdict_line(judgement), *problems, *anomalies(judgement)]
         (part.folder / VERDICT).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         _keep_logs(cluster, part.folder, logs)
         say(lines[0])
-        outcomes.append(Outcome(record, judgement, problems, usable))
+        outcomes.append(Outcome(record, judgement, problems, usable, tag, accepted))
     for line in problems:
         say(f"  {line}")
     return outcomes
@@ -163,6 +183,12 @@ def _part(cluster: Cluster, plan_: Plan, folder: Path, files: contextlib.ExitSta
     workload = WORKLOADS[plan_.workload](tag)
     stream = files.enter_context((folder / HISTORY).open("w", encoding="utf-8"))
     return _Part(plan_, folder, workload, Recorder(stream, cluster.clock_ns, _description(plan_, cluster, workload)))
+
+
+def accepted_by_any(judgements: Sequence[Judgement]) -> Availability:
+    """Of the writes of all workloads of one run: its histories have one clock and the same nemeses."""
+    calls = sorted((call for each in judgements for call in each.calls), key=lambda call: call.invocation.time_ns)
+    return availability(calls, judgements[0].periods)
 
 
 def _keep_logs(cluster: Cluster, folder: Path, kept: dict[str, Path]) -> None:
@@ -201,7 +227,7 @@ def _description(plan_: Plan, cluster: Cluster, workload: Workload) -> Descripti
     )
 
 
-def _work(cluster: Cluster, parts: Sequence[_Part]) -> list[str]:
+def _work(cluster: Cluster, parts: Sequence[_Part], observed: Callable[[str, object], None]) -> list[str]:
     """Clients and nemeses, until all is healed and everything has been read; what went wrong with the run itself."""
     problems: list[str] = []
     network: Network = cluster.network
@@ -209,10 +235,6 @@ def _work(cluster: Cluster, parts: Sequence[_Part]) -> list[str]:
     logs = {name: NodeLog(node) for name, node in cluster.nodes.items()}
     plan_, pace = parts[0].plan, pace_of(len(parts))
     seed = str(plan_.seed)
-
-    def observed(f: str, value: object) -> None:
-        for each in parts:
-            each.recorder.observed(f, value)
 
     with (
         contextlib.ExitStack() as stack,

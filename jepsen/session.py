@@ -60,12 +60,15 @@ class Session:
     """Of one client; one call at a time. ``stage``: which step of the call is under way, or failed.
 
     ``writes``: whether the call may change something, so that an error at its COMMIT leaves a question.
+    ``answered_by``: the node that did it, where that need not be the one that was asked. ``cookie``: of the proxies.
     """
 
     def __init__(self, places: Mapping[str, Place]) -> None:
         self.places = places
         self.stage = OPEN
         self.writes = False
+        self.answered_by = ""
+        self.cookie = ""
         self._connections: dict[tuple[str, str], sqlite3.Connection] = {}
         self._devices: dict[tuple[str, str], int] = {}
 
@@ -99,6 +102,7 @@ class Session:
         """A new call."""
         self.stage = OPEN
         self.writes = False
+        self.answered_by = ""
 
     # -- transactions ----------------------------------------------------------------------------------------------
 

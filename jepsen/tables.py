@@ -18,7 +18,7 @@ LIMITS_S: Final = (0.5, 1, 2, 5, 10)
 """Of the classes of gaps: shorter than each, and not shorter than the one before."""
 RANKS: Final = (0.5, 0.9, 0.99)
 _CLASSES: Final = (*(f"< {limit:g} s" for limit in LIMITS_S), "longer")
-GAPS_HEAD: Final = f"| nemesis | cells | asked | accepted | gaps | p50 | p90 | p99 | longest | {' | '.join(_CLASSES)} |"
+GAPS_HEAD: Final = f"| nemesis | runs | asked | accepted | gaps | p50 | p90 | p99 | longest | {' | '.join(_CLASSES)} |"
 
 
 def markdown(cells: Sequence[Cell]) -> str:
@@ -57,9 +57,9 @@ def _sums(cells: Sequence[Cell]) -> str:
 
 # -------------------------------------------------------------------------------------------------------------- gaps
 def _of_gaps(cells: Iterable[Cell]) -> str:
-    """Over all cells in which a nemesis was at work. A gap that two workloads met counts twice, as its time does."""
+    """Over all runs in which a nemesis was at work; all cells of a run know the same of it."""
     by_nemesis: dict[str, list[Under]] = {}
-    for cell in cells:
+    for cell in {each.run or each.key: each for each in cells}.values():
         for under in cell.under:
             by_nemesis.setdefault(under.nemesis, []).append(under)
     first = [name for name in (EVERYTHING, NOTHING) if name in by_nemesis]

@@ -21,6 +21,8 @@ from tests.failover.machine import Machine
 
 TTL_S: Final = 3.0
 ENDING_LIMIT_S: Final = 60.0
+EACH_LIMIT_S: Final = 1.0
+"""More for each database: with several workloads there are dozens."""
 CLEAR_LIMIT_S: Final = 30.0
 
 
@@ -28,7 +30,8 @@ class Cluster(Field):
     """Use it as a context; all is well then, and there is an empty database app.db that nobody needs.
 
     ``small_disk``: data directories are on file systems of limited size, for disk-full. ``faults``: disks and clocks
-    obey switches, for io-error and clock. ``proxies``: nodes reach each other through relays, for slow.
+    obey switches, for io-error and clock. ``proxies``: nodes reach each other through relays, for slow. ``proxied``:
+    databases of web applications that run beside the nodes, behind the proxies of HTTP.
     ``environment``: of every daemon. Other ``options``: of lease.consul.
 
     ``kill_client`` is set by whoever has clients: it kills one of them, and says which.
@@ -44,6 +47,7 @@ class Cluster(Field):
         small_disk: bool = False,
         faults: bool = False,
         proxies: bool = False,
+        proxied: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
         ttl_s: float = TTL_S,
         **options: Any,
@@ -51,6 +55,7 @@ class Cluster(Field):
         assert replication == "async", "nodes know no other replication yet"
         self.seed = seed
         self.small_disk, self.faults, self.proxies = small_disk, faults, proxies
+        self._proxied = tuple(proxied)
         self._environment = dict(environment or {})
         self.kill_client: Callable[[random.Random], str] | None = None
         super().__init__(names, ttl_s=ttl_s, on_replica=on_replica, **options)
@@ -67,6 +72,7 @@ class Cluster(Field):
             small_disk=self.small_disk,
             faults=self.faults,
             slow_wire=self.proxies,
+            proxied=self._proxied,
             environment=self._environment,
             **self._options,
         )
@@ -131,6 +137,7 @@ class Cluster(Field):
         it. Never raises for what nodes do: what cannot be found out is the ``problem`` of a node. Takes ``limit_s``,
         and some seconds more when nodes hang.
         """
+        limit_s += EACH_LIMIT_S * sum(map(len, groups))
         with self.limited(limit_s + SETTLED_LIMIT_S):
             return find_out(self, groups, calls_in, limit_s)
 

@@ -6,13 +6,15 @@ nothing. Does not know what is right.
 
 import contextlib
 import hashlib
+import shutil
 import sqlite3
 import subprocess
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from jepsen.cluster.exports import export
 from jepsen.cluster.machine import BreakableMachine
 from jepsen.ending import DatabaseEnd, Kept
 from tests.cluster.comparing import content, rolling_checksum
@@ -144,25 +146,39 @@ def kept(
 
     ``times_ns``: when each was kept, by id, as the log says; the node's own clock may have been wrong.
     """
-    found: list[Kept] = []
+    entries = [each for each in node.diverged() if each["id"] not in known and each["database"] in databases]
+    wanted = [each["id"] for each in entries if calls_in is not None and each["pages"]]
+    calls: dict[str, tuple[int, ...]] = {}
     problems: list[Problem] = []
-    for entry in node.diverged():
-        if entry["id"] in known or entry["database"] not in databases:
-            continue
-        calls: tuple[int, ...] = ()
-        if calls_in is not None and entry["pages"]:
-            try:
-                calls = tuple(sorted(set(_exported(node, entry["id"], entry["database"], calls_in, folder))))
-            except (AssertionError, SqlError, sqlite3.Error, OSError, subprocess.SubprocessError) as error:
-                text = f"entry {entry['id']} of diverged/ cannot be read: {error}"
-                problems.append(Problem(text, entry["database"]))
+    if calls_in is not None and wanted:
+        calls, problems = _calls(node, {each["id"]: each["database"] for each in entries}, wanted, calls_in, folder)
+    found: list[Kept] = []
+    for entry in entries:
         base, end = (int(entry[each].partition("/")[0], 16) for each in ("base", "end"))
-        found.append(Kept(entry["id"], entry["database"], base, end, times_ns.get(entry["id"], 0), calls))
+        at_ns = times_ns.get(entry["id"], 0)
+        found.append(Kept(entry["id"], entry["database"], base, end, at_ns, calls.get(entry["id"], ())))
     return found, problems
 
 
-def _exported(node: BreakableMachine, identifier: str, database: str, calls_in: Calls, folder: Path) -> list[int]:
-    target = plain_copy(b"", folder, f"diverged-{node.name}.db")
-    target.unlink()
-    node.command("diverged", "export", identifier, str(target))
-    return list(calls_in(database, target))
+def _calls(
+    node: BreakableMachine, database_of: Mapping[str, str], wanted: Sequence[str], calls_in: Calls, folder: Path
+) -> tuple[dict[str, tuple[int, ...]], list[Problem]]:
+    """By the id of an entry the calls whose rows are in it, and what could not be found out."""
+    target = folder / f"diverged-{node.name}"
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir()
+    try:
+        said = export(node.config, wanted, target)
+    except (subprocess.SubprocessError, ValueError) as error:
+        return {}, [Problem(f"diverged/ cannot be exported: {error}")]
+    found: dict[str, tuple[int, ...]] = {}
+    problems: list[Problem] = []
+    for place, (identifier, problem) in enumerate(zip(wanted, said, strict=True)):
+        database = database_of[identifier]
+        try:
+            assert not problem, problem
+            found[identifier] = tuple(sorted(set(calls_in(database, target / str(place)))))
+        except (AssertionError, sqlite3.Error) as error:
+            problems.append(Problem(f"entry {identifier} of diverged/ cannot be read: {error}", database))
+    shutil.rmtree(target)
+    return found, problems

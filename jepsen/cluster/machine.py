@@ -16,6 +16,7 @@ from typing import Any, Final
 from jepsen.cluster import relay
 from jepsen.cluster.small_disk import SmallDisk
 from jepsen.cluster.switches import Switches
+from jepsen.proxied import PROXY_PORT
 from tests.failover.machine import HTTP_PORT, REPLICATION_PORT, Machine
 from tests.failover.network import Network
 from tests.support.nodes import ROOT
@@ -23,6 +24,7 @@ from tests.support.waiting import wait_until
 
 RELAY_HTTP_PORT: Final = 20212
 RELAY_REPLICATION_PORT: Final = 20213
+APPLICATION_PORT: Final = "8000"
 END_LIMIT_S: Final = 5.0
 LEFT_BEHIND_S: Final = 2.0
 
@@ -31,7 +33,8 @@ class BreakableMachine(Machine):
     """A node, not started.
 
     ``small_disk``: its data directory is on a file system of limited size. ``faults``: its disk and its clocks obey
-    ``switches``. ``slow_wire``: other nodes reach it through a relay. ``environment``: of the daemon.
+    ``switches``. ``slow_wire``: other nodes reach it through a relay. ``proxied``: databases; a web application runs
+    beside it, behind its proxy, whose cookies are about these. ``environment``: of the daemon.
     """
 
     def __init__(
@@ -45,13 +48,15 @@ class BreakableMachine(Machine):
         small_disk: bool,
         faults: bool,
         slow_wire: bool,
+        proxied: Sequence[str],
         environment: Mapping[str, str],
         **options: Any,
     ) -> None:
         self._network = network
         self._slow_wire = slow_wire
         self._environment = dict(environment)
-        self._relay: subprocess.Popen[bytes] | None = None
+        self._proxied = list(proxied)
+        self._beside: dict[str, subprocess.Popen[bytes]] = {}
         self.small_disk = SmallDisk(folder / "disk") if small_disk else None
         data = self.small_disk.data if self.small_disk is not None else None
         super().__init__(network, folder, name, urls, on_replica=on_replica, data=data, **options)
@@ -67,6 +72,14 @@ class BreakableMachine(Machine):
                 "http": http | sections.get("http", {}),
                 "replication": replication | sections.get("replication", {}),
             }
+        if self._proxied:
+            proxy = {
+                "listen": f"0.0.0.0:{PROXY_PORT}",
+                "advertise": f"http://{self._network.addresses[self.name]}:{PROXY_PORT}",
+                "target": f"http://127.0.0.1:{APPLICATION_PORT}",
+                "databases": self._proxied,
+            }
+            sections = {**sections, "proxy": proxy | sections.get("proxy", {})}
         super().configure(**sections)
 
     def program(self) -> list[str]:
@@ -78,14 +91,18 @@ class BreakableMachine(Machine):
     def start(
         self, *command: str, wait: bool = True, prefix: Sequence[str] = (), **environment: str
     ) -> "BreakableMachine":
-        """The relay in front of it is started too, when there is one and it does not run."""
-        self._start_relay()
+        """What belongs beside it is started too, when there is such and it does not run."""
+        if self._slow_wire:
+            ports = [f"{RELAY_HTTP_PORT}:{HTTP_PORT}", f"{RELAY_REPLICATION_PORT}:{REPLICATION_PORT}"]
+            self._start_beside("relay", "jepsen.cluster.relay", str(self._relay_settings), *ports)
+        if self._proxied:
+            self._start_beside("application", "jepsen.application", APPLICATION_PORT, str(self.mount), self.name)
         super().start(*command, wait=wait, prefix=prefix, **(self._environment | environment))
         return self
 
     def left_behind(self) -> list[int]:
-        ours = self._relay.pid if self._relay is not None else 0
-        return [pid for pid in super().left_behind() if pid != ours]
+        beside = {each.pid for each in self._beside.values()}
+        return [pid for pid in super().left_behind() if pid not in beside]
 
     def signal_all(self, number: int) -> None:
         """To the daemon and its children, also those that keep apart; who has ended meanwhile is left out."""
@@ -113,16 +130,14 @@ class BreakableMachine(Machine):
     def _relay_settings(self) -> Path:
         return self.folder / "relay.json"
 
-    def _start_relay(self) -> None:
-        if not self._slow_wire or (self._relay is not None and self._relay.poll() is None):
+    def _start_beside(self, name: str, module: str, *arguments: str) -> None:
+        """A process that goes on when the node ends, as whoever supervises it would have it."""
+        running = self._beside.get(name)
+        if running is not None and running.poll() is None:
             return
-        ports = [f"{RELAY_HTTP_PORT}:{HTTP_PORT}", f"{RELAY_REPLICATION_PORT}:{REPLICATION_PORT}"]
-        with (self.folder / "relay.log").open("ab") as log:
-            self._relay = subprocess.Popen(
-                [
-                    *self._network.entry(self.name),
-                    *(sys.executable, "-m", "jepsen.cluster.relay", str(self._relay_settings), *ports),
-                ],
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self._beside[name] = subprocess.Popen(
+                [*self._network.entry(self.name), sys.executable, "-m", module, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -152,7 +167,10 @@ class BreakableMachine(Machine):
         return found
 
     def tear_down(self) -> list[str]:
-        if self._relay is not None:
-            self._relay.kill()
-            self._relay.wait(END_LIMIT_S)
-        return super().tear_down()
+        for each in self._beside.values():
+            each.kill()
+        problems = super().tear_down()
+        for each in self._beside.values():
+            # What hung in the mount ends with it.
+            each.wait(END_LIMIT_S)
+        return problems

@@ -11,7 +11,8 @@ from typing import Final
 
 from tests.support.mounts import is_mounted
 
-SIZE_BYTES: Final = 256 * 1024 * 1024
+SIZE_BYTES: Final = 1024 * 1024 * 1024
+"""Room for the logs of dozens of databases, and for what is put aside of them time and again in some minutes."""
 LIMIT_S: Final = 10.0
 _STEPS: Final = (1024 * 1024, 4096)
 """What takes up the room is made longer by so much at a time, then by single blocks."""

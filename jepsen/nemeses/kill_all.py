@@ -4,9 +4,12 @@ import contextlib
 import os
 import random
 import signal
+from typing import Final
 
 from jepsen.cluster.cluster import Cluster
 from jepsen.nemeses.nemesis import Length, OneOf
+
+AGAIN_LIMIT_S: Final = 15.0
 
 
 class KillAll(OneOf):
@@ -35,4 +38,7 @@ class KillAll(OneOf):
         gone = [each for each in cluster.machines if not each.is_running]
         for each in gone:
             each.start_again()
+        # Who kills all again before anybody works finds out nothing more.
+        with contextlib.suppress(AssertionError):
+            cluster.primary(AGAIN_LIMIT_S)
         return ",".join(each.name for each in gone)

@@ -3,11 +3,11 @@
 import random
 
 from jepsen.cluster.cluster import Cluster
-from jepsen.nemeses.nemesis import MOMENT, Length, OneOf
+from jepsen.nemeses.nemesis import Length, OneOf
 
 
 class WipeConsul(OneOf):
-    """An accident of one moment; it is over when they have a leader again."""
+    """An accident of one moment; but nodes need more than a ttl to agree again, and nobody wipes it before they can."""
 
     name = "wipe-consul"
     KINDS: tuple[str, ...] = ("all",)
@@ -15,8 +15,7 @@ class WipeConsul(OneOf):
     touches = frozenset({"consul", "network"})
 
     def lasts_s(self, ttl_s: float) -> Length:
-        assert ttl_s
-        return MOMENT
+        return 3 * ttl_s, 6 * ttl_s
 
     def begin(self, cluster: Cluster, numbers: random.Random) -> str:
         kind = numbers.choice(self.kinds)

@@ -54,6 +54,8 @@ class Workload(ABC):
     """Whether reads are answered by replicas that waited for nothing."""
     on_replica: ClassVar[str] = "refuse"
     """What nodes do with writes at replicas."""
+    proxied: ClassVar[tuple[str, ...]] = ()
+    """Databases that clients also reach by the proxies of the nodes, whose configuration names them."""
     total: ClassVar[int] = 0
     accounts: ClassVar[tuple[str, ...]] = ()
 

@@ -2,7 +2,7 @@ import pytest
 
 from jepsen.checkers.result import SHOWN_OF_A_KIND, Findings, Result, overall
 from jepsen.history import Malformed, Operation, Type, indexed, pair
-from jepsen.periods import merged, periods
+from jepsen.periods import BUSY, Period, busy, merged, periods
 from tests.jepsen.making import Making, append, read
 
 
@@ -99,3 +99,13 @@ def test_the_worst_verdict_counts() -> None:
     assert overall([good, unknown]) == "unknown"
     assert overall([good, unknown, bad]) is False
     assert overall([]) == "unknown"
+
+
+def test_a_machine_that_did_not_keep_up_is_no_nemesis() -> None:
+    making = Making()
+    making.wait(2.0)
+    making.observed(BUSY, {"since_s": 1.5, "answered": True})
+    making.observed("status", {"node": "a"})
+    ended_ns = making.operations[0].time_ns
+    assert busy(making.operations) == [Period(BUSY, ended_ns - 1_500_000_000, ended_ns)]
+    assert periods(making.operations) == ()

@@ -1,5 +1,5 @@
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,12 +12,13 @@ from jepsen.clients import Pace
 from jepsen.cluster.cluster import TTL_S
 from jepsen.description import Description
 from jepsen.expected_log import EXPECTED
-from jepsen.judge import judge
+from jepsen.judge import Judgement, judge
 from jepsen.lines import Record
 from jepsen.matrix import Cell, Under
 from jepsen.nemeses import NEMESES
 from jepsen.nemeses.schedule import plan
-from jepsen.runner import Outcome, Plan, pace_of, setup_for
+from jepsen.periods import BUSY
+from jepsen.runner import Outcome, Plan, accepted_by_any, pace_of, setup_for
 from jepsen.tables import classes, markdown
 from jepsen.workloads import WORKLOADS
 from tests.jepsen.making import Making
@@ -32,7 +33,8 @@ def outcome(*, lost: bool = False) -> Outcome:
     making.did(0, "add", 3, type_="info")
     making.did(1, "read", None, [] if lost else [1])
     record = Record(tuple(making.operations), Description("set", nemeses=PLAN.nemeses))
-    return Outcome(record, judge(record, clock=lambda: 0.0), (), usable=True)
+    judgement = judge(record, clock=lambda: 0.0)
+    return Outcome(record, judgement, (), usable=True, run="1", accepted=judgement.availability)
 
 
 def test_the_short_form_leaves_nothing_out() -> None:
@@ -41,8 +43,15 @@ def test_the_short_form_leaves_nothing_out() -> None:
     assert [plan.workload for (plan,) in matrix.short_plans(1)] == list(matrix.SHORT)
 
 
+def test_the_short_form_of_all_at_once_leaves_nothing_out_either() -> None:
+    rounds = matrix.short_together(1)
+    assert sorted(name for plans in rounds for name in plans[0].nemeses) == sorted(NEMESES)
+    assert all([plan.workload for plan in plans] == list(WORKLOADS) for plans in rounds)
+    assert all(len({plan.nemeses for plan in plans}) == 1 for plans in rounds)
+
+
 def test_in_the_short_form_every_nemesis_gets_its_turn() -> None:
-    for (one,) in matrix.short_plans(1):
+    for one in (plans[0] for short in (matrix.short_plans, matrix.short_together) for plans in short(1)):
         turns = plan({name: NEMESES[name]() for name in one.nemeses}, one.seconds, one.seed, TTL_S)
         assert {turn.name for turn in turns} == set(one.nemeses), one.title
 
@@ -137,22 +146,40 @@ def test_clients_of_several_workloads_ask_as_much_in_all_as_those_of_one() -> No
     assert ten.retry_s > ten.pause_s
 
 
+def test_a_node_accepts_when_it_accepts_anything_of_any_workload() -> None:
+    def judged(making: Making) -> Judgement:
+        return judge(Record(tuple(making.operations), Description("set")), clock=lambda: 0.0)
+
+    waiting, served = Making(), Making()
+    waiting.begin(0, "add", 1)
+    waiting.wait(3.0)
+    waiting.end(0)
+    for element in range(5):
+        served.wait(0.5)
+        served.did(1, "add", element)
+    lengths = [gap.length_s for gap in accepted_by_any([judged(waiting)]).gaps]
+    assert lengths == pytest.approx([3.0], abs=0.01)
+    lengths = [gap.length_s for gap in accepted_by_any([judged(waiting), judged(served)]).gaps]
+    assert lengths == pytest.approx([0.5] * 6, abs=0.02)
+
+
 def test_gaps_are_counted_by_their_lengths() -> None:
     assert classes([]) == [0, 0, 0, 0, 0, 0]
     assert classes([0.3, 0.5, 0.99, 1.0, 3.0, 5.0, 9.9, 10.0, 60.0]) == [1, 2, 1, 1, 2, 2]
 
 
-def test_the_table_of_gaps_has_a_line_for_each_nemesis_over_all_cells() -> None:
-    def cell(workload: str, *under: Under) -> Cell:
-        return Cell(workload, "kill,slow", 120.0, 1, "valid", under=under)
+def test_the_table_of_gaps_has_a_line_for_each_nemesis_over_all_runs() -> None:
+    def cell(workload: str, *under: Under, run: str = "") -> Cell:
+        return Cell(workload, "kill,slow", 120.0, 1, "valid", under=under, run=run)
 
     cells = [
-        cell("set", Under(EVERYTHING, 100.0, 90.0, (4.0, 6.0)), Under("kill", 40.0, 30.0, (4.0, 6.0))),
+        cell("set", Under(EVERYTHING, 100.0, 90.0, (4.0, 6.0)), Under("kill", 40.0, 30.0, (4.0, 6.0)), run="1"),
         cell(
             "bank", Under(EVERYTHING, 1000.0, 999.6, (0.4,)), Under("kill", 60.0, 59.6, (0.4,)), Under("slow", 0.0, 0.0)
         ),
         cell("counter"),
     ]
+    cells.append(replace(cells[0], workload="append"))
     assert markdown(cells).splitlines()[-4:] == [
         f"|---|{'--:|' * 14}",
         "| (the whole run) | 2 | 1,100 s | 99.1% | 3 | 4.0 s | 6.0 s | 6.0 s | 6.0 s | 1 | 0 | 0 | 1 | 1 | 0 |",
@@ -175,7 +202,7 @@ def test_the_table_has_a_line_for_each_cell_and_the_sums() -> None:
 
 def test_a_line_that_is_expected_has_a_reason_and_names_nemeses_that_there_are() -> None:
     assert all(each.why for each in EXPECTED)
-    assert {name for each in EXPECTED for name in each.during} <= set(NEMESES)
+    assert {name for each in EXPECTED for name in each.during} <= {*NEMESES, BUSY}
 
 
 @pytest.mark.parametrize(

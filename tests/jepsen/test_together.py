@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from jepsen import lines, matrix
-from jepsen.history import NEMESIS, OBSERVER
+from jepsen.history import NEMESIS, OBSERVER, pair
 from jepsen.lines import Record
 from jepsen.matrix import Cell
 
@@ -49,6 +49,19 @@ def test_each_workload_has_a_history_of_its_own_in_which_is_what_broke_the_clust
     before = cells_file.read_bytes()
     assert matrix.run_all(rounds, tmp_path, cells_file, said.append, clusters="alike", keep=True) == cells
     assert cells_file.read_bytes() == before
+
+
+def test_some_of_what_is_written_anywhere_goes_through_the_proxies(tmp_path: Path) -> None:
+    said: list[str] = []
+    rounds = matrix.together(["anywhere"], ["failover"], 2 * SECONDS, 1)
+    (cell,) = matrix.run_all(rounds, tmp_path, tmp_path / "cells.jsonl", said.append, keep=True)
+    assert cell.verdict == "valid", said
+    calls = pair(record_of(tmp_path, cell).operations)
+    elsewhere = [call for call in calls if call.ok and call.node != call.invocation.node]
+    assert len({call.node for call in elsewhere}) > 1, "the primary's application did them, and there were two"
+    assert {call.f for call in elsewhere} >= {"txn", "write"}
+    looks = [call for call in calls if call.ok and call.f == "look"]
+    assert len({call.node for call in looks}) == 3, "what only reads is answered where it is asked"
 
 
 def databases(record: Record) -> set[str]:

@@ -16,6 +16,7 @@ from jepsen.judge import CHECKERS, Judgement, judge
 from jepsen.lines import Record
 from jepsen.session import Place, Session, Undone
 from jepsen.workloads import WORKLOADS
+from jepsen.workloads.anywhere import PROXIED
 from jepsen.workloads.base import Order, Request, Workload
 from jepsen.workloads.register import ELSEWHERE
 from tests.jepsen.making import Making
@@ -23,6 +24,7 @@ from tests.jepsen.making import Making
 CALLS = 400
 # What needs a node that answers is seen in real runs only.
 HERE = sorted(set(WORKLOADS) - {"own-writes"})
+NOT_HERE = {ELSEWHERE, PROXIED}
 
 
 class Run:
@@ -63,10 +65,10 @@ def run(name: str, folder: Path, seed: int = 1) -> Run:
     made = Run(name, folder, seed)
     for _ in range(CALLS):
         request = made.workload.ask(made.numbers)
-        if request.how != ELSEWHERE:
+        if request.how not in NOT_HERE:
             made.call(request)
     for request in made.workload.last(["a"]):
-        if request.how != ELSEWHERE:
+        if request.how not in NOT_HERE:
             made.call(request)
     return made
 
@@ -127,7 +129,7 @@ def test_a_change_behind_its_back_is_noticed(name: str, damage: str, tmp_path: P
     connection.commit()
     connection.close()
     for request in made.workload.last(["a"]):
-        if request.how != ELSEWHERE:
+        if request.how not in NOT_HERE:
             made.call(request)
     assert made.judged().valid is False
 
