@@ -1,4 +1,4 @@
-"""``python -m jepsen run``, ``matrix`` and ``replay``: break a cluster and judge what came of it.
+"""``python -m jepsen run``, ``matrix``, ``mutants`` and ``replay``: break a cluster and judge what came of it.
 
 Exit code 0: valid; 1: an anomaly; 2: nobody can tell; 3: the history cannot be read.
 """
@@ -36,6 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     _run_parser(commands.add_parser("run", help="one workload, or several at once, under some nemeses"))
     _matrix_parser(commands.add_parser("matrix", help="every workload under every nemesis"))
+    _mutants_parser(commands.add_parser("mutants", help="plant bugs, and see whether they are found"))
     replay = commands.add_parser("replay", help="judge a stored run again", description=__doc__)
     replay.add_argument("history", type=Path, help="JSON lines of a run, or a history in EDN (name ends in .edn)")
     replay.add_argument("--workload", choices=sorted(CHECKERS), help="of a history that does not say it")
@@ -51,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
             return UNREADABLE
     # Dozens of processes come and go: what they import is compiled once.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    return _run(options) if options.command == "run" else _matrix(options)
+    return {"run": _run, "matrix": _matrix, "mutants": _mutants}[options.command](options)
 
 
 # -------------------------------------------------------------------------------------------------------------- run
@@ -68,6 +69,7 @@ def _run_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--replication", choices=("async", "sync"), default="async")
+    parser.add_argument("--mutation", default="", metavar="NAME", help="plant this bug (jepsen/mutations) in all nodes")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="of the history and the report")
 
 
@@ -81,7 +83,7 @@ def _run(options: argparse.Namespace) -> int:
 
     workloads = _chosen("workload", options.workload)
     nemeses = _chosen("nemesis", options.nemesis)
-    common = nemeses, 60 * options.minutes, options.seed, options.nodes, options.replication
+    common = nemeses, 60 * options.minutes, options.seed, options.nodes, options.replication, options.mutation
     folder = options.out or STORE / f"{_now()}-{workloads[0] if len(workloads) == 1 else 'several'}-{options.seed}"
     folders = [folder / each if len(workloads) > 1 else folder for each in workloads]
     try:
@@ -165,6 +167,31 @@ def _matrix(options: argparse.Namespace) -> int:
     _say(table)
     verdicts = {each.verdict for each in cells}
     return 1 if "INVALID" in verdicts else 2 if "UNKNOWN" in verdicts else 0
+
+
+# ---------------------------------------------------------------------------------------------------------- mutants
+def _mutants_parser(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--only", type=_names, default=(ALL,), metavar="A,B", help="these bugs")
+    parser.add_argument("--times", type=int, default=1, help="so often each")
+    parser.add_argument("--controls", action="store_true", help="each run once without its bug, too")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="of histories and reports")
+
+
+def _mutants(options: argparse.Namespace) -> int:
+    """0 when each bug was found each time, and every control was valid."""
+    from jepsen.mutants import MUTANTS, hunt_all, markdown  # noqa: PLC0415
+
+    names = tuple(MUTANTS) if options.only == (ALL,) else options.only
+    if unknown := [name for name in names if name not in MUTANTS]:
+        sys.exit(f"{', '.join(unknown)}: no such bug; there are {', '.join(MUTANTS)}")
+    out = options.out or STORE / f"{_now()}-mutants"
+    hunts = hunt_all(names, out, _say, times=options.times, controls=options.controls)
+    table = markdown(hunts)
+    if options.markdown is not None:
+        options.markdown.write_text(table, encoding="utf-8")
+    _say(table)
+    return 0 if all(each.is_right for each in hunts) else 1
 
 
 # ----------------------------------------------------------------------------------------------------------- replay

@@ -12,7 +12,8 @@ class Description:
 
     ``replication``: async, the default: what a primary acknowledged and took with it is listed in ``diverged/``;
     sync: nothing acknowledged is ever lost. ``stale_reads``: reads are answered by replicas that did not wait, so they
-    may be old. ``total``, ``accounts``, ``negative``: of the bank.
+    may be old. ``total``, ``accounts``, ``negative``: of the bank. ``mutation``: a bug that was planted in the nodes
+    (jepsen/mutations).
     """
 
     workload: str
@@ -27,3 +28,4 @@ class Description:
     total: int = 0
     accounts: tuple[str, ...] = ()
     negative: bool = False
+    mutation: str = ""

@@ -165,7 +165,10 @@ def verdict_line(judgement: Judgement) -> str:
     outcomes = Counter(
         "acknowledged" if call.ok else "failed" if call.failed else "indeterminate" for call in judgement.calls
     )
-    parts = [f"{one.workload} × {','.join(one.nemeses) or 'no nemesis'}, seed {one.seed}: {words[judgement.valid]}"]
+    planted = f", with the planted bug {one.mutation}" if one.mutation else ""
+    parts = [
+        f"{one.workload} × {','.join(one.nemeses) or 'no nemesis'}, seed {one.seed}{planted}: {words[judgement.valid]}"
+    ]
     parts.append(
         f"{len(judgement.calls)} operations, {outcomes['acknowledged']} acknowledged, {outcomes['failed']} failed, "
         f"{outcomes['indeterminate']} indeterminate"

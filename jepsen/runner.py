@@ -57,7 +57,7 @@ Say = Callable[[str], object]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One workload under some nemeses. ``nemeses``: names. ``nodes``: how many."""
+    """One workload under some nemeses. ``nemeses``: names. ``nodes``: how many. ``mutation``: a bug that they have."""
 
     workload: str
     nemeses: tuple[str, ...]
@@ -65,6 +65,7 @@ class Plan:
     seed: int
     nodes: int = 3
     replication: Replication = "async"
+    mutation: str = ""
 
     @property
     def title(self) -> str:
@@ -96,12 +97,13 @@ class Setup:
     on_replica: str
     parts: tuple[str, ...]
     proxied: tuple[str, ...] = ()
+    mutation: str = ""
 
     @contextlib.contextmanager
     def cluster(self, seed: int) -> Iterator[Cluster]:
         """One of them, on which all is well."""
         names = [chr(ord("a") + place) for place in range(self.nodes)]
-        parts: dict[str, Any] = dict.fromkeys(self.parts, True)
+        parts: dict[str, Any] = {**dict.fromkeys(self.parts, True), "mutation": self.mutation}
         parts |= {"on_replica": self.on_replica, "replication": self.replication, "proxied": self.proxied}
         with Cluster(names, seed=seed, **parts) as cluster:
             yield cluster
@@ -114,7 +116,7 @@ def setup_for(plans: Sequence[Plan]) -> Setup:
     on_replica = "forward" if any(WORKLOADS[each.workload].on_replica == "forward" for each in plans) else "refuse"
     wanted = tuple(name for name, needed in parts.items() if needed)
     proxied = {name: None for each in plans for name in WORKLOADS[each.workload].proxied}
-    return Setup(first.nodes, first.replication, on_replica, wanted, tuple(proxied))
+    return Setup(first.nodes, first.replication, on_replica, wanted, tuple(proxied), first.mutation)
 
 
 def pace_of(workloads: int) -> Pace:
@@ -224,6 +226,7 @@ def _description(plan_: Plan, cluster: Cluster, workload: Workload) -> Descripti
         forwards=cluster.forwards,
         total=workload.total,
         accounts=workload.accounts,
+        mutation=plan_.mutation,
     )
 
 

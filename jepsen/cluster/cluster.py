@@ -31,8 +31,8 @@ class Cluster(Field):
 
     ``small_disk``: data directories are on file systems of limited size, for disk-full. ``faults``: disks and clocks
     obey switches, for io-error and clock. ``proxies``: nodes reach each other through relays, for slow. ``proxied``:
-    databases of web applications that run beside the nodes, behind the proxies of HTTP.
-    ``environment``: of every daemon. Other ``options``: of lease.consul.
+    databases of web applications that run beside the nodes, behind the proxies of HTTP. ``environment``: of every
+    daemon. ``mutation``: a bug that all of them have (jepsen/mutations). Other ``options``: of lease.consul.
 
     ``kill_client`` is set by whoever has clients: it kills one of them, and says which.
     """
@@ -49,6 +49,7 @@ class Cluster(Field):
         proxies: bool = False,
         proxied: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
+        mutation: str = "",
         ttl_s: float = TTL_S,
         **options: Any,
     ) -> None:
@@ -57,6 +58,7 @@ class Cluster(Field):
         self.small_disk, self.faults, self.proxies = small_disk, faults, proxies
         self._proxied = tuple(proxied)
         self._environment = dict(environment or {})
+        self._mutation = mutation
         self.kill_client: Callable[[random.Random], str] | None = None
         super().__init__(names, ttl_s=ttl_s, on_replica=on_replica, **options)
         # Checkers judge what stands in logs.
@@ -74,6 +76,7 @@ class Cluster(Field):
             slow_wire=self.proxies,
             proxied=self._proxied,
             environment=self._environment,
+            mutation=self._mutation,
             **self._options,
         )
 

@@ -1,7 +1,8 @@
-"""``litereplica run`` on a disk and with clocks that somebody else can put wrong while it runs.
+"""``litereplica run`` with a planted bug, or on a disk and with clocks that somebody else can put wrong while it runs.
 
-``python -m jepsen.cluster.daemon SWITCHES -c CONFIG run`` is the same program with the same settings: only the twin of
-the disk goes through the door that the store has for it, and what the process is told of the time comes through here.
+``python -m jepsen.cluster.daemon [--mutation NAME] [--switches FILE] -c CONFIG run`` is the same program with the same
+settings: only the twin of the disk goes through the door that the store has for it, what the process is told of the
+time comes through here, and a mutation is in its place before the node is made (jepsen/mutations).
 Knows what a wrong disk and a wrong clock are. Does not know when (switches.py) or why.
 
 Clocks: only this process's are wrong; the machine's, and those of its children, are right. Of the wall clock
@@ -9,6 +10,7 @@ Clocks: only this process's are wrong; the machine's, and those of its children,
 was when can be told.
 """
 
+import argparse
 import errno
 import itertools
 import os
@@ -86,20 +88,33 @@ def put_clocks_wrong(switches: Switches) -> None:
 
 def main(arguments: list[str]) -> int:
     """Be a node; the exit code."""
-    switches = Switches(Path(arguments[0]))
-    # Before anybody keeps one of them by another name.
-    put_clocks_wrong(switches)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--mutation", default="")
+    parser.add_argument("--switches", type=Path)
+    parser.add_argument("-c", dest="config", type=Path, required=True)
+    parser.add_argument("command", choices=("run",))
+    options = parser.parse_args(arguments)
+    switches = Switches(options.switches) if options.switches is not None else None
+    if switches is not None:
+        # Before anybody keeps one of them by another name.
+        put_clocks_wrong(switches)
+    import structlog  # noqa: PLC0415
+
+    from jepsen.mutations import put_in_node  # noqa: PLC0415
     from litereplica.config import load_settings  # noqa: PLC0415
     from litereplica.errors import LitereplicaError  # noqa: PLC0415
     from litereplica.logs import configure_logs  # noqa: PLC0415
     from litereplica.node.main import run_node  # noqa: PLC0415
     from litereplica.store.store import Store  # noqa: PLC0415
 
-    settings = load_settings(Path(arguments[arguments.index("-c") + 1]), {})
+    settings = load_settings(options.config, {})
     configure_logs(settings.log.format, settings.log.level)
+    if options.mutation:
+        put_in_node(options.mutation)
+        structlog.get_logger().info("mutation", name=options.mutation)
 
-    def open_store(root: Path, _: Disk, node: str, compression: str) -> Store:
-        return Store.open(root, FaultyDisk(switches), node, compression)
+    def open_store(root: Path, disk: Disk, node: str, compression: str) -> Store:
+        return Store.open(root, disk if switches is None else FaultyDisk(switches), node, compression)
 
     try:
         return run_node(settings, open_store)

@@ -16,6 +16,7 @@ from typing import Any, Final
 from jepsen.cluster import relay
 from jepsen.cluster.small_disk import SmallDisk
 from jepsen.cluster.switches import Switches
+from jepsen.mutations import APPLIER
 from jepsen.proxied import PROXY_PORT
 from tests.failover.machine import HTTP_PORT, REPLICATION_PORT, Machine
 from tests.failover.network import Network
@@ -34,7 +35,8 @@ class BreakableMachine(Machine):
 
     ``small_disk``: its data directory is on a file system of limited size. ``faults``: its disk and its clocks obey
     ``switches``. ``slow_wire``: other nodes reach it through a relay. ``proxied``: databases; a web application runs
-    beside it, behind its proxy, whose cookies are about these. ``environment``: of the daemon.
+    beside it, behind its proxy, whose cookies are about these. ``environment``: of the daemon. ``mutation``: a bug that
+    it has (jepsen/mutations).
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class BreakableMachine(Machine):
         slow_wire: bool,
         proxied: Sequence[str],
         environment: Mapping[str, str],
+        mutation: str = "",
         **options: Any,
     ) -> None:
         self._network = network
@@ -57,6 +60,9 @@ class BreakableMachine(Machine):
         self._environment = dict(environment)
         self._proxied = list(proxied)
         self._beside: dict[str, subprocess.Popen[bytes]] = {}
+        self._mutation = mutation
+        if mutation:
+            self.applier_module = APPLIER
         self.small_disk = SmallDisk(folder / "disk") if small_disk else None
         data = self.small_disk.data if self.small_disk is not None else None
         super().__init__(network, folder, name, urls, on_replica=on_replica, data=data, **options)
@@ -83,10 +89,11 @@ class BreakableMachine(Machine):
         super().configure(**sections)
 
     def program(self) -> list[str]:
-        if self.switches is None:
+        if self.switches is None and not self._mutation:
             return super().program()
-        switches = str(self.folder / "switches")
-        return [sys.executable, "-m", "jepsen.cluster.daemon", switches, "-c", str(self.config), "run"]
+        mutation = ["--mutation", self._mutation] if self._mutation else []
+        switches = ["--switches", str(self.folder / "switches")] if self.switches is not None else []
+        return [sys.executable, "-m", "jepsen.cluster.daemon", *mutation, *switches, "-c", str(self.config), "run"]
 
     def start(
         self, *command: str, wait: bool = True, prefix: Sequence[str] = (), **environment: str

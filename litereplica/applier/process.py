@@ -22,6 +22,9 @@ KILL_WAIT_S: Final = 5.0
 
 RECEIVE_BYTES: Final = 64 << 10
 
+MODULE: Final = "litereplica.applier"
+"""What the child runs."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -33,7 +36,7 @@ def spawn(mount_dir: str) -> tuple[subprocess.Popen[bytes], socket.socket]:
     ours, theirs = socket.socketpair()
     ours.setblocking(False)  # noqa: FBT003 (the method's only parameter)
     # -P: never from the working directory, which may be the mount.
-    command = (sys.executable, "-P", "-m", "litereplica.applier")
+    command = (sys.executable, "-P", "-m", MODULE)
     packages = Path(__file__).resolve().parents[2]
     environment = {
         **os.environ,

@@ -114,3 +114,11 @@ class Timing:
     def accepts_until(self, sent_at: float) -> float:
         """Until when commits are accepted after a renewal that was sent at ``sent_at`` and succeeded."""
         return sent_at + self.ttl_s - self.margin_s
+
+
+def next_epoch(index: int, *seen: int) -> int:
+    """The epoch of a lease that was taken as version ``index``, where these epochs have been seen, by whomever.
+
+    Not the version alone: a lease's store that was wiped begins anew, and epochs must not.
+    """
+    return max(index, *(each + 1 for each in seen))

@@ -12,7 +12,7 @@ from typing import Any, Final
 import structlog
 import trio
 
-from litereplica.cluster.lease import Endpoint, Holding, View
+from litereplica.cluster.lease import Endpoint, Holding, View, next_epoch
 from litereplica.errors import Refused, Unavailable
 from litereplica.lease.consul_client import Agents, Entry, NotDone, get, get_changed, operation, transact
 from litereplica.lease.consul_session import Session
@@ -157,7 +157,7 @@ class LeaseKey:
         _, record_index = self._read_record(beside.get(self._record_key))
         before = 0 if seen.holding is None else seen.holding.epoch
         members = _highest_epoch([entry for key, entry in beside.items() if key.startswith(self._members_key)])
-        epoch = max(taken.index, *(each + 1 for each in (seen_epoch, before, members, self._top_epoch)))
+        epoch = next_epoch(taken.index, seen_epoch, before, members, self._top_epoch)
         # What an earlier call of this node's left there may still be offered to another: not in the new epoch.
         mine = replace(taken, epoch=epoch, counter=taken.counter + 1, offered_to="", counts_on=())
         try:

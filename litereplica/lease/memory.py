@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 
 import trio
 
-from litereplica.cluster.lease import PROTOCOL, Endpoint, Holding, Member, Reign, View
+from litereplica.cluster.lease import PROTOCOL, Endpoint, Holding, Member, Reign, View, next_epoch
 from litereplica.errors import Refused, Unavailable
 
 LONGEST_HISTORY: Final = 100
@@ -175,7 +175,7 @@ class MemoryLease:
                 raise Refused("the lease was taken by another node")
             before = 0 if seen.holding is None else seen.holding.epoch
             members = max((each.standing.epoch for each, _ in store.members.values()), default=0)
-            epoch = max(taken.index, *(each + 1 for each in (seen_epoch, before, members, store.top_epoch)))
+            epoch = next_epoch(taken.index, seen_epoch, before, members, store.top_epoch)
             store.top_epoch = self._top_epoch = epoch
             # What an earlier call of this node's left there may still be offered to another: not in the new epoch.
             return self._written(replace(taken, epoch=epoch, counter=1, offered_to="", counts_on=()))

@@ -92,6 +92,9 @@ def configuration(
 class Node:
     """One node. Its folder has ``config.yml``, ``mount``, ``data`` and ``log``."""
 
+    applier_module = "litereplica.applier"
+    """What its applier runs, by which its process is known."""
+
     def __init__(
         self,
         folder: Path,
@@ -220,7 +223,7 @@ class Node:
         """Process id of the applier."""
         for pid in self.children():
             with contextlib.suppress(OSError):
-                if b"litereplica.applier" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                if self.applier_module.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
                     return pid
         raise AssertionError(f"{self.name} has no applier")
 
