@@ -95,6 +95,7 @@ def measure(figures: Figures, system: System, turn: int, seconds: float) -> None
     system.settle(database, "small", made["last"])
     for level in LEVELS:
         local = client("timed", path=here, synchronous=level, seconds=seconds)
+        system.settle(database, "small", local["last"])
         local_ms = statistics.median(local["taken_ns"]) / 1e6
         figures.add(f"on the primary itself, {level}, p50", "ms", system.name, local_ms)
         idle = client("timed", path=there, synchronous=level, seconds=seconds)

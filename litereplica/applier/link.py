@@ -156,9 +156,10 @@ class ApplierLink:
         """Have the write lock given back, or no longer waited for (then there may be no answer to ``lock``)."""
         self._post(Unlock(database))
 
-    def commit(self, database: str, number: int, path: Path, length: int, limit_s: float) -> None:
-        """Have the record in the file ``path``, ``length`` bytes of it, committed as the database's next transaction.
+    def commit(self, database: str, number: int, record: bytes | Path, length: int, limit_s: float) -> None:
+        """Have a record of ``length`` bytes committed as the database's next transaction.
 
+        ``record``: all of it, up to RECORD_LIMIT_BYTES, or the file that holds it.
         As an application would commit it: the mount captures it. ``on_committed``, or ``on_commit_refused`` when the
         locks are not to be had within ``limit_s``. Without a child there is no answer (``on_restarted``). ``number``
         comes back with the answer. Raises Unavailable as ``apply`` does.
@@ -166,7 +167,8 @@ class ApplierLink:
         A node that is no longer the primary must not let one go on: on a replica nothing captures it. ``release`` ends
         those under way, and its answer says that none is left.
         """
-        self._post(Commit(database, number, os.fspath(path), length, round(limit_s * 1000)))
+        path, inline = ("", record) if isinstance(record, bytes) else (os.fspath(record), b"")
+        self._post(Commit(database, number, path, length, round(limit_s * 1000), inline))
 
     def hold(self, database: str, number: int, limit_s: float) -> None:
         """Have SQLite's write lock kept for another node: ``on_held``, or within ``limit_s`` ``on_hold_refused``.

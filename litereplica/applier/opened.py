@@ -99,9 +99,11 @@ class OpenDatabase:
     def is_replaced(self) -> bool:
         """Whether the names are other files by now, or none: on a primary nobody tells that a database was dropped."""
         try:
-            return self._inodes != (Path(self.path).stat().st_ino, Path(f"{self.path}-shm").stat().st_ino)
+            # In every commit for another node; Path takes twice as long.
+            found = os.stat(self.path).st_ino, os.stat(f"{self.path}-shm").st_ino  # noqa: PTH116
         except FileNotFoundError:
             return True
+        return self._inodes != found
 
     def look_at_mode(self) -> None:
         """Learn ``rollback`` anew, once everything is in the database file: applications may have changed it.

@@ -45,13 +45,17 @@ class RecordPieces:
     the end: ``rollback``, whether page 1 puts the database in rollback mode, None when it is not in the records.
     """
 
-    __slots__ = ("_database", "_spans", "_starts_at", "is_whole", "page_size", "rollback")
+    __slots__ = ("_database", "_record", "_spans", "_starts_at", "is_whole", "page_size", "rollback")
 
-    def __init__(self, database: str, spans: Sequence[Apply], starts_at: int = 0) -> None:
-        """``starts_at``: leave records before this TXID out (see PageSizeChanged). TXIDs of 0 stand for any."""
+    def __init__(self, database: str, spans: Sequence[Apply], starts_at: int = 0, record: bytes = b"") -> None:
+        """``starts_at``: leave records before this TXID out (see PageSizeChanged). TXIDs of 0 stand for any.
+
+        ``record``: what the one span stands for, if that is no file.
+        """
         self._database = database
         self._spans = spans
         self._starts_at = starts_at
+        self._record = record
         self.page_size = 0
         self.is_whole = False
         self.rollback: bool | None = None
@@ -66,7 +70,7 @@ class RecordPieces:
         commit = 0
         txid = self._spans[0].first_txid
         for span in self._spans:
-            for event in _events(span):
+            for event in _decoded(self._record) if self._record else _events(span):
                 if type(event) is PageBlock:
                     if txid <= self._starts_at:
                         continue
@@ -154,6 +158,14 @@ class FilePieces:
                 yield pages, page_count if first + count > page_count else 0
         finally:
             os.close(descriptor)
+
+
+def _decoded(record: bytes) -> Iterator[Event]:
+    decoder = RecordDecoder()
+    yield from decoder.feed(record)
+    while decoder.more:
+        yield from decoder.feed(b"")
+    decoder.finish()
 
 
 def _events(span: Apply) -> Iterator[Event]:

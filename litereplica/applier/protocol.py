@@ -18,6 +18,9 @@ from litereplica.errors import Corrupt
 MESSAGE_LIMIT_BYTES = 64 << 10
 """Two paths of 4 KiB and a reason for people fit ten times; more can only be damage."""
 
+RECORD_LIMIT_BYTES = 32 << 10
+"""A record up to here may be in a Commit: nearly every transaction is shorter, and a file would cost more than it."""
+
 REASON_LIMIT = 2000
 """Characters of a reason for people."""
 
@@ -107,10 +110,10 @@ class Unlock(NamedTuple):
 
 
 class Commit(NamedTuple):
-    """Commit the record in ``path``, a file of ``length`` bytes outside the mount, as an application of the primary.
+    """Commit a record as an application of the primary: ``record``, or (then empty) the file ``path`` of ``length``.
 
     The mount captures it as it captures every commit, and may refuse it at its commit point. ``limit_ms``: for all
-    locks together. ``number``: comes back with Committed or CommitRefused.
+    locks together. ``number``: comes back with Committed or CommitRefused. The file is outside the mount.
     """
 
     database: str
@@ -118,6 +121,7 @@ class Commit(NamedTuple):
     path: str
     length: int
     limit_ms: int
+    record: bytes = b""
 
 
 class Hold(NamedTuple):

@@ -59,7 +59,7 @@ class Serving:
         # The TXID is the mount's to give; of any other record than the one that it expects it takes nothing.
         span = Apply(self._name, message.path, 0, message.length, 0, 0)
         try:
-            yield from self._committer.commit(RecordPieces(self._name, [span]), waits)
+            yield from self._committer.commit(RecordPieces(self._name, [span], record=message.record), waits)
         except TimedOut as error:
             self.refuse(message, error.message, busy=True)
         except LitereplicaError as error:

@@ -81,7 +81,8 @@ class WalFile(KeptFile):
         self._applier_at = self.detector.committed_frames
         if examined is None:
             return self.keep(offset, data)
-        await self._commit(examined, offset, data, is_expected=True)
+        if not self._commit_now(examined, offset, data, is_expected=True):
+            await self._commit(examined, offset, data, is_expected=True)
         return len(data)
 
     def _refuse_overtaken(self) -> None:
@@ -166,7 +167,7 @@ class WalFile(KeptFile):
             )
         return super().failure(error)
 
-    def _commit_now(self, examined: Examined, offset: int, data: bytes) -> bool:
+    def _commit_now(self, examined: Examined, offset: int, data: bytes, *, is_expected: bool = False) -> bool:
         """One small transaction of a database that is known: no task switch, nothing held. False: not this one."""
         transactions = examined.transactions
         if examined.restart or len(transactions) != 1:
@@ -176,7 +177,7 @@ class WalFile(KeptFile):
         if database is None or database.page_size != transaction.page_size:
             return False
         access = self.access
-        if access.lost_locks or database.unlaid.oldest or access.problem() is not None:
+        if (access.lost_locks and not is_expected) or database.unlaid.oldest or access.problem() is not None:
             return False  # the slow path says why, or sees to page 1
         pages = transaction.small_pages
         if pages is None:
@@ -188,7 +189,8 @@ class WalFile(KeptFile):
                 return False
             data, offset = b"".join((*pending, data)), self._pending_at
         try:
-            database.commit(pages, transaction.commit, partial(self._complete, data, offset))
+            origin = access.take_expected(database.name, database.position) if is_expected else None
+            database.commit(pages, transaction.commit, partial(self._complete, data, offset), origin)
         except BaseException as error:
             detector.refuse()
             self._owner.say_refused(error)

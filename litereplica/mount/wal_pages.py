@@ -21,8 +21,10 @@ class FramePages:
         """``offset``: what lies there or beyond may be part of the write that commits, which is not in the file yet."""
         newest = transactions[-1]
         commit = newest.commit
-        found = {pgno: frame for transaction in transactions for pgno, frame in transaction.pages}
-        self._frames = sorted((pgno, frame) for pgno, frame in found.items() if pgno <= commit and pgno != lock_page)
+        found = newest.page_list
+        if len(transactions) > 1:
+            found = sorted({pgno: frame for each in transactions for pgno, frame in each.pages}.items())
+        self._frames = [(pgno, frame) for pgno, frame in found if pgno <= commit and pgno != lock_page]
         self._detector = detector
         self._offset = offset
         self._read = read

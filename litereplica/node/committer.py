@@ -16,7 +16,8 @@ What may happen in between:
   replica is told to ask the next primary.
 
 An answer that says "not committed" is given only when the log has just been looked at and no earlier sending of the
-same transaction is under way.
+same transaction is under way. None is given to say that one is committed, unless it had to be durable: its record goes
+to the replica as any other, and says it.
 """
 
 from collections.abc import Callable
@@ -26,6 +27,7 @@ import structlog
 import trio
 
 from litereplica.applier.link import ApplierLink
+from litereplica.applier.protocol import RECORD_LIMIT_BYTES
 from litereplica.cluster.messages import (
     OUTCOME_BUSY,
     OUTCOME_COMMITTED,
@@ -202,7 +204,8 @@ class Committer:
         self._counts.taken(settled[0])
         position = database.position if database is not None else Position.ZERO
         log.debug("forward_answered", replica=line.replica, database=name, code=settled[0], reason=settled[1])
-        self._answer(line, forward.number, position, settled)
+        if forward.durable or settled[0] != OUTCOME_COMMITTED:
+            self._answer(line, forward.number, position, settled)
 
     async def _wait_turn(self, arrival: Arrival) -> Settled | None:
         """Return None when it may be given to the applier now: its database has nobody else there. Else the answer."""
@@ -273,10 +276,10 @@ class Committer:
         self._numbers += 1
         under_way = self._under_way[name] = _UnderWay(self._numbers, arrival)
         try:
-            path = arrival.spool.to_file()
+            record = arrival.spool.whole(RECORD_LIMIT_BYTES)
             self._operations.expect(name, forward.base, forward.origin)
             arrival.line.expect(name)
-            self._link().commit(name, under_way.number, path, forward.length, LOCK_LIMIT_S)
+            self._link().commit(name, under_way.number, record, forward.length, LOCK_LIMIT_S)
         except OSError as error:
             self._end(under_way)
             reason = f"the primary's data directory cannot take it ({error.strerror}): free some room on its disk"

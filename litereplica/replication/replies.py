@@ -17,8 +17,9 @@ from litereplica.replication.wake import Wake
 from litereplica.store.database import Database
 from litereplica.store.store import Store
 
-APPLIED_EVERY_S: Final = 0.02
-"""Acknowledgements of applied TXIDs alone are this far apart: nothing waits for them, and each wakes the primary."""
+LAZY_S: Final = 0.02
+"""Acknowledgements are this far apart when they say of a database no more than what was applied, or that this node has
+what it has made itself: nothing waits for those, and each wakes the primary. They go along with what is said sooner."""
 
 
 class Replies:
@@ -63,10 +64,10 @@ class Replies:
         if name in self._hidden:
             return
         self._ack_due.add(name)
-        if database.position.txid != self._logged.get(name):
-            self._logged[name] = database.position.txid
-            self._wake.set()
-        elif trio.current_time() >= self._ack_at:
+        txid = database.position.txid
+        is_lazy = txid in (self._logged.get(name), database.own_txid)
+        self._logged[name] = txid
+        if not is_lazy or trio.current_time() >= self._ack_at:
             self._wake.set()
 
     def say(self, message: Message) -> None:
@@ -128,5 +129,5 @@ class Replies:
             if database is not None and name not in self._hidden:
                 databases[name] = Acknowledged(database.position.txid, min(database.applied, database.position.txid))
         self._ack_due.clear()
-        self._ack_at = trio.current_time() + APPLIED_EVERY_S
+        self._ack_at = trio.current_time() + LAZY_S
         return encode(Ack(self.epoch, databases))

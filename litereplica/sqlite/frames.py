@@ -15,6 +15,8 @@ import numpy.typing as npt
 # Page bytes kept in memory of an open transaction, so that a small one never has to be read back from the file;
 # of a larger one the newest frames stay. One number for every database with an open transaction.
 HELD_BYTES = 1 << 20
+# Up to so many frames a dict is faster than numpy.
+FEW_FRAMES = 64
 
 
 class FrameRun:
@@ -167,6 +169,14 @@ class Transaction:
     def pages(self) -> PageFrames:
         """``(pgno, frame)`` sorted by page number, newest frame wins. Built at each call."""
         return PageFrames(self._run.pgnos, self._run.first)
+
+    @property
+    def page_list(self) -> list[tuple[int, int]]:
+        """The same as a list. Built at each call: quickly when there are few."""
+        run = self._run
+        if len(run.pgnos) > FEW_FRAMES:
+            return list(self.pages)
+        return sorted(dict(zip(run.pgnos, range(run.first, run.end), strict=True)).items())
 
     @property
     def small_pages(self) -> list[tuple[int, bytes]] | None:

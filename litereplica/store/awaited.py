@@ -105,6 +105,7 @@ class Awaited:
         assert position.txid == self.base.txid + 1, (position, self.base)
         assert header.pre_checksum == self.base.checksum, (header.pre_checksum, self.base)
         self.committed = True
+        database.own_txid = position.txid
         database.unlaid.overtake()
         try:
             self.complete()

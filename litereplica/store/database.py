@@ -64,17 +64,17 @@ class Database:
     ``dropped_txid``: the last record that left no pages, since this process started.
     ``pending_install``: a whole new content that the applier has still to write over the old one.
     ``settled``: nothing has changed since the clean stop that the meta file speaks of.
-    Of a replica whose applications write: ``awaited``, the transaction of theirs that is on its way; ``claim``, the
-    newest commit in the WAL that one of them made and need not have published yet: (salt 1, salt 2, frames);
-    ``unlaid``: those of theirs whose page 1 the files here lack.
+    Of a replica whose applications write: ``awaited``, the transaction of theirs that is on its way; ``own_txid``, the
+    newest that has come back as the cluster's, 0 when none has since this process started; ``claim``, the newest commit
+    in the WAL that one of them made and need not have published yet: (salt 1, salt 2, frames); ``unlaid``: those of
+    theirs whose page 1 the files here lack.
     """
 
     __slots__ = (
         "__weakref__", "_writer", "applied", "awaited", "base", "base_pages", "checksums", "claim", "directory",
-        "dropped_txid", "epoch",
-        "file_failure", "install_folded", "journal_mode", "kept_install", "lock_page", "log", "name", "open_pages",
-        "page_count", "page_size", "pending_install", "position", "saved_base", "saved_base_pages", "settled", "store",
-        "timestamp_ms", "unlaid", "waiters",
+        "dropped_txid", "epoch", "file_failure", "install_folded", "journal_mode", "kept_install", "lock_page", "log",
+        "name", "open_pages", "own_txid", "page_count", "page_size", "pending_install", "position", "saved_base",
+        "saved_base_pages", "settled", "store", "timestamp_ms", "unlaid", "waiters",
     )  # fmt: skip
 
     def __init__(self, store: "Store", name: str, directory: Path) -> None:
@@ -99,6 +99,7 @@ class Database:
         self.install_folded = False
         self.settled = False
         self.awaited: Awaited | None = None
+        self.own_txid = 0
         self.claim: tuple[int, int, int] | None = None
         self.unlaid = Unlaid()
         # The fdatasync of the database file failed: what of it is on the disk is unknown until the next start.

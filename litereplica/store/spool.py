@@ -61,6 +61,15 @@ class Spool:
                 raise
         self.length = end
 
+    def whole(self, memory_bytes: int) -> bytes | Path:
+        """All of it for another process: what is in memory, up to ``memory_bytes``, else the file that has it.
+
+        Raises OSError as ``append`` does.
+        """
+        if self._path is None and self.length <= memory_bytes:
+            return bytes(self._bytes)
+        return self.to_file()
+
     def to_file(self) -> Path:
         """Let all of it be in a file, for another process to read. Raises OSError as ``append`` does."""
         try:

@@ -314,16 +314,19 @@ async def _readable(descriptor: int) -> None:
         await trio.lowlevel.wait_readable(descriptor)
 
 
-async def test_commits_holds_and_reports_are_answered_by_number(tmp_path: Path) -> None:
+@pytest.mark.parametrize("in_memory", [True, False])
+async def test_commits_holds_and_reports_are_answered_by_number(tmp_path: Path, in_memory: bool) -> None:
     async with running(Node(tmp_path)) as node:
         path = tmp_path / "mount/app.db"
         with contextlib.closing(sqlite3.connect(path)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("CREATE TABLE t (n)")
         wanted = forwarded(path, "INSERT INTO t VALUES (1)")
+        file = Path(wanted.path)
+        record = file.read_bytes() if in_memory else file  # noqa: ASYNC240  a few pages of the plain disk
         node.link.hold("app.db", 4, 1)
         assert await node.answer() == Held("app.db", 4)
-        node.link.commit("app.db", 5, Path(wanted.path), wanted.length, 1)
+        node.link.commit("app.db", 5, record, wanted.length, 1)
         assert await node.answer() == Committed("app.db", 5)
         node.link.unhold("app.db")
         node.link.report("app.db", 6)

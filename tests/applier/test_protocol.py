@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from litereplica.applier.protocol import (
+    RECORD_LIMIT_BYTES,
     Applied,
     Apply,
     Checkpointed,
@@ -61,6 +62,7 @@ MESSAGES: list[Message] = [
     Locked("a.db"),
     LockRefused("a.db", "process 1 (python3)"),
     Commit("a.db", 2**63, "/data/spool/1", 2**40, 500),
+    Commit("a.db", 2**63, "", RECORD_LIMIT_BYTES, 500, bytes(RECORD_LIMIT_BYTES)),
     Committed("a.db", 2**63),
     CommitRefused("a.db", 1, "Input/output error", busy=False),
     Hold("a.db", 5, 1000),

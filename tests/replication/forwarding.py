@@ -40,10 +40,10 @@ class TwinApplier:
         self.waiting: list[Callable[[], None]] = []
         self.kills = 0
 
-    def commit(self, database: str, number: int, path: Path, length: int, limit_s: float) -> None:  # noqa: ARG002
+    def commit(self, database: str, number: int, record: bytes | Path, length: int, limit_s: float) -> None:  # noqa: ARG002
         if self.dead:
             return
-        data = path.read_bytes()
+        data = record if isinstance(record, bytes) else record.read_bytes()
         assert len(data) == length
 
         def do() -> None:

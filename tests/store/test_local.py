@@ -247,6 +247,13 @@ def test_a_spool_gives_back_what_was_put_in(store: Store, memory_bytes: int) -> 
     for spool, content in zip(spools, contents, strict=True):
         assert (spool.length, b"".join(spool.pieces(6))) == (len(content), content)
         assert (spool.path is None) == (len(content) <= memory_bytes)
+        if spool.path is None:
+            assert spool.whole(len(content)) == content
+            assert spool.path is None
+        if content:
+            found = spool.whole(len(content) - 1)
+            assert isinstance(found, Path)
+            assert found.read_bytes() == content
         assert spool.to_file().read_bytes() == content
         assert spool.read(0, 5) == content[:5]
         spool.close()
