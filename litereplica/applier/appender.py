@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterable
 from itertools import chain
 from typing import Final
 
-from litereplica.applier import holders
-from litereplica.applier.glance import published
+from litereplica.applier import glance, holders
 from litereplica.applier.opened import OpenDatabase, open_as_it_is, open_database, open_wal, prepare, uses_wal
 from litereplica.applier.pieces import FilePieces, PageSizeChanged, Piece, RecordPieces
-from litereplica.applier.protocol import Apply, Install
+from litereplica.applier.protocol import Apply, Install, Look
 from litereplica.applier.republish import shows
 from litereplica.applier.turns import LOCK_WAIT_S, TimedOut, Turns, Waits
 from litereplica.applier.wal_lock import WalLock
@@ -115,7 +114,7 @@ class Appender:
         while True:
             if self.opened is not None and self.opened.broken:
                 self.forget_files()
-            if self.opened is None and (header := published(self.path)) is not None:
+            if self.opened is None and (header := glance.published(self.path)) is not None:
                 # Applications wrote last, so the mount has followed them, also what is not published (``claim``).
                 self.lock.claim = None
                 return header
@@ -170,6 +169,18 @@ class Appender:
         assert self.opened is not None
         yield from self.lock.take(self.opened, self._patience(), in_line=False)
         self.lock.unlock(self.opened)
+
+    def look(self, wanted: Look, *, may_open: bool) -> tuple[bool, bool]:
+        """``shown`` and ``writes`` of Looked. Not ``may_open``: closing a descriptor would drop locks of ours."""
+        try:
+            if (opened := self.opened) is not None:
+                found = glance.judge(opened.shm, opened.memory.blocks[0], wanted)
+                if found[0] or not may_open or not opened.is_replaced:
+                    return found
+                self.forget_files()
+            return glance.look(self.path, wanted) if may_open else (False, True)
+        except OSError:
+            return False, True  # the mount is gone, or a disk fails: to be asked again
 
     # -- one that the primary has committed ------------------------------------------------------------------------
 

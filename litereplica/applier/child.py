@@ -29,6 +29,7 @@ from litereplica.applier.protocol import (
     Hold,
     Install,
     Lock,
+    Look,
     Message,
     MessageReader,
     Ready,
@@ -134,6 +135,8 @@ class Child:
             if (found := self._workers.get(message.database)) is not None:
                 found.look_closely()
             self._send(Reported(*message))
+        elif isinstance(message, Look):
+            (self._workers.get(message.database) or self._new_worker(message.database)).look(message)
         elif isinstance(message, Close):
             self._close(message.database)
         elif isinstance(message, Warm):

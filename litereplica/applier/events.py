@@ -52,5 +52,8 @@ class ApplierEvents(Protocol):
     def on_reported(self, database: str, number: int) -> None:
         """Everything that was published before ``report`` arrived has been told (``on_applied``)."""
 
+    def on_looked(self, database: str, number: int, *, shown: bool, writes: bool) -> None:
+        """``shown``: readers see what ``look`` asked for. Neither: its writer is gone, and nobody will show it."""
+
     def on_restarted(self) -> None:
         """A new child is up after the last one died: send again from the last applied TXID of each database."""

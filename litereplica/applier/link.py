@@ -42,6 +42,8 @@ from litereplica.applier.protocol import (
     Lock,
     Locked,
     LockRefused,
+    Look,
+    Looked,
     Message,
     MessageReader,
     Ready,
@@ -184,6 +186,10 @@ class ApplierLink:
     def report(self, database: str, number: int) -> None:
         """Ask for ``on_reported``: everything that is published by then has been told before."""
         self._post(Report(database, number))
+
+    def look(self, database: str, number: int, salt1: int, salt2: int, frames: int) -> None:
+        """Ask for ``on_looked``: whether readers see so many frames of the WAL with these salts."""
+        self._post(Look(database, number, salt1, salt2, frames))
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep a child running until ``stop``; started when the first one is up.
@@ -336,6 +342,8 @@ class ApplierLink:
             self._events.on_hold_refused(message.database, message.number, message.holder)
         elif isinstance(message, Reported):
             self._events.on_reported(message.database, message.number)
+        elif isinstance(message, Looked):
+            self._events.on_looked(message.database, message.number, shown=message.shown, writes=message.writes)
 
     def _applied(self, database: str, txid: int) -> None:
         """One transaction may have been many spans; the node hears of each."""

@@ -151,6 +151,16 @@ class Report(NamedTuple):
     number: int
 
 
+class Look(NamedTuple):
+    """Answer ``Looked`` at once: whether readers that begin now see ``frames`` frames of the WAL with these salts."""
+
+    database: str
+    number: int
+    salt1: int
+    salt2: int
+    frames: int
+
+
 class Stop(NamedTuple):
     """Finish what is queued, fold what can be folded into the database files, and end."""
 
@@ -271,6 +281,18 @@ class Reported(NamedTuple):
     number: int
 
 
+class Looked(NamedTuple):
+    """The answer to ``Look``. ``shown``: they do. Else ``writes``: somebody is writing, who may be about to show them.
+
+    Neither when their writer is gone: nobody will, until a Republish. ``writes`` too when it is not to be seen now.
+    """
+
+    database: str
+    number: int
+    shown: bool
+    writes: bool
+
+
 class CheckpointFailed(NamedTuple):
     """A checkpoint failed for a reason other than a reader in its way. Nothing is lost; it is tried again later."""
 
@@ -285,18 +307,20 @@ class Invalidated(NamedTuple):
 
 
 ToChild = (
-    Apply | Install | Close | Warm | Republish | Release | Lock | Unlock | Commit | Hold | Unhold | Report | Stop
+    Apply | Install | Close | Warm | Republish | Release | Lock | Unlock | Commit | Hold | Unhold | Report | Look
+    | Stop
 )  # fmt: skip
 ToDaemon = (
     Ready | Applied | Checkpointed | Failed | CheckpointFailed | Invalidated | Closed | Released | ReleaseFailed
-    | Locked | LockRefused | Committed | CommitRefused | Held | HoldRefused | Reported
+    | Locked | LockRefused | Committed | CommitRefused | Held | HoldRefused | Reported | Looked
 )  # fmt: skip
 Message = ToChild | ToDaemon
 
 _KINDS: tuple[type[Message], ...] = (
-    Apply, Install, Close, Warm, Republish, Release, Lock, Unlock, Commit, Hold, Unhold, Report, Stop,
+    Apply, Install, Close, Warm, Republish, Release, Lock, Unlock, Commit, Hold, Unhold, Report, Look,
+    Stop,
     Ready, Applied, Checkpointed, Failed, CheckpointFailed, Invalidated, Closed, Released, ReleaseFailed,
-    Locked, LockRefused, Committed, CommitRefused, Held, HoldRefused, Reported,
+    Locked, LockRefused, Committed, CommitRefused, Held, HoldRefused, Reported, Looked,
 )  # fmt: skip
 _NUMBERS = {kind: number for number, kind in enumerate(_KINDS)}
 _FIELD_TYPES: tuple[tuple[type, ...], ...] = tuple(tuple(kind.__annotations__.values()) for kind in _KINDS)

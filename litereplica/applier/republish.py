@@ -29,7 +29,7 @@ import os
 from typing import Final
 
 from litereplica.applier import locks
-from litereplica.applier.protocol import Republish
+from litereplica.applier.protocol import Look, Republish
 from litereplica.applier.shared_memory import SharedMemory
 from litereplica.applier.turns import Turns, Waits
 from litereplica.sqlite.shm import (
@@ -46,7 +46,7 @@ LIMIT_S: Final = 30.0
 _LONGEST_DELAY_S: Final = 0.05
 
 
-def shows(header: WalIndexHeader, wanted: Republish) -> bool:
+def shows(header: WalIndexHeader, wanted: Republish | Look) -> bool:
     """Whether the wal-index shows what the daemon knows to be committed."""
     return (header.salt1, header.salt2) == (wanted.salt1, wanted.salt2) and header.max_frame >= wanted.frames
 

@@ -68,6 +68,8 @@ from litereplica.applier.protocol import (
     Lock,
     Locked,
     LockRefused,
+    Look,
+    Looked,
     Release,
     Released,
     ReleaseFailed,
@@ -202,6 +204,12 @@ class DatabaseWorker:
     def look_closely(self) -> None:
         """Whoever keeps SQLite's write lock is about to be refused, and to take it again at once."""
         self._appender.lock.look_closely()
+
+    def look(self, wanted: Look) -> None:
+        """Answer whether readers see it, beside whatever is under way."""
+        is_free = self._work is None or isinstance(self._work, Republish)
+        may_open = is_free and self._lock is None and not self._serving.is_holding
+        self._send(Looked(self.name, wanted.number, *self._appender.look(wanted, may_open=may_open)))
 
     def unlock(self) -> None:
         """Give the write lock back, or wait for it no longer; what is queued may go on."""

@@ -100,7 +100,8 @@ def _why_not(wanted: str, others: dict[str, Member], me: Endpoint, connected: tu
     elif wanted not in connected:
         why_not = f"{wanted} is not connected to {me.node}: it would lose transactions; wait, or choose another"
     elif not target.standing.whole:
-        why_not = f"{wanted} is in the middle of a snapshot or has damaged pages: wait, or choose another"
+        what = "is in the middle of a snapshot, has damaged pages or cannot apply what is logged"
+        why_not = f"{wanted} {what}: wait, or choose another"
     else:
         why_not = ""
     return why_not

@@ -35,6 +35,12 @@ class Node(Protocol):
     def database(self, name: str) -> Database | None:
         """A database by its name, also one that is about to arrive."""
 
+    async def wait_visible(self, database: Database, txid: int) -> int:
+        """Return when readers that begin now see ``txid``, which is applied: the TXID that they see, or an earlier one.
+
+        Never one before ``txid``. The limit is the caller's.
+        """
+
     def found_damage(self, name: str, pgnos: list[int]) -> None:
         """A verification has found pages that are not what they should be."""
 

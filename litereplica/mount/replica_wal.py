@@ -76,6 +76,11 @@ class ReplicaWal:
         # The last commit was made elsewhere, and it is not known whether it is durable there (None: there is none).
         self._unconfirmed: bool | None = None
 
+    @property
+    def is_followed(self) -> bool:
+        """Whether applications were the last who wrote it."""
+        return self._is_followed
+
     # -- roles -----------------------------------------------------------------------------------------------------
 
     def begin(self) -> None:

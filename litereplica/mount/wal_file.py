@@ -122,6 +122,16 @@ class WalFile(KeptFile):
         header, frames = self.detector.header, self.detector.committed_frames
         return (header.salt1, header.salt2, frames) if header is not None else (0, 0, 0)
 
+    def written_end(self) -> tuple[int, int, int] | None:
+        """Salts and committed frames, as applications have written them; None where nothing is that they have to show.
+
+        On a replica the applier shows what it has written itself, before anybody hears of it.
+        """
+        header, frames = self.detector.header, self.detector.committed_frames
+        if header is None or not frames or not (self.access.primary or self.replica.is_followed):
+            return None
+        return header.salt1, header.salt2, frames
+
     def check_header(self, offset: int, data: bytes) -> None:
         """Look at a frame header that may be one without sums; raises EIO for one that nothing will complete."""
         if not self.unsummed.note_header(offset, data):

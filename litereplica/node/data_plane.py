@@ -36,6 +36,7 @@ from litereplica.node.hearing import Hearing
 from litereplica.node.lead import Warmer
 from litereplica.node.remote_writes import RemoteWrites
 from litereplica.node.scrub import Scrubber
+from litereplica.node.visibility import Visibility
 from litereplica.node.writers import Writers
 from litereplica.replication.server import ReplicationServer
 from litereplica.store.cluster_state import ClusterState
@@ -46,6 +47,8 @@ log = structlog.get_logger()
 
 DRAIN_LIMIT_S: Final = 30.0
 """A promotion waits so long for what is logged and not applied; replication stops reading before it is that much."""
+DRAIN_STEP_S: Final = 0.5
+"""How often it is asked meanwhile whether that can be applied at all: the lease is somebody else's chance."""
 RELEASE_LIMIT_S: Final = 10.0
 """The applier closes a database in about a millisecond; a machine that is busy has thousands of them."""
 LAY_LIMIT_S: Final = 0.1
@@ -71,8 +74,9 @@ class DataPlane:
         )  # fmt: skip
         self.following = Following(settings, store, operations, access, self.writes)
         self.writers = Writers(operations, access)
+        self.visibility = Visibility(operations, access, lambda: self.link)
         self.hearing = Hearing(
-            store, self.following, self.writers, self.writes,
+            store, self.following, self.writers, self.writes, self.visibility,
             stopped=self._wake_up, restarted=self._applier_restarted,
         )  # fmt: skip
         self.server: ReplicationServer | None = None
@@ -154,10 +158,14 @@ class DataPlane:
             not (self.following.client is not None and self.following.client.sinks)
             and not self.scrubber.damaged
             and not (self.following.follower is not None and self.following.follower.stuck)
+            and not self._failing()
             and self.access.fenced is None
             and all(each.pending_install is None and each.log.failure is None for each in databases)
         )
         return Standing(max((each.epoch for each in databases), default=0), self._total(), whole)
+
+    def _failing(self) -> dict[str, str]:
+        return self.following.follower.failing if self.following.follower is not None else {}
 
     def _total(self) -> int:
         return sum(each.position.txid for each in self.store.databases.values())
@@ -282,7 +290,7 @@ class DataPlane:
         return [each.name for each in self.store.databases.values() if each.is_behind]
 
     async def _drain(self) -> None:
-        """Return when readers here see everything that is logged."""
+        """Return when readers here see everything that is logged. Raises Unavailable: it cannot be applied."""
         self.store.listeners.append(self._wake_up)
         # Perhaps nobody changes these for long, and with that their page 1 (mount.first_page).
         laid = self.following.lay_now(self.operations.databases_in_use())
@@ -291,7 +299,11 @@ class DataPlane:
                 while any(each.unlaid for each in laid):
                     await self._lot.park()
             while self._behind():
-                await self._lot.park()
+                if failing := self._failing():
+                    reasons = "; ".join(f"{name}: {why}" for name, why in sorted(failing.items()))
+                    raise Unavailable(f"what is logged cannot be applied here: {reasons}")
+                with trio.move_on_after(DRAIN_STEP_S):
+                    await self._lot.park()
         finally:
             self.store.listeners.remove(self._wake_up)
 

@@ -40,6 +40,8 @@ NEW_FILE_SPAN_BYTES: Final = 64 * 1024 * 1024
 NEW_FILE_RECORDS: Final = 1 << 20
 # A failed span is sent again after this: long enough that a broken disk does not fill the log with lines.
 RETRY_S: Final = 0.5
+# So often in a row, and it is not a matter of one moment. Who waits for a lock says so after seconds, and then seldom.
+FAILURES_LIMIT: Final = 2
 
 
 class Follower:
@@ -109,7 +111,7 @@ class Follower:
             return  # of a history that was replaced meanwhile
         if txid >= database.applied:
             self._resting.applied(name)
-        progress.reported = txid
+        progress.reported, progress.failures = txid, 0
         unlaid.laid(txid)
         database.set_applied(min(txid, database.position.txid))
         if not was_at_rest:
@@ -143,6 +145,8 @@ class Follower:
             progress.stuck = reason
         elif not progress.failed:
             progress.failed = True
+            progress.failures += 1
+            progress.reason = reason
             self._retries.append(name)
             self._wake.set()
 
@@ -229,6 +233,11 @@ class Follower:
     def stuck(self) -> dict[str, str]:
         """Databases that need a person, with the reason."""
         return {name: each.stuck for name, each in self._progress.items() if each.stuck is not None}
+
+    @property
+    def failing(self) -> dict[str, str]:
+        """Databases that could not be applied again and again, and why the last time. It goes on being tried."""
+        return {name: each.reason for name, each in self._progress.items() if each.failures >= FAILURES_LIMIT}
 
     # -- the task --------------------------------------------------------------------------------------------------
 

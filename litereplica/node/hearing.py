@@ -10,6 +10,7 @@ import structlog
 from litereplica.node.following import Following
 from litereplica.node.gathering import Gathering
 from litereplica.node.remote_writes import RemoteWrites
+from litereplica.node.visibility import Visibility
 from litereplica.node.writers import Writers
 from litereplica.store.store import Store
 
@@ -28,6 +29,7 @@ class Hearing:
         following: Following,
         writers: Writers,
         writes: RemoteWrites,
+        visibility: Visibility,
         *,
         stopped: Callable[[], None],
         restarted: Callable[[], None],
@@ -37,6 +39,7 @@ class Hearing:
         self._following = following
         self._writers = writers
         self._writes = writes
+        self._visibility = visibility
         self._stopped = stopped
         self._restarted = restarted
 
@@ -108,6 +111,10 @@ class Hearing:
     def on_reported(self, database: str, number: int) -> None:  # noqa: ARG002  the link's form
         """All that was published has been told."""
         self._writes.forwarder.on_reported(number)
+
+    def on_looked(self, database: str, number: int, *, shown: bool, writes: bool) -> None:  # noqa: ARG002  the link's form
+        """Whether readers see the newest transaction."""
+        self._visibility.on_looked(number, shown=shown, writes=writes)
 
     def on_restarted(self) -> None:
         """The applier died and there is a new one: its locks are gone."""

@@ -47,7 +47,7 @@ class Eligibility:
         if not member.candidate:
             return "this node is not a candidate (node.candidate)"
         if not may_lead(member):
-            return "this node is in the middle of a snapshot or has damaged pages"
+            return "this node is in the middle of a snapshot, has damaged pages or cannot apply what is logged"
         if now < self._stands_back_until:
             return f"{self._for}: this node stands back for {self._stands_back_until - now:.1f} s more"
         if now < self._rests_until:

@@ -190,6 +190,10 @@ class Node:
         found = self.store.get(name)
         return found if found is not None and (found.exists or found.applied < found.position.txid) else None
 
+    async def wait_visible(self, database: Database, txid: int) -> int:
+        """Return when readers here see what is applied."""
+        return await self.plane.visibility.wait(database, txid)
+
     def found_damage(self, name: str, pgnos: list[int]) -> None:
         """Somebody has verified a database: the self-check looks at once, and a replica fetches it anew."""
         self.plane.scrubber.report(name, pgnos)

@@ -16,6 +16,7 @@ from litereplica.applier.protocol import (
     HoldRefused,
     Locked,
     LockRefused,
+    Looked,
     Message,
     Released,
     ReleaseFailed,
@@ -120,6 +121,10 @@ class Node:
 
     def on_reported(self, database: str, number: int) -> None:
         self.answers.append(Reported(database, number))
+        self._notify()
+
+    def on_looked(self, database: str, number: int, *, shown: bool, writes: bool) -> None:
+        self.answers.append(Looked(database, number, shown, writes))
         self._notify()
 
     async def answer(self) -> Message:

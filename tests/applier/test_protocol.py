@@ -25,6 +25,8 @@ from litereplica.applier.protocol import (
     Lock,
     Locked,
     LockRefused,
+    Look,
+    Looked,
     Message,
     MessageReader,
     Ready,
@@ -70,6 +72,8 @@ MESSAGES: list[Message] = [
     HoldRefused("a.db", 5, "process 1 (python3)"),
     Unhold("a.db"),
     Report("a.db", 1),
+    Look("a.db", 1, 2**32 - 1, 0, 7),
+    Looked("a.db", 1, shown=True, writes=False),
     Reported("a.db", 1),
 ]
 

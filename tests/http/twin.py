@@ -124,6 +124,9 @@ class TwinNode:
     def database(self, name: str) -> Database | None:  # noqa: ARG002  the port's
         return None
 
+    async def wait_visible(self, database: Database, txid: int) -> int:
+        raise NotImplementedError
+
     def found_damage(self, name: str, pgnos: list[int]) -> None:
         raise NotImplementedError
 

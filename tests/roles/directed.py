@@ -20,6 +20,8 @@ class DirectedNode(Node):
         # Somebody else is primary, as far as the configuration goes: it is never asked.
         first, second = free_ports(2)
         self.control = folder / "control"
+        # As long as this file is there, no -wal takes anything.
+        self.full = folder / "full"
         super().__init__(
             folder, name, ports=(first, second), primary=("nobody", 1, 1),
             replication={"heartbeat": "500ms", "timeout": "2s"}, writes={"on_replica": on_replica},
@@ -27,7 +29,7 @@ class DirectedNode(Node):
 
     def program(self) -> list[str]:
         self.control.unlink(missing_ok=True)
-        return [sys.executable, str(DRIVER), str(self.config), str(self.control)]
+        return [sys.executable, str(DRIVER), str(self.config), str(self.control), str(self.full)]
 
     def tell(self, do: str, **more: Any) -> dict[str, Any]:
         """Give a command, wait until it is done; its answer."""

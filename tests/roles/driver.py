@@ -2,14 +2,18 @@
 
 One JSON line for each command, one as its answer: {"do": "promote", "epoch": 5, "fence_s": 60}, {"do": "fence_s": 0.5},
 {"do": "demote"}, {"do": "follow", "name": "a", "address": "127.0.0.1:1"}, {"do": "quiesce", "limit_s": 1},
-{"do": "resume"}, {"do": "acknowledged", "node": "b", "limit_s": 1}.
+{"do": "resume"}, {"do": "acknowledged", "node": "b", "limit_s": 1}, {"do": "standing"}.
+
+As long as the file FULL is there, no -wal takes anything: driver.py CONFIG CONTROL [FULL].
 """
 
+import errno
 import json
+import os
 import socket
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import trio
 
@@ -20,6 +24,10 @@ from litereplica.logs import configure_logs
 from litereplica.mount.access import fence_clock
 from litereplica.node.main import run_node
 from litereplica.node.node import Node
+from litereplica.store.disk import Disk
+from litereplica.store.store import Store
+
+_DESCRIPTORS: Final = Path("/proc/self/fd")
 
 
 class Director:
@@ -68,6 +76,8 @@ class Director:
                     return {"unyielding": await plane.quiesce(command["limit_s"])}
                 case "resume":
                     await plane.resume_writers()
+                case "standing":
+                    return {"whole": plane.standing().whole}
                 case "acknowledged":
                     return {"acknowledged": await plane.acknowledged(command["node"], command["limit_s"])}
         except LitereplicaError as error:
@@ -75,10 +85,31 @@ class Director:
         return {}
 
 
+class FullDisk(Disk):
+    """Has no room in a -wal while ``full`` exists."""
+
+    __slots__ = ("_full",)
+
+    def __init__(self, full: Path) -> None:
+        self._full = full
+
+    def pwrite(self, descriptor: int, data: bytes | memoryview, offset: int) -> int:
+        if self._full.exists() and (_DESCRIPTORS / str(descriptor)).readlink().name.endswith("-wal"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().pwrite(descriptor, data, offset)
+
+
 def main() -> None:
     settings = load_settings(Path(sys.argv[1]), {})
     configure_logs("text", "debug")
-    sys.exit(run_node(settings, direct=Director(sys.argv[2])))
+    disk = FullDisk(Path(sys.argv[3])) if len(sys.argv) > 3 else Disk()
+    sys.exit(
+        run_node(
+            settings,
+            lambda root, _, node, compression: Store.open(root, disk, node, compression),
+            direct=Director(sys.argv[2]),
+        )
+    )
 
 
 if __name__ == "__main__":
