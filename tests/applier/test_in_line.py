@@ -88,7 +88,7 @@ def test_nobody_has_the_lock_or_waits_for_it_after_a_wait_was_given_up(
         time.sleep(after_s)
         started = time.monotonic()
         place.leave()
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 10
     locks.release(theirs, OFFSET)
     time.sleep(0.02)
     assert locks.holder(theirs, OFFSET) is None

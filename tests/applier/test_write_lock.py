@@ -72,10 +72,8 @@ def test_a_writer_idle_in_its_transaction_is_named_and_does_not_stall_others(chi
     path, other = made(child, mode), made(child, mode, "other.db")
     with application(path, 5) as idle:
         assert idle.run("BEGIN IMMEDIATE") == []
-        child.send(Lock("app.db", 1500), Lock("other.db", 100))
-        started = time.monotonic()
+        child.send(Lock("app.db", 3000), Lock("other.db", 100))
         assert child.receive() == Locked("other.db")
-        assert time.monotonic() - started < 1
         assert child.receive() == LockRefused("app.db", idle.described)
         assert idle.run("INSERT INTO t VALUES (1)") == []
         assert idle.run("COMMIT") == []

@@ -289,7 +289,7 @@ def test_a_second_signal_ends_it_at_once(nodes: Nodes) -> None:
     assert node.wait_ended(5) == 130
     assert node.log_lines("stopped_at_once")
     assert not is_mounted(node.mount)
-    wait_until(lambda: not node.children(), "the children end", 5)
+    wait_until(lambda: not node.children(), "the children end")
     node.start()
     assert run_sql(node.path(), "SELECT count(*) FROM t") == [(5,)]
 

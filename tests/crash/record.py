@@ -85,7 +85,7 @@ def _stop(node: Node, *, refused: bool) -> None:
         node.stop()
         return
     node.terminate()
-    wait_until(lambda: not node.children(), "the children of the node end", 10)
+    wait_until(lambda: not node.children(), "the children of the node end")
 
 
 def _with_retention(node: Node, retention: dict[str, str]) -> Node:
@@ -111,7 +111,7 @@ def _run_until_killed(node: Node, program: Program, actions: int) -> None:
         assert process.returncode == KILLED, node.log
     force_unmount(node.folder)
     program.gone()
-    wait_until(lambda: not node.children(), "the children of the killed node end", 10)
+    wait_until(lambda: not node.children(), "the children of the killed node end")
 
 
 def record_replica(nodes: Nodes, trace: Path, seed: int, *, rounds: int, actions: int, rollback: bool) -> Recorded:
@@ -171,4 +171,4 @@ def _end(replica: Node) -> None:
             return
     assert process.returncode == KILLED, replica.log
     force_unmount(replica.folder)
-    wait_until(lambda: not replica.children(), "the children of the killed replica end", 10)
+    wait_until(lambda: not replica.children(), "the children of the killed replica end")

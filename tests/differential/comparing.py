@@ -94,7 +94,7 @@ def _assert_same_bytes(
     )
     for replica, _ in replicas:
         try:
-            wait_until(lambda replica=replica: folded(replica, name) == expected, "", 5.0)  # type: ignore[misc]
+            wait_until(lambda replica=replica: folded(replica, name) == expected, "")  # type: ignore[misc]
         except AssertionError:
             raise AssertionError(difference(replica.name, name, expected, folded(replica, name))) from None
 

@@ -10,6 +10,8 @@ import pytest
 from tests.failover.field import Field
 
 TTL_S: Final = 3.0
+BUSY_S: Final = 5.0
+"""On top of a ttl: a takeover is a matter of tenths of a second, and the machine may be busy."""
 # Before pytest's own limit for a test: whoever hangs in a mount gets an error, and the test fails in order.
 HANG_S: Final = 80.0
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.failover.checking import check
 from tests.failover.clients import Clients
-from tests.failover.conftest import TTL_S, pause
+from tests.failover.conftest import BUSY_S, TTL_S, pause
 from tests.failover.field import Field
 from tests.failover.machine import Machine
 
@@ -41,7 +41,7 @@ def test_a_primary_whose_renewals_fail_is_replaced(field: Field, what: str) -> N
         else:
             field.part_from_consul(old)
         # A renewal that arrives, and whose answer does not, is the last for sure.
-        limit_s = TTL_S + 1.5 + (TTL_S if what == "it hears nothing" else 0)
+        limit_s = TTL_S + BUSY_S + (TTL_S if what == "it hears nothing" else 0)
         clients.await_from([each.name for each in field.others(old)], event, limit_s, 20)
         finish(field, clients)
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.failover.checking import check, kept, kept_rows
 from tests.failover.clients import Clients
-from tests.failover.conftest import TTL_S, pause
+from tests.failover.conftest import BUSY_S, TTL_S, pause
 from tests.failover.field import Field
 from tests.failover.machine import Machine
 from tests.support.waiting import wait_until
@@ -43,7 +43,7 @@ def test_another_is_writable_soon_after_kill_9_of_the_primary_process(field: Fie
         clients.await_from([field.primary().name], time.monotonic(), LIMIT_S, 50)
         clients.end()
         verdict = check(field, clients)
-    assert took < 2.0, (took, verdict)
+    assert took < TTL_S, (took, verdict)
 
 
 def test_another_is_writable_a_ttl_after_the_primary_machine_perished(field: Field) -> None:
@@ -54,7 +54,7 @@ def test_another_is_writable_a_ttl_after_the_primary_machine_perished(field: Fie
         clients.end()
         field.heal()
         verdict = check(field, clients)
-    assert took < TTL_S + 1.5, (took, verdict)
+    assert took < TTL_S + BUSY_S, (took, verdict)
 
 
 @pytest.mark.parametrize("how", ["lost packets", "unplugged"])
@@ -71,7 +71,7 @@ def test_a_primary_that_is_cut_off_stops_before_another_begins(field: Field, how
         assert last - event < TTL_S, last - event
         field.heal()
         verdict = check(field, clients)
-    assert took < TTL_S + 1.5, (took, verdict)
+    assert took < TTL_S + BUSY_S, (took, verdict)
     # Its writer went on until the fence: what nobody else had is kept.
     assert verdict.lost
     assert {each.node for each in verdict.lost} == {old.name}
@@ -114,4 +114,4 @@ def test_a_primary_that_stood_still_beyond_its_lease_commits_nothing_when_it_goe
         verdict = check(field, clients)
     after = [each for each in clients.acknowledged() if each.node == old.name and each.done_s > on]
     assert all(each in verdict.lost or each.began_s < on for each in after), after
-    assert took < TTL_S + 1.5, took
+    assert took < TTL_S + BUSY_S, took

@@ -41,4 +41,4 @@ def test_no_write_fails_in_a_planned_handoff_though_nobody_retries(field: Field,
     found = hand_off(field, 3, [mode], seed=f"handoffs {mode}")
     assert not found.round.verdict.problems, "\n".join(found.round.verdict.problems)
     assert found.failed <= LEFT[mode], found.round.verdict
-    assert max(each.seconds for each in found.pauses) < 2.0, found.pauses
+    assert max(each.seconds for each in found.pauses) < 5.0, found.pauses

@@ -149,7 +149,7 @@ def test_many_calls_without_an_answer_do_not_take_long() -> None:
         making.did(101, "read", ["x", None], ["x", 1000 + number])
     began = time.monotonic()
     assert check(making).valid is True
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
 
 
 def test_when_time_is_up_nobody_knows() -> None:

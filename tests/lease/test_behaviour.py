@@ -244,7 +244,7 @@ async def test_a_watch_ends_with_a_change_or_at_its_limit(kept: Place) -> None:
     vacant = await other.watch(None, LIMIT_S)
     began = trio.current_time()
     assert await other.watch(vacant, 0.3) == vacant
-    assert 0.25 < trio.current_time() - began < 2.0
+    assert 0.25 < trio.current_time() - began < 15
     seen: list[View] = []
 
     async def look() -> None:
@@ -271,7 +271,7 @@ async def test_a_watch_ends_when_it_is_cancelled(kept: Place) -> None:
     began = trio.current_time()
     with trio.move_on_after(0.2):
         await lease.watch(view, 60.0)
-    assert trio.current_time() - began < 2.0
+    assert trio.current_time() - began < 15
 
 
 async def test_the_history_is_in_order_without_doubles_and_bounded(kept: Place) -> None:

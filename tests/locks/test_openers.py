@@ -34,9 +34,9 @@ def test_openers_of_two_nodes_and_of_the_primary_have_it_one_after_the_other(thr
     with Opener(three.b) as first:
         first.wait_held()
         with Opener(three.c) as second:
-            wait_until(lambda: (three.halt() or {}).get("waiting") == 1, "c waits", 5)
+            wait_until(lambda: (three.halt() or {}).get("waiting") == 1, "c waits")
             with Opener(three.a) as third, Opener(three.b) as fourth:
-                wait_until(lambda: (three.halt() or {}).get("waiting") == 3, "all wait", 5)
+                wait_until(lambda: (three.halt() or {}).get("waiting") == 3, "all wait")
                 assert second.word(0.5) == third.word(0) == fourth.word(0) == ""
                 first.close()
                 second.wait_held()
@@ -47,7 +47,7 @@ def test_openers_of_two_nodes_and_of_the_primary_have_it_one_after_the_other(thr
                 assert fourth.word(0.5) == ""
                 third.close()
                 fourth.wait_held()
-    wait_until(lambda: three.halt() is None, "nobody has it", 5)
+    wait_until(lambda: three.halt() is None, "nobody has it")
 
 
 def test_under_a_replica_s_lock_it_alone_writes_and_reads_what_others_wrote_before(three: Three) -> None:
@@ -60,9 +60,9 @@ def test_under_a_replica_s_lock_it_alone_writes_and_reads_what_others_wrote_befo
         assert not writes(three.a.path(), "a")
         began = time.monotonic()
         assert not writes(three.c.path(), "c")
-        assert time.monotonic() - began < 8
-    assert writes(three.a.path(), "a", 5)
-    wait_until(lambda: writes(three.c.path(), "c"), "c writes again", 5)
+        assert time.monotonic() - began < 20
+    assert writes(three.a.path(), "a", 20)
+    wait_until(lambda: writes(three.c.path(), "c"), "c writes again")
     assert len(three.ids()) == 23
 
 
@@ -72,7 +72,7 @@ def test_under_a_lock_on_the_primary_its_applications_write_and_replicas_do_not(
         assert writes(three.a.path(), "a")
         assert not writes(three.b.path(), "b")
         assert writes(three.a.path(), "a")
-    wait_until(lambda: writes(three.b.path(), "b"), "b writes again", 5)
+    wait_until(lambda: writes(three.b.path(), "b"), "b writes again")
     assert len(three.ids()) == 3
 
 
@@ -80,11 +80,11 @@ def test_a_signal_ends_the_waiting_and_a_kill_too(three: Three) -> None:
     with Opener(three.b) as holder:
         holder.wait_held()
         with Opener(three.c, handles=True) as first, Opener(three.c) as second:
-            wait_until(lambda: (three.halt() or {}).get("waiting") == 2, "both wait", 5)
+            wait_until(lambda: (three.halt() or {}).get("waiting") == 2, "both wait")
             first.signal(signal.SIGUSR1)
             assert first.word(5) == "interrupted"
             second.signal(signal.SIGKILL)
-            wait_until(lambda: (three.halt() or {}).get("waiting") == 0, "nobody waits", 5)
+            wait_until(lambda: (three.halt() or {}).get("waiting") == 0, "nobody waits")
         assert three.c.status()["writes"]["locks"] == []
 
 

@@ -106,7 +106,7 @@ def test_a_database_stays_writable_for_others_whenever_a_writer_is_killed(node: 
                     return False
                 return True
 
-            wait_until(writable, "the other connection can write", 5)
+            wait_until(writable, "the other connection can write")
             found = [row[0] for row in other.run("SELECT id FROM t ORDER BY id")]
             # What was acknowledged is there, and at most the one that died unacknowledged.
             assert found in ([-1, *range(1, last + 1)], [-1, *range(1, last + 2)])
@@ -249,7 +249,7 @@ def test_a_commit_that_old_bytes_complete_is_logged_when_its_writer_is_gone(node
                 assert int(node.position(path.name)[:16], 16) == at + 1
         finally:
             os.close(descriptor)
-        wait_until(lambda: int(node.position(path.name)[:16], 16) == at + 1, "the transaction is logged", 5)
+        wait_until(lambda: int(node.position(path.name)[:16], 16) == at + 1, "the transaction is logged")
         session.run("INSERT INTO t (v) VALUES ('goes on')")
     assert integrity(path) == "ok"
     assert run_sql(path, "SELECT count(*) FROM t") == [(2,)]

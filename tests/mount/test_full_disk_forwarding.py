@@ -48,7 +48,7 @@ def test_transactions_fail_while_the_disk_is_full_and_go_on_when_there_is_room(
         ballast.unlink()
         wait_until(lambda: insert(session), "it goes on", 30)
         for _ in range(5):
-            wait_until(lambda: insert(session), "and on", 10)
+            wait_until(lambda: insert(session), "and on")
         with contextlib.suppress(SqlError):
             session.run("ROLLBACK")
     b.wait_for("app.db", a.position())

@@ -127,10 +127,10 @@ def test_a_text_file_is_refused_with_one_line_and_nothing_of_it_stays(node: Node
     assert "Permission denied" in done.stderr or copy == "shell"  # whose echo calls every error an I/O error
     (line,) = [line for line in node.log_lines("not_a_database") if target.name in line]
     assert "keep it outside the mount" in line
-    wait_until(lambda: target.name not in names(node.mount), "nothing stays", 5)
+    wait_until(lambda: target.name not in names(node.mount), "nothing stays")
     assert not (node.data / "files" / target.name).exists()
     # The kernel is told of it a moment later.
-    wait_until(lambda: not target.exists(), "the kernel has forgotten it", 5)
+    wait_until(lambda: not target.exists(), "the kernel has forgotten it")
     target.mkdir()  # the name is free
     target.rmdir()
 

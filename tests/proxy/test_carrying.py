@@ -320,4 +320,4 @@ def test_whoever_goes_is_gone_for_the_application_too(stage: Stage) -> None:
         with connected(stage.proxy_port) as connection:
             connection.send(b"POST /slow?seconds=30 HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
             time.sleep(0.3)
-        wait_until(lambda: gone() == before + 2, "the application has noticed", 5)
+        wait_until(lambda: gone() == before + 2, "the application has noticed")

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from typing import Any
+from typing import Any, Final
 
 import httpx
 import psutil
@@ -17,6 +17,9 @@ import pytest
 from tests.proxy.site import DATABASE, Site, Stage
 from tests.support.nodes import Nodes
 from tests.support.waiting import wait_until
+
+# Less than proxy.wait has by default.
+HELD_UP_S: Final = 4.5
 
 Pair = tuple[Stage, Stage]
 
@@ -59,7 +62,7 @@ def pair(shared: Pair) -> Pair:
     """The same, without a database."""
     for suffix in ("", "-wal", "-shm"):
         (shared[0].node.path(f"{DATABASE}{suffix}")).unlink(missing_ok=True)
-    wait_until(lambda: not shared[1].node.path(DATABASE).exists(), "the replica has none", 10)
+    wait_until(lambda: not shared[1].node.path(DATABASE).exists(), "the replica has none")
     return shared
 
 
@@ -129,11 +132,11 @@ def test_a_read_waits_until_its_node_has_what_the_client_wrote(pair: Pair) -> No
         before = waits_that_reached(client)
         with not_applying(b):
             client.post("/rows", content="second")
-            threading.Timer(1.0, os.kill, (b.node.applier(), signal.SIGCONT)).start()
             begin = time.monotonic()
+            threading.Timer(1.0, os.kill, (b.node.applier(), signal.SIGCONT)).start()
             answer = client.get("/rows")
         assert rows(answer) == ("b", ["first", "second"])
-        assert 0.5 < time.monotonic() - begin < 4
+        assert time.monotonic() - begin > 0.5
         assert "Litereplica-Behind" not in answer.headers
         assert waits_that_reached(client) > before
 
@@ -148,7 +151,7 @@ def test_a_node_that_does_not_get_there_serves_what_it_has_or_refuses(pair: Pair
             client.post("/rows", content="second")
             begin = time.monotonic()
             answer = client.get("/rows")
-            assert 0.7 < time.monotonic() - begin < 3
+            assert 0.7 < time.monotonic() - begin < 15
             if behind == "serve":
                 assert rows(answer) == ("c", ["first"])
                 assert answer.headers["Litereplica-Behind"] == "app.db"
@@ -172,7 +175,7 @@ def test_a_client_with_transactions_that_were_lost_is_told_and_moved_on(pair: Pa
         for txid in (newest, newest + 1000):
             begin = time.monotonic()
             answer = client.get("/rows", headers=cookie(txid))
-            assert time.monotonic() - begin < 2
+            assert time.monotonic() - begin < HELD_UP_S
             assert rows(answer) == (stage.name, ["first"])
             assert answer.headers["Litereplica-Other-History"] == "app.db"
             match = COOKIE.fullmatch(answer.headers["Set-Cookie"])
@@ -191,7 +194,7 @@ def test_a_read_of_a_file_is_not_held_up(ruled: Pair) -> None:
         answer = client.get("/echo/x.css", headers=cookie(10**6))
         assert answer.status_code == 200
         assert "Set-Cookie" not in answer.headers or "litereplica" not in answer.headers["Set-Cookie"]
-        assert time.monotonic() - begin < 0.5
+        assert time.monotonic() - begin < HELD_UP_S
 
 
 # ------------------------------------------------------------------------------------------------------------- writes
@@ -253,7 +256,7 @@ def test_a_write_waits_for_a_primary_and_says_in_time_that_there_is_none(site: S
         assert answer.json()["error"] == "no_primary"
         assert answer.json()["outcome"] == "not_done"
         assert answer.headers["Retry-After"] == "1"
-        assert 0.8 < time.monotonic() - begin < 4
+        assert 0.8 < time.monotonic() - begin < 15
         assert client.get("/echo").json()["node"] == "b"
 
 
@@ -324,4 +327,4 @@ def test_the_proxy_goes_on_when_its_node_is_started_again(pair: Pair) -> None:
         assert rows(client.get("/rows")) == ("b", ["one"])
         answer = client.post("/rows", content="two")
         assert COOKIE.fullmatch(answer.headers["Set-Cookie"])
-        wait_until(lambda: rows(client.get("/rows"))[1] == ["one", "two"], "both rows", 5)
+        wait_until(lambda: rows(client.get("/rows"))[1] == ["one", "two"], "both rows")

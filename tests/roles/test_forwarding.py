@@ -86,8 +86,8 @@ def three(forwarding: Direct, mode: str) -> list[DirectedNode]:
 
 def hand_over(old: DirectedNode, new: DirectedNode, epoch: int, others: list[DirectedNode]) -> None:
     """As a keeper does it (node/keeper_handoff.py)."""
-    assert old.tell("quiesce", limit_s=2) == {"unyielding": []}
-    assert old.tell("acknowledged", node=new.name, limit_s=3) == {"acknowledged": True}
+    assert old.tell("quiesce", limit_s=10) == {"unyielding": []}
+    assert old.tell("acknowledged", node=new.name, limit_s=10) == {"acknowledged": True}
     old.demote()
     new.promote(epoch)
     for each in [*others, old]:
@@ -133,10 +133,10 @@ def test_a_connection_from_before_writes_on_through_the_new_primary(forwarding: 
         hand_over(a, b, 2, [c])
         # Begun to read on the primary, ended as a write on the replica. Whoever reads already is told at once that
         # another has the lock (sqlite3BtreeBeginTrans): the applier, which makes the first WAL.
-        wait_until(lambda: is_done(old, "INSERT INTO t VALUES ('a', 2)"), "it gets the write lock", 10)
+        wait_until(lambda: is_done(old, "INSERT INTO t VALUES ('a', 2)"), "it gets the write lock")
         old.run("COMMIT")
         assert old.run("SELECT count(*) FROM t") == [(2,)]
-    wait_until(lambda: rows(b) == {"a": [1, 2]}, "the new primary has it", 10)
+    wait_until(lambda: rows(b) == {"a": [1, 2]}, "the new primary has it")
     a.wait_for("app.db", b.position())
     c.wait_for("app.db", b.position())
     assert_same([b, a, c])
@@ -185,7 +185,7 @@ def test_a_writer_that_dies_before_it_has_published_its_commit_is_in_nobodys_way
                 return True
             return False
 
-        wait_until(writes, "another application of the node writes", 5)
+        wait_until(writes, "another application of the node writes")
     b.wait_for("app.db", a.position())
     assert rows(a)["alive"] == list(range(4))
     assert rows(b) == rows(a)

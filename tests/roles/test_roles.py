@@ -201,10 +201,10 @@ def test_writers_wait_in_their_busy_timeout_while_the_role_is_handed_over(direct
     make(a, "DELETE", "other.db")
     b.wait_for("other.db", a.position("other.db"))
     with Session(a.path(), busy_s=30) as first, Session(a.path("other.db"), busy_s=30) as second:
-        assert a.tell("quiesce", limit_s=2.0) == {"unyielding": []}
+        assert a.tell("quiesce", limit_s=10.0) == {"unyielding": []}
         first.send("INSERT INTO t VALUES (1, 'waits')")
         second.send("INSERT INTO t VALUES (1, 'waits')")
-        assert a.tell("acknowledged", node="b", limit_s=5.0) == {"acknowledged": True}
+        assert a.tell("acknowledged", node="b", limit_s=20.0) == {"acknowledged": True}
         before = [a.position(), a.position("other.db")]
         time.sleep(0.2)  # they would be done by now
         assert [a.position(), a.position("other.db")] == before

@@ -32,7 +32,7 @@ def test_what_was_unlaid_is_complete_after_its_node_has_led(forwarding: Direct) 
             hand_over(*((a, b) if epoch % 2 == 0 else (b, a)), epoch, [c])
             assert time.monotonic() - began < PROMOTION_S
     for each in (a, b, c):
-        wait_until(lambda each=each: rows(each) == written, f"{each.name} has it", 10)  # type: ignore[misc]
+        wait_until(lambda each=each: rows(each) == written, f"{each.name} has it")  # type: ignore[misc]
     assert len(written["b"]) > 100
     assert_same([a, b, c])
 

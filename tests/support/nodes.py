@@ -184,7 +184,7 @@ class Node:
     def assert_gone(self) -> None:
         """After a clean end nothing is mounted, and no child is left."""
         assert not is_mounted(self.mount), f"{self.name} left its mount behind"
-        wait_until(lambda: not self.children(), f"the children of {self.name} end", 5)
+        wait_until(lambda: not self.children(), f"the children of {self.name} end")
 
     def terminate(self, limit_s: float = STOP_LIMIT_S) -> int:
         """SIGTERM, and wait; the exit code."""

@@ -21,7 +21,7 @@ from tests.support.waiting import wait_until
 
 # A statement that needs longer hangs; big ones ask for more.
 LIMIT_S: Final = 60.0
-FOLD_LIMIT_S: Final = 5.0
+FOLD_LIMIT_S: Final = 30.0
 
 # Reads one repr of (sql, parameters) a line, answers one repr of ("rows", …), ("error", class, code name, text).
 _PROGRAM: Final = r"""
