@@ -5,6 +5,7 @@ from collections.abc import Generator, Iterator
 
 import pytest
 
+from tests.support.forge import Forge
 from tests.support.nodes import Defaults, Nodes
 
 _REPORTS: pytest.StashKey[dict[str, pytest.TestReport]] = pytest.StashKey()
@@ -53,12 +54,26 @@ _FORWARDING = (
 )  # fmt: skip
 
 
+# Their nodes are started as everybody starts one.
+_AS_EVERYBODY = ("tests/cli/", "tests/http/")
+
+
+@pytest.fixture(scope="session")
+def _forge() -> Iterator[Forge]:
+    forge = Forge()
+    yield forge
+    forge.close()
+
+
 @pytest.fixture(scope="module", autouse=True)
-def _on_replica(request: pytest.FixtureRequest) -> Iterator[None]:
+def _defaults(request: pytest.FixtureRequest, _forge: Forge) -> Iterator[None]:
     if request.node.nodeid.startswith(_FORWARDING):
         Defaults.on_replica = "forward"
+    if not request.node.nodeid.startswith(_AS_EVERYBODY):
+        Defaults.forge = _forge
     yield
     Defaults.on_replica = "refuse"
+    Defaults.forge = None
 
 
 @pytest.fixture

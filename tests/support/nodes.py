@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from tests.support.forge import Forge
 from tests.support.mounts import force_unmount, is_mounted, mounts_below, processes_of_group
 from tests.support.waiting import wait_until
 
@@ -38,6 +39,8 @@ class Defaults:
     """Of every node that says nothing else."""
 
     on_replica = "refuse"
+    forge: Forge | None = None
+    """Where nodes come from that are programs of Python; else they are started as everybody does."""
 
 
 def free_ports(count: int) -> list[int]:
@@ -145,16 +148,20 @@ class Node:
     def start(self, *command: str, wait: bool = True, prefix: Sequence[str] = (), **environment: str) -> "Node":
         """Start the process, with a supervised application if given, and wait until it is ready."""
         assert self.process is None or self.process.poll() is not None, "it runs already"
-        arguments = [*prefix, *self.program()]
+        arguments = [*prefix, *self.program(), *(("--", *command) if command else ())]
         ours = {name: value for name, value in os.environ.items() if not name.startswith("LITEREPLICA")}
+        theirs = ours | {"PYTHONPATH": str(ROOT)} | environment
         with self.log_file.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*arguments, *(("--", *command) if command else ())],
+            # What Python reads at its start is not for a fork.
+            forge = None if any(name.startswith(("PYTHON", "LD_")) for name in environment) else Defaults.forge
+            forged = forge and forge.start(arguments, theirs, self.folder, log.fileno())
+            self.process = forged or subprocess.Popen(
+                arguments,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 cwd=self.folder,
-                env=ours | {"PYTHONPATH": str(ROOT)} | environment,
+                env=theirs,
                 start_new_session=True,
             )
         self._groups.append(self.process.pid)
