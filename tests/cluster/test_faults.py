@@ -26,6 +26,10 @@ from tests.support.sql import Session, make_database, run_sql
 from tests.support.waiting import wait_until
 
 BUSY: Final = "busy.db"
+LONG_S: Final = 110.0
+"""Writers are ended by their tests, on a busy machine too."""
+PAUSE_S: Final = 0.004
+"""Without one the lock is hardly ever free for the other writers: SQLite looks only now and then."""
 
 
 def rows(node: Node, database: str = BUSY) -> dict[str, int]:
@@ -56,7 +60,7 @@ def prepared(group: Group, database: str = BUSY) -> None:
 def test_a_replica_killed_again_and_again_in_mid_burst(group: Group) -> None:
     prepared(group)
     victim, numbers = group.replicas[0], random.Random(1)
-    with writers(group.path(BUSY), 2, seconds=60, pause_s=0.002) as made, Watcher(victim.path(BUSY)) as watcher:
+    with writers(group.path(BUSY), 2, seconds=LONG_S, pause_s=PAUSE_S) as made, Watcher(victim.path(BUSY)) as watcher:
         for _ in range(3):
             start = made[0].acknowledged
             made[0].await_number(start + numbers.randint(50, 400))
@@ -74,7 +78,7 @@ def test_the_applier_killed_again_and_again_in_mid_burst(group: Group) -> None:
     prepared(group)
     victim, numbers = group.replicas[1], random.Random(2)
     with (
-        writers(group.path(BUSY), 2, seconds=60, size=2000, pause_s=0.002) as made,
+        writers(group.path(BUSY), 2, seconds=LONG_S, size=2000, pause_s=PAUSE_S) as made,
         Watcher(victim.path(BUSY)) as watcher,
     ):
         for _ in range(3):
@@ -96,7 +100,7 @@ def test_the_connection_cut_in_the_middle_of_records(group: Group) -> None:
     prepared(group)
     line, numbers = group.lines[0], random.Random(3)
     before = line.connections
-    with writers(group.path(BUSY), 1, seconds=60, size=20_000) as made:
+    with writers(group.path(BUSY), 1, seconds=LONG_S, size=20_000) as made:
         for _ in range(5):
             line.cut_after(numbers.randint(1, 400_000))
             wait_until(lambda: not line.is_cut_pending, "the line is cut")
@@ -120,7 +124,7 @@ def test_a_big_record_cut_again_and_again_comes_through(group: Group) -> None:
 def test_a_silent_line_is_given_up_and_a_slow_one_is_not(group: Group) -> None:
     prepared(group)
     replica, line = group.replicas[0], group.lines[0]
-    with writers(group.path(BUSY), 1, seconds=60) as made:
+    with writers(group.path(BUSY), 1, seconds=LONG_S) as made:
         made[0].await_number(made[0].acknowledged + 50)
         connections = line.connections
         line.stall()
@@ -154,7 +158,7 @@ def test_a_replica_joins_under_load(make_group: MakeGroup) -> None:
     )
     group.path("sub").mkdir()
     make_database(group.path("sub/quiet.db"), rows=1000)
-    with writers(group.path(BUSY), 2, seconds=60, pause_s=0.001) as made:
+    with writers(group.path(BUSY), 2, seconds=LONG_S, pause_s=PAUSE_S) as made:
         made[0].await_number(50)
         late = group.join()
         group.lines[-1].rate_bytes_s = 20_000_000
@@ -173,7 +177,7 @@ def test_a_replica_joins_under_load(make_group: MakeGroup) -> None:
 def test_a_clean_restart_of_the_primary_loses_nothing(group: Group) -> None:
     prepared(group)
     before = rows(group.primary_node)
-    with writers(group.path(BUSY), 2, seconds=60) as made:
+    with writers(group.path(BUSY), 2, seconds=LONG_S, pause_s=PAUSE_S) as made:
         made[0].await_number(before.get("w0", 0) + 200)
         group.primary_node.stop()
         last = {each.name: each.join() for each in made}
@@ -192,7 +196,10 @@ def test_the_primary_killed_in_mid_burst_keeps_what_it_acknowledged(group: Group
     prepared(group)
     for _ in range(2):
         before = rows(group.primary_node)
-        with writers(group.path(BUSY), 3, seconds=60) as made, Watcher(group.replicas[0].path(BUSY)) as watcher:
+        with (
+            writers(group.path(BUSY), 3, seconds=LONG_S, pause_s=PAUSE_S) as made,
+            Watcher(group.replicas[0].path(BUSY)) as watcher,
+        ):
             for each in made:
                 # Who has not opened the database by the time of the kill could not do so any more.
                 each.await_number(before.get(each.name, 0) + 1)

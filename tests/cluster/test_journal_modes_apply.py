@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.cluster.comparing import caught_up, content, difference, rolling_checksum
@@ -107,13 +108,14 @@ def test_restarts_and_kills_of_a_replica(group: Group) -> None:
     path, replica = group.path(name), group.replicas[1]
     make(path, chance.choice(("DELETE", "TRUNCATE", "PERSIST")))
     number = 0
-    for _ in range(8):
-        action = chance.choice((kill, Node.stop, kill_applier))
+    actions: list[Callable[[Node], None]] = [kill, Node.stop, kill_applier] * 2
+    chance.shuffle(actions)
+    for action in actions:
         if action is not kill_applier:
             action(replica)
         insert(path, number, 30)
         number += 30
-        if chance.random() < 0.3:
+        if chance.random() < 0.5:
             run_sql(path, f"PRAGMA page_size={chance.choice((512, 4096, 65536))}; VACUUM;")
         if action is kill_applier:
             action(replica)

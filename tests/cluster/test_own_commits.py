@@ -111,12 +111,12 @@ def test_while_page_1_is_not_laid_everything_that_looks_at_the_file_finds_it_sou
 
 def test_none_is_refused_when_the_applier_dies_again_and_again(pair: list[Node]) -> None:
     _, replica = pair
-    process = begin(replica, 1000, 0.004)
+    process = begin(replica, 600, 0.004)
     while process.poll() is None:
         time.sleep(0.5)
         with suppress(AssertionError, ProcessLookupError):
             os.kill(replica.applier(), signal.SIGKILL)
-    assert end(process) == (list(range(1000)), [])
+    assert end(process) == (list(range(600)), [])
     time.sleep(REST_S)
     assert_same(pair, "app.db")
 
