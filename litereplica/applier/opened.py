@@ -229,7 +229,10 @@ def open_wal(path: str) -> OpenDatabase | None:
     if not has_bytes(f"{path}-wal") or not has_bytes(path):
         return None
     header = _read_header(path)
-    return None if header is None else _connect(path, header, header.page_size, None)
+    try:
+        return None if header is None else _connect(path, header, header.page_size, None)
+    except FileNotFoundError:
+        return None  # applications of what is the primary by now have folded and removed it
 
 
 def _connect(path: str, header: DatabaseHeader | None, page_size: int, first_page: bytes | None) -> OpenDatabase:

@@ -4,6 +4,7 @@ Knows which names exist, what the kernel is told of them and for how long, and w
 files (mount.operations) nor what writes mean. Each method that pyfuse3 calls translates errors once.
 """
 
+import contextlib
 import errno
 import os
 import stat
@@ -333,6 +334,14 @@ class NameOperations(pyfuse3.Operations):
             inode = self.tree.remove(name)
             if parent is not None and inode is not None:
                 _forget_entry(parent.number, name)
+
+
+def forget_content(number: int) -> None:
+    """Have the kernel drop what it caches of a file, if it has it. Waits for reads of it, so never on the loop."""
+    if number:
+        # It may have let go of the file in this very moment, and has nothing of it then.
+        with contextlib.suppress(FileNotFoundError):
+            pyfuse3.invalidate_inode(pyfuse3.InodeT(number))
 
 
 def _forget_entry(parent: int, name: str) -> None:

@@ -9,19 +9,21 @@ import errno
 import os
 import stat
 from collections.abc import Coroutine, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pyfuse3
 import structlog
 
+from litereplica.errors import LitereplicaError
 from litereplica.ltx.position import Position
 from litereplica.mount.access import Access
 from litereplica.mount.database_file import DatabaseFile
 from litereplica.mount.files import AppliedHandle, File, ShmFile
 from litereplica.mount.halt_file import HaltHandle, open_halt
 from litereplica.mount.journal_file import JournalFile, SuperJournalFile
-from litereplica.mount.name_operations import VIRTUAL, NameOperations, translated
+from litereplica.mount.name_operations import VIRTUAL, NameOperations, forget_content, translated
 from litereplica.mount.rollback import ON_THE_PRIMARY, roll_back_abandoned
 from litereplica.mount.tree import Inode, Kind, kind_of
 from litereplica.mount.virtual import VirtualHandle, content
@@ -213,11 +215,8 @@ class Operations(NameOperations):
         """The writer of a transaction died and this is no primary, where the next reader would roll it back."""
         if journal.is_live and not journal.unlinked and journal not in self._handles.values():
             inode = self.tree.known(journal.owner.name)
-            if await roll_back_abandoned(
-                self.store,
-                journal,
-                lambda: pyfuse3.invalidate_inode(pyfuse3.InodeT(inode.number)) if inode is not None else None,
-            ):
+            number = inode.number if inode is not None else 0
+            if await roll_back_abandoned(self.store, journal, partial(forget_content, number)):
                 self.removed_names(journal.name)
 
     # -- transactions of other nodes, on the primary -----------------------------------------------------------------
@@ -291,7 +290,11 @@ class Operations(NameOperations):
                     found[kind_of(inode.name)[1]] = salts_and_frames
         self.forget_names()
         for journal in list(self.tree.journals.live):
-            await self._abandon(journal)
+            try:
+                await self._abandon(journal)
+            except (OSError, LitereplicaError) as error:
+                # It stays hot: whoever opens the database next plays it back, the applier above all.
+                log.error("journal_not_rolled_back", file=journal.name, reason=str(error))  # noqa: TRY400  no bug
         return found
 
     def _remove_rejected(self, file: DatabaseFile) -> None:

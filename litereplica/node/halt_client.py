@@ -115,6 +115,8 @@ class HaltClient:
         # Of transactions under a rollback journal that wait for their lease: what the primary said.
         self._begun: dict[str, HaltState | None] = {}
         self._change = trio.lowlevel.ParkingLot()
+        # How many have ended: what was asked on one of them is not answered on the next.
+        self._lines = 0
         self._some = trio.Event()
         halting.tell_here = self.told
 
@@ -206,6 +208,9 @@ class HaltClient:
 
         Returns too when it may not: then the transaction may turn out to be stale. Raises Refused when it is stale
         already, Unavailable when no primary is connected.
+
+        A stale one does not wait for a primary: it keeps SQLite's lock, so that what it lacks is not applied here, and
+        a promotion of this node waits for that.
         """
         database = self._store.get(name)
         if self._is_primary() or self._held(name) is not None or database is None:
@@ -213,7 +218,7 @@ class HaltClient:
         self._begun[name] = None
         try:
             with trio.move_on_after(self._limit_s):
-                answer = await self._lease(name)
+                answer = await self._lease(database)
                 if answer.state == HALT_GRANTED:
                     _check_base(database, answer)
                 return
@@ -221,15 +226,20 @@ class HaltClient:
             self._begun.pop(name, None)
         raise Unavailable(f"the primary did not say within {self._limit_s:g} s whether {name} may be written")
 
-    async def _lease(self, name: str) -> HaltState:
+    async def _lease(self, database: Database) -> HaltState:
+        name = database.name
         while True:
             while not self._send(Halt(self._epoch(), name, 0, 0)):
+                if database.is_behind:
+                    raise _stale(name)
                 await self._change.park()
+            line = self._lines
             asked_again = trio.current_time() + RENEW_EVERY_S
             with trio.move_on_at(asked_again):
-                while (answer := self._begun[name]) is None or answer.state == HALT_WAITING:
+                while line == self._lines:
+                    if (answer := self._begun[name]) is not None and answer.state != HALT_WAITING:
+                        return answer
                     await self._change.park()
-                return answer
 
     def problem(self, name: str) -> str | None:
         """Why no transaction of the database is taken here: a lost lock is open, or there is none and one is needed."""
@@ -300,6 +310,7 @@ class HaltClient:
 
     def disconnected(self, reason: str) -> None:
         """The link is lost, or the primary is another one: what is held is lost."""
+        self._lines += 1
         for lock in self._locks:
             self._lose(lock, reason)
         self._change.unpark_all()
@@ -357,4 +368,8 @@ class HaltClient:
 def _check_base(database: Database, answer: HaltState) -> None:
     """The lease is worth nothing to a transaction that began before the primary's newest."""
     if answer.position.txid > database.position.txid:
-        raise Refused(f"the transaction of {database.name} is stale: others have been committed since it began")
+        raise _stale(database.name)
+
+
+def _stale(name: str) -> Refused:
+    return Refused(f"the transaction of {name} is stale: others have been committed since it began")

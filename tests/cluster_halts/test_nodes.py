@@ -357,6 +357,48 @@ async def test_a_transaction_under_a_journal_goes_on_without_a_lease_that_is_not
             await nodes["b"].client.begin(NAME)
 
 
+async def test_a_transaction_that_is_stale_does_not_wait_for_a_primary(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """It has SQLite's lock, and a promotion of its node would wait for what is not applied because of that."""
+    async with group(tmp_path, "a", "b") as nodes, trio.open_nursery() as nursery:
+        b = nodes["b"]
+        b.line_delay_s = 5.0
+        waiting = started(nursery, b.client.begin, NAME)
+        await trio.sleep(MOMENT_S)
+        b.store.databases[NAME].applied -= 1  # a record comes that the applier cannot bring in
+        await trio.sleep(MOMENT_S)
+        assert not waiting.done.is_set(), "the primary may still give it the lease"
+        began = trio.current_time()
+        b.cut()
+        await waiting.done.wait()
+        assert isinstance(waiting.error, Refused)
+        assert "is stale" in str(waiting.error)
+        assert trio.current_time() - began < 0.1
+        with pytest.raises(Refused, match="is stale"):
+            await b.client.begin(NAME)
+        assert trio.current_time() - began < 0.1
+
+
+async def test_a_transaction_that_is_not_goes_on_with_whoever_is_primary_next(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with group(tmp_path, "a", "b") as nodes, trio.open_nursery() as nursery:
+        b = nodes["b"]
+        b.line_delay_s = 5.0
+        waiting = started(nursery, b.client.begin, NAME)
+        await trio.sleep(MOMENT_S)
+        b.cut()
+        await trio.sleep(1)
+        assert not waiting.done.is_set()
+        nodes["a"].follow()
+        b.lead()
+        began = trio.current_time()
+        await waiting.done.wait()
+        assert waiting.error is None
+        assert trio.current_time() - began < 0.1
+
+
 async def test_a_node_that_does_not_lead_refuses_and_has_it_asked_elsewhere(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:

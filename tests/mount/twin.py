@@ -83,18 +83,22 @@ class Twin:
         return Hold(self, name)
 
     async def _wait_go(self) -> None:
-        with trio.fail_after(LIMIT_S):
+        with trio.move_on_after(LIMIT_S):
             while self.answer == "hold":
                 await self.go.wait()
+            return
+        raise Unavailable("the twin was never told to go on")
 
     async def commit(self, transaction: LocalTransaction, awaited: Awaited, *, durable: bool) -> None:
         database = transaction.database
         self.seen.append(["commit", transaction.name, transaction.length, durable])
         await trio.lowlevel.checkpoint()
-        with trio.fail_after(LIMIT_S):
-            while self.answer == "hold" and not awaited.settled and not self._node.access.primary:
-                with trio.move_on_after(0.02):
-                    await self.go.wait()
+        until = trio.current_time() + LIMIT_S
+        while self.answer == "hold" and not awaited.settled and not self._node.access.primary:
+            if trio.current_time() >= until:
+                raise Unavailable("the twin was never told to go on")
+            with trio.move_on_after(0.02):
+                await self.go.wait()
         if self._node.access.primary:
             raise BecamePrimary("it is here now")
         if self.answer == "refuse":
