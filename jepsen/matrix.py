@@ -46,6 +46,8 @@ SHORT_TOGETHER: Final[tuple[tuple[str, ...], ...]] = (
 """Every nemesis once; in each round some that break different things, two or three at a time."""
 SHORT_TOGETHER_S: Final = 35.0
 """Of each of them, with a turn for every nemesis of it."""
+MOST_WORKLOADS: Final = 40
+"""On one cluster, one after the other: nodes remember all databases that were dropped."""
 FAILED: Final = "no-ending"
 """The anomaly of a run that broke off."""
 
@@ -188,6 +190,7 @@ def _kept(cell: Cell, out: Path, *, keep: bool) -> Cell:
 def _made(rounds: Sequence[Round], out: Path, say: Say, clusters: Clusters) -> Iterator[list[Cell]]:
     """The cells of one round after the other. One that breaks off has cells too: an anomaly, with its reason."""
     setups = [setup_for([plan for plans in rounds for plan in plans] if clusters == "one" else each) for each in rounds]
+    age = 0
     stack = contextlib.ExitStack()
     cluster: Cluster | None = None
     with stack:
@@ -200,8 +203,9 @@ def _made(rounds: Sequence[Round], out: Path, say: Say, clusters: Clusters) -> I
                 outcomes = run_on(cluster, plans, [out / name for name in names], say)
                 usable = outcomes[0].usable
                 cells = [cell_of(*each) for each in zip(plans, outcomes, names, strict=True)]
-                if clusters == "new" or not usable or setup != following:
-                    cluster = None
+                age += len(plans)
+                if clusters == "new" or not usable or setup != following or age >= MOST_WORKLOADS:
+                    cluster, age = None, 0
                     stack.close()
             except (AssertionError, Malformed) as error:
                 say(f"{plans[0].title}: broke off, or could not be taken down in order: {error}")
@@ -210,7 +214,7 @@ def _made(rounds: Sequence[Round], out: Path, say: Say, clusters: Clusters) -> I
                 ]
                 cells = [_broken(cell, str(error)) for cell in cells]
                 if cluster is not None:
-                    cluster = None
+                    cluster, age = None, 0
                     _close(stack, say)
             yield cells
 

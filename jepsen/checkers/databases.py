@@ -5,7 +5,7 @@ anomalies are those of sets.py. An element of another database is one that nobod
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 from jepsen.checkers import sets
@@ -28,9 +28,12 @@ def by_database(calls: Iterable[Call], *fs: str) -> dict[str, list[Call]]:
 
 
 def check_sets(
-    calls: Sequence[Call], findings: Findings, *, lost: Iterable[int], stale_reads: bool
+    calls: Sequence[Call], findings: Findings, *, lost: Iterable[int], stale_reads: bool, gone: Collection[str] = ()
 ) -> tuple[Counter[str], list[str]]:
-    """(counts, reasons why nobody can tell) of all databases together; anomalies go to ``findings``."""
+    """(counts, reasons why nobody can tell) of all databases together; anomalies go to ``findings``.
+
+    ``gone``: made in a history that was lost. Nobody can read them; that nothing else of them is expected is seen here.
+    """
     counts: Counter[str] = Counter()
     unknown: list[str] = []
     excused = frozenset(lost)
@@ -38,7 +41,8 @@ def check_sets(
     for name in sorted(databases):
         result = sets.check([_as_of_a_set(call) for call in databases[name]], lost=excused, stale_reads=stale_reads)
         counts.update(findings.take(result, name))
-        if result.why:
+        expected = any(call.ok and call.f == "add" and call.index not in excused for call in databases[name])
+        if result.why and (expected or name not in gone):
             unknown.append(f"{name}: {result.why}")
     counts["databases"] = len(databases)
     if not databases:

@@ -17,9 +17,10 @@ NAME: Final = "multi"
 def check(calls: Sequence[Call], *, lost: Iterable[int] = (), stale_reads: bool = False) -> Result:
     """Raises Malformed where calls are not of this kind."""
     findings = Findings()
-    counts, unknown = check_sets(calls, findings, lost=lost, stale_reads=stale_reads)
     excused = frozenset(lost)
     created = by_database(calls, "create")
+    gone = {name for name, makings in created.items() if makings[0].index in excused}
+    counts, unknown = check_sets(calls, findings, lost=lost, stale_reads=stale_reads, gone=gone)
     reads = by_database(calls, "read")
     for name, makings in created.items():
         if len(makings) > 1:

@@ -67,6 +67,17 @@ def test_what_was_kept_aside_may_be_missing_and_old_reads_are_told(checker: Any)
     assert kinds(checker.check(making.calls(), stale_reads=True)) >= {"lost"}
 
 
+def test_a_database_that_only_a_lost_history_has_need_not_be_read() -> None:
+    making = Making()
+    read(making, "y")
+    made = making.did(0, "create", {"database": "x"})
+    added = add(making, "x", 1)
+    making.did(1, "read", {"database": "x"}, type_="fail")
+    assert multi.check(making.calls(), lost=[made, added]).valid is True
+    assert multi.check(making.calls(), lost=[made]).valid == "unknown"
+    assert multi.check(making.calls()).valid is False
+
+
 @pytest.mark.parametrize("checker", MODULES)
 def test_without_a_read_nothing_is_known(checker: Any) -> None:
     making = Making()
