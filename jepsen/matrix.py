@@ -204,7 +204,9 @@ def _made(rounds: Sequence[Round], out: Path, say: Say, clusters: Clusters) -> I
                 usable = outcomes[0].usable
                 cells = [cell_of(*each) for each in zip(plans, outcomes, names, strict=True)]
                 age += len(plans)
-                if clusters == "new" or not usable or setup != following or age >= MOST_WORKLOADS:
+                # Databases that proxies name would have the same names in the next run.
+                old = age >= MOST_WORKLOADS or any(WORKLOADS[plan.workload].proxied for plan in plans)
+                if clusters == "new" or not usable or setup != following or old:
                     cluster, age = None, 0
                     stack.close()
             except (AssertionError, Malformed) as error:

@@ -119,7 +119,7 @@ class Cluster(Field):
         primary = self.await_settled()
         left = [each["name"] for each in primary.status()["databases"] if each["name"] != DATABASE]
         if left:
-            paths = [primary.path(name) for name in left]
+            paths = [primary.path(f"{name}{suffix}") for name in left for suffix in ("", "-wal", "-shm", "-journal")]
             done = subprocess.run(["rm", "-f", "--", *paths], capture_output=True, timeout=CLEAR_LIMIT_S, check=False)
             assert done.returncode == 0, f"databases of earlier runs cannot be dropped: {done.stderr.decode()}"
             self.await_settled()
