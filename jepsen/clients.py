@@ -162,7 +162,7 @@ class Clients:
         self._failures: list[BaseException] = []
         self._pace = pace
         self._clients = [
-            _Client(self, self._options(places, f"{seed} {at}"), self._home(at))
+            _Client(self, self._options(places, f"{seed} {at}"), self._home(at), stays=at % 2 == 1)
             for at in range(pace.of_a_node * len(places))
         ]
         self._threads: list[threading.Thread] = []
@@ -274,11 +274,18 @@ class Clients:
 
 
 class _Client:
-    """One client: its process, and the number by which the history knows it."""
+    """One client: its process, and the number by which the history knows it.
 
-    def __init__(self, clients: Clients, options: dict[str, Any], home: str) -> None:
+    ``stays``: what is for the primary it asks of the node that acknowledged such a call last, until one fails there, as
+    a program does that keeps its connections; the others go to whoever is said to be primary. Where there are two
+    primaries both have clients.
+    """
+
+    def __init__(self, clients: Clients, options: dict[str, Any], home: str, *, stays: bool) -> None:
         self._clients = clients
         self._home = home
+        self._stays = stays
+        self._acknowledged_by = ""
         self.process = Process(options)
         self.process_number = -1
         self.calling = False
@@ -288,6 +295,9 @@ class _Client:
         if self.process_number < 0:
             self.process_number = self._clients.new_process()
         node, primary = self._clients.place(request, self._home, numbers)
+        is_primarys = request.where == "primary" and not request.node
+        if is_primarys and self._stays:
+            node = self._acknowledged_by or node
         log = self._clients.log(node)
         mark = log.mark()
         index = self._clients.begun(self.process_number, request, node)
@@ -302,6 +312,8 @@ class _Client:
         elif answer["type"] == UNCLEAR:
             answer["type"] = "fail" if log.refused(mark, request.database) else "info"
         type_: Type = answer["type"]
+        if is_primarys:
+            self._acknowledged_by = node if type_ == "ok" else ""
         value = answer["value"] if type_ == "ok" else request.value
         number = self.process_number
         if type_ == "info":

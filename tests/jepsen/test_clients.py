@@ -104,6 +104,23 @@ def test_all_clients_work_until_they_are_stopped(bench: Bench) -> None:
     assert judge(record, clock=time.monotonic).valid is True
 
 
+def test_every_second_client_stays_where_its_last_call_for_the_primary_was_acknowledged(bench: Bench) -> None:
+    bench.clients.start("1")
+    wait_until(lambda: bench.recorder.count > 600, "calls are made")
+    bench.clients.stop()
+    moved: dict[object, int] = {}
+    last: dict[object, Call] = {}
+    for call in bench.calls():
+        before = last.get(call.invocation.process)
+        if before is not None:
+            moved.setdefault(before.invocation.process, 0)
+            moved[before.invocation.process] += before.ok and before.node != call.node
+        last[call.invocation.process] = call
+    # Nobody is primary here: who asks is sent to either node, by chance.
+    assert sum(number == 0 for number in moved.values()) == 2
+    assert sum(number > 10 for number in moved.values()) == 2
+
+
 def test_who_goes_on_after_a_kill_has_a_new_number(bench: Bench) -> None:
     bench.clients.start("1")
     wait_until(lambda: bench.recorder.count > 50, "calls are made")
