@@ -143,6 +143,11 @@ class Checkpointer:
         try:
             folded = self._fold(worker, opened, due)
         except (sqlite3.Error, OSError, Corrupt) as error:
+            if opened.is_replaced:
+                # An application of the primary has deleted it: what it had goes with it.
+                opened.broken = True
+                self.forget(worker)
+                return
             if not is_busy(error) and not opened.closed:
                 opened.broken = True
             if opened.broken and not due.reported_problem:

@@ -244,6 +244,8 @@ class DatabaseFile(File):
                 and (problem := header_problem(data[:DATABASE_HEADER_BYTES])) is not None
             ):
                 raise self._reject(problem)
+            if self.unlinked:
+                raise self.refuse("write_refused", "the database file was deleted")
             raise self.refuse("write_refused", f"a new database is {NO_JOURNAL}")
         if self._known:
             return

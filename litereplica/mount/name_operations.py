@@ -126,6 +126,8 @@ class NameOperations(pyfuse3.Operations):
             status.st_mtime_ns,
             status.st_ctime_ns,
         )
+        if inode.removed and isinstance(file, WalFile) and file.owner.unlinked:
+            entry.st_size = 0  # see ``retire``
         if file is not None:
             if file.modified_ns is None:
                 file.modified_ns = status.st_mtime_ns
@@ -315,6 +317,22 @@ class NameOperations(pyfuse3.Operations):
 
     # -- changes from our side -------------------------------------------------------------------------------------
 
+    def retire(self, path: str) -> None:
+        """A new database is made: take away what one of this name, which was deleted, has left beside it.
+
+        SQLite deletes a WAL beside an empty file unless that is empty too (pager.c, pagerOpenWalIfPresent); then it
+        goes on with it, and with a wal-index at any rate. The kernel still knows these names until we have answered:
+        it is told that the WAL has no bytes any more, so that nobody deletes it, and an open of either is ESTALE.
+        """
+        wal = self.tree.known(f"{path}-wal")
+        if wal is not None and isinstance(wal.file, WalFile) and wal.file.owner.unlinked:
+            with contextlib.suppress(FileNotFoundError):
+                self.store.disk.unlink(self.store.file_path(wal.name))
+            self.removed_names(wal.name)
+            forget_attributes(wal.number)
+        if self.tree.shm(f"{path}-shm") is not None:
+            self.removed_names(f"{path}-shm")
+
     def forget_names(self) -> None:
         """The kernel asks for every name again: on a replica they are answered for no time, on the primary for long."""
         for inode in self.tree.everything():
@@ -342,6 +360,12 @@ def forget_content(number: int) -> None:
         # It may have let go of the file in this very moment, and has nothing of it then.
         with contextlib.suppress(FileNotFoundError):
             pyfuse3.invalidate_inode(pyfuse3.InodeT(number))
+
+
+def forget_attributes(number: int) -> None:
+    """Have the kernel ask for a file's attributes again. Never waits, unlike ``forget_content``."""
+    with contextlib.suppress(FileNotFoundError):
+        pyfuse3.invalidate_inode(pyfuse3.InodeT(number), attr_only=True)
 
 
 def _forget_entry(parent: int, name: str) -> None:

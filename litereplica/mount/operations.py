@@ -96,6 +96,9 @@ class Operations(NameOperations):
             return pyfuse3.FileInfo(fh=handle, direct_io=True, keep_cache=False)
         file = found.file
         assert file is not None
+        if found.removed:
+            # The kernel has not heard of it yet, and looks for the name again (open(2) is tried anew on ESTALE).
+            raise pyfuse3.FUSEError(errno.ESTALE)
         applies = False
         if flags & WRITE_FLAGS and not isinstance(file, ShmFile):
             if waits:
@@ -174,6 +177,7 @@ class Operations(NameOperations):
             if problem is not None:
                 log.warning("file_refused", file=path, reason=problem)
                 raise pyfuse3.FUSEError(errno.EACCES)
+            self.retire(path)
         else:
             self._check_owner(path, stem)
         self._name_changes(path, kind)

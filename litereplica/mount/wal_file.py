@@ -363,7 +363,7 @@ class WalFile(KeptFile):
     def may_unlink(self) -> None:
         """Raises unless all its transactions are in the database file."""
         database = self._owner.database
-        if database is None or not self.access.primary:
+        if database is None or self._owner.unlinked or not self.access.primary:
             return
         if self.detector.committed_frames and not database.is_folded(self._owner.read_now):
             raise self.refuse("unlink_refused", "the WAL holds transactions that are not yet in the database file")
