@@ -111,6 +111,7 @@ EXPECTED: Final[tuple[Expected, ...]] = (
     *_group(
         "a node that stands still does not hear in time", STALLS | DAEMONS, "applier.killed", "not_demoted_in_time"
     ),
+    *_group("a proxy sees that its node is gone, or stands still", DAEMONS | STALLS | DISKS | {BUSY}, "node_lost"),
     # ---------------------------------------------------------------------------------------------------------- disks
     *_group(
         "the disk takes nothing, or answers with an error",

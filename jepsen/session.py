@@ -8,8 +8,10 @@ afterwards nobody has to believe an answer.
 """
 
 import contextlib
+import errno
 import http.client
 import json
+import os
 import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -41,7 +43,10 @@ class Undone(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A node: where its databases are, and the network namespace in which its own HTTP is on 127.0.0.1."""
+    """A node: where its databases are, and the network namespace in which its own HTTP is on 127.0.0.1.
+
+    Without a namespace it is a plain folder, and no node.
+    """
 
     mount: Path
     namespace: str
@@ -49,6 +54,16 @@ class Place:
     def device(self) -> int:
         """Another one for each time that it is mounted. Raises OSError: its daemon is gone."""
         return self.mount.stat().st_dev
+
+    def create(self, database: str) -> None:
+        """An empty file; never in the folder below the mount, where the next daemon would find it. Raises OSError."""
+        folder = os.open(self.mount, os.O_PATH | os.O_DIRECTORY)
+        try:
+            if self.namespace and os.fstat(folder).st_dev == self.mount.parent.stat().st_dev:
+                raise OSError(errno.ENOTCONN, "the node has no mount now")
+            os.close(os.open(database, os.O_RDWR | os.O_CREAT, 0o644, dir_fd=folder))
+        finally:
+            os.close(folder)
 
     def position(self, database: str) -> tuple[int, str]:
         """(TXID, checksum) that the node gives for a database. Raises OSError."""
@@ -83,20 +98,21 @@ class Session:
             self.close(node, database)
         found = self._connections.get((node, database))
         if found is None:
-            found = self._connections[node, database] = self._open(node, database, "rw")
+            found = self._connections[node, database] = self._open(node, database)
         return found
 
     def make(self, node: str, database: str) -> sqlite3.Connection:
         """A new database."""
         self.stage = OPEN
         self.close(node, database)
-        made = self._connections[node, database] = self._open(node, database, "rwc")
+        self.places[node].create(database)
+        made = self._connections[node, database] = self._open(node, database)
         return made
 
-    def _open(self, node: str, database: str, mode: str) -> sqlite3.Connection:
+    def _open(self, node: str, database: str) -> sqlite3.Connection:
         path = self.places[node].mount / database
         self._devices[node, database] = self.places[node].device()
-        return sqlite3.connect(f"file:{path}?mode={mode}", uri=True, isolation_level=None, timeout=BUSY_S)
+        return sqlite3.connect(f"file:{path}?mode=rw", uri=True, isolation_level=None, timeout=BUSY_S)
 
     def begin(self) -> None:
         """A new call."""

@@ -221,6 +221,16 @@ def test_while_a_node_is_down_nothing_is_made_in_its_folder(tmp_path: Path) -> N
     assert not list(tmp_path.iterdir())
 
 
+def test_a_new_database_is_not_made_where_no_node_is_mounted(tmp_path: Path) -> None:
+    mount = tmp_path / "mount"
+    mount.mkdir()
+    with pytest.raises(OSError, match="no mount now"):
+        Session({"a": Place(mount, "of-a-node")}).make("a", "run.db")
+    assert not list(mount.iterdir())
+    Session({"a": Place(mount, "")}).make("a", "run.db")
+    assert [each.name for each in mount.iterdir()] == ["run.db"]
+
+
 def test_who_had_a_database_open_in_a_mount_that_is_gone_opens_it_anew(tmp_path: Path) -> None:
     """A folder of its own on each of two file systems stands for two mounts at one place."""
     place = tmp_path / "mount"
