@@ -133,7 +133,7 @@ class Schedule:
         over = began + max((each.ends_s for each in self._turns), default=0.0)
         try:
             own = [each for each in self._turns if each.name == name]
-            for turn, following in zip(own, [*own[1:], None], strict=True):
+            for turn, following in zip(own, [*own, None][1:], strict=True):
                 if following is not None and time.monotonic() >= began + following.begins_s:
                     # So late that its next turn is due: one of them is enough.
                     continue
