@@ -47,7 +47,10 @@ MUTANTS: Final = {
         _mutant("acknowledge-before-log", "set", "kill", 8, 10, "final-state: lost"),
         _mutant("apply-out-of-order", "bank", "", 5, 1, "bank: wrong-total", "final-state: bytes-differ"),
         _mutant("forget-page", "bank", "", 5, 1, "bank: wrong-total", "final-state: checksum"),
-        _mutant("accept-stale", "anywhere", "", 6, 1, "final-state: lost", "final-state: failed-present"),
+        _mutant(
+            *("accept-stale", "anywhere", "", 6, 1),
+            *("final-state: lost", "final-state: failed-present", "final-state: integrity"),
+        ),
         # Appliers of replicas are killed at 0.5, 2, 2.5 and 3 s.
         _mutant("answer-wait-early", "own-writes", "kill-applier", 6, 6, "own-writes: not-seen"),
         _mutant("forget-diverged", "set", "isolate-primary", 9, 1, "final-state: lost"),

@@ -5,6 +5,7 @@ its node, so that there always is an ending. Does not know what is right: checke
 """
 
 import contextlib
+import sqlite3
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -210,8 +211,11 @@ def _there(nodes: Sequence[BreakableMachine]) -> set[str]:
 
 def _present(
     by_node: Sequence[list[Look]], databases: frozenset[str], calls_in: Calls, folder: Path
-) -> tuple[int, ...]:
-    """Of each database what the first node has of it that could be looked at; the primary comes first."""
+) -> tuple[int, ...] | None:
+    """Of each database what the first node has of it that could be looked at; the primary comes first.
+
+    None when one is so damaged that it cannot be read; its integrity says that.
+    """
     contents: dict[str, bytes] = {}
     for looks in by_node:
         for one in looks:
@@ -219,5 +223,8 @@ def _present(
                 contents.setdefault(one.end.name, one.content)
     calls: set[int] = set()
     for name, content in contents.items():
-        calls.update(calls_in(name, plain_copy(content, folder, "present.db")))
+        try:
+            calls.update(calls_in(name, plain_copy(content, folder, "present.db")))
+        except sqlite3.DatabaseError:
+            return None
     return tuple(sorted(calls))

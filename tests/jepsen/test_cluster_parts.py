@@ -16,15 +16,18 @@ from typing import Final
 
 import pytest
 
-from jepsen.cluster import relay
+from jepsen.cluster import at_the_end, relay
 from jepsen.cluster.daemon import FaultyDisk
 from jepsen.cluster.log_reading import UNFORMATTED, fields, lines, role_changes
+from jepsen.cluster.looking import Look
 from jepsen.cluster.relay import Delay
 from jepsen.cluster.small_disk import SmallDisk
 from jepsen.cluster.switches import Switches
-from jepsen.ending import LogLine, RoleChange
+from jepsen.ending import DatabaseEnd, LogLine, RoleChange
+from jepsen.runner import calls_in
 from tests.support.mounts import force_unmount
 from tests.support.nodes import free_ports
+from tests.support.sql import run_sql
 from tests.support.waiting import wait_until
 
 BEGAN_NS: Final = int(datetime(2026, 11, 21, 12, tzinfo=UTC).timestamp()) * 10**9
@@ -294,3 +297,14 @@ def test_a_small_disk_is_full_until_it_is_freed() -> None:
             (folder / "disk" / "other").write_bytes(b"x" * 4 * 1024 * 1024)
         finally:
             force_unmount(folder)
+
+
+# ------------------------------------------------------------------------------------------------------ in the end
+def test_of_a_database_that_is_too_damaged_nobody_knows_which_calls_are_there(tmp_path: Path) -> None:
+    path = tmp_path / "whole.db"
+    run_sql(path, "CREATE TABLE calls (call INTEGER PRIMARY KEY); INSERT INTO calls VALUES (7)")
+    whole = path.read_bytes()
+    damaged = whole[:100] + b"\xff" * (len(whole) - 100)
+    for content, found in ((whole, (7,)), (damaged, None)):
+        look = Look(DatabaseEnd("x.db", 1, "", "", "", len(content)), content, "")
+        assert at_the_end._present([[look]], frozenset({"x.db"}), calls_in, tmp_path) == found
