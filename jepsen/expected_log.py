@@ -106,6 +106,7 @@ EXPECTED: Final[tuple[Expected, ...]] = (
         "torn_tail_dropped",
     ),
     *_group("a killed applier is started again", APPLIERS, "applier.died", "applier.killed", "applier_not_asked"),
+    *_group("one that waits for a lock is ended when the role changes", CHANGES, "applier_ended", "applier.died"),
     *_group("an applier is killed while it starts", APPLIERS, "applier.start_failed", level="error"),
     *_group("the rest of a killed applier's work is asked for again", APPLIERS, "hold_not_asked", "release_failed"),
     *_group(
