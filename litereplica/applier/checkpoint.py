@@ -143,7 +143,7 @@ class Checkpointer:
         try:
             folded = self._fold(worker, opened, due)
         except (sqlite3.Error, OSError, Corrupt) as error:
-            if opened.is_replaced:
+            if _is_deleted(opened):
                 # An application of the primary has deleted it: what it had goes with it.
                 opened.broken = True
                 self.forget(worker)
@@ -200,6 +200,14 @@ class Checkpointer:
         if txid and (truncated or txid > due.reported):
             due.reported = txid
             self._send(Checkpointed(worker.name, txid, truncated))
+
+
+def _is_deleted(opened: OpenDatabase) -> bool:
+    """Whether the name is gone, or another file's; not while nobody can tell: the mount is away, its disk fails."""
+    try:
+        return opened.is_replaced
+    except OSError:
+        return False
 
 
 def _checkpoint(opened: OpenDatabase, mode: str) -> bool:

@@ -97,7 +97,10 @@ class OpenDatabase:
 
     @property
     def is_replaced(self) -> bool:
-        """Whether the names are other files by now, or none: on a primary nobody tells that a database was dropped."""
+        """Whether the names are other files by now, or none: on a primary nobody tells that a database was dropped.
+
+        Raises OSError when that cannot be told.
+        """
         try:
             # In every commit for another node; Path takes twice as long.
             found = os.stat(self.path).st_ino, os.stat(f"{self.path}-shm").st_ino  # noqa: PTH116

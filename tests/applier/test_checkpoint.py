@@ -3,6 +3,10 @@
 import time
 from pathlib import Path
 
+import pytest
+
+from litereplica.applier import checkpoint
+from litereplica.applier.opened import open_wal
 from litereplica.applier.protocol import Applied, Checkpointed, Failed, Stop, Warm
 from tests.applier.applications import open_files
 from tests.applier.support import Child, Primary, assert_equal_files, client, until
@@ -163,3 +167,28 @@ def test_files_of_databases_that_are_folded_are_closed_when_others_need_the_desc
         assert len(indexes) <= 2 * 4
         for primary in primaries:
             assert_equal_files(primary, child.mount / primary.name)
+
+
+def test_a_database_is_not_taken_for_deleted_while_nobody_can_tell(tmp_path: Path) -> None:
+    """The thread that folds went down with the error of a mount that was away."""
+    folder, away = tmp_path / "mount", tmp_path / "away"
+    folder.mkdir()
+    path = folder / "app.db"
+    with client(path) as app:
+        app.run("PRAGMA journal_mode=WAL")
+        app.run("CREATE TABLE t (n)")
+        opened = open_wal(str(path))
+        assert opened is not None
+        try:
+            assert not checkpoint._is_deleted(opened)
+            folder.rename(away)
+            folder.touch()
+            with pytest.raises(NotADirectoryError):
+                assert opened.is_replaced
+            assert not checkpoint._is_deleted(opened)
+            folder.unlink()
+            away.rename(folder)
+            path.unlink()
+            assert checkpoint._is_deleted(opened)
+        finally:
+            opened.close()
