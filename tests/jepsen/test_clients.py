@@ -121,6 +121,11 @@ def test_every_second_client_stays_where_its_last_call_for_the_primary_was_ackno
     assert sum(number > 10 for number in moved.values()) == 2
 
 
+def have_gone_on(calls: tuple[Call, ...]) -> bool:
+    ended = [call for call in calls if call.completion is not None and call.indeterminate]
+    return len({call.invocation.process for call in calls}) == 4 + len(ended)
+
+
 def test_who_goes_on_after_a_kill_has_a_new_number(bench: Bench) -> None:
     bench.clients.start("1")
     wait_until(lambda: bench.recorder.count > 50, "calls are made")
@@ -129,6 +134,7 @@ def test_who_goes_on_after_a_kill_has_a_new_number(bench: Bench) -> None:
     wait_until(lambda: sum(call.indeterminate for call in bench.calls()) >= 1, "a call has no answer")
     before = bench.recorder.count
     wait_until(lambda: bench.recorder.count > before + 100, "clients go on")
+    wait_until(lambda: have_gone_on(bench.calls()), "whoever was killed in a call goes on, too")
     bench.clients.stop()
     calls = bench.calls()
     unanswered = [call for call in calls if call.indeterminate]
