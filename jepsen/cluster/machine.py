@@ -20,7 +20,6 @@ from jepsen.mutations import APPLIER
 from jepsen.proxied import PROXY_PORT
 from tests.failover.machine import HTTP_PORT, REPLICATION_PORT, Machine
 from tests.failover.network import Network
-from tests.support.mounts import is_mounted
 from tests.support.nodes import ROOT
 from tests.support.waiting import wait_until
 
@@ -100,7 +99,6 @@ class BreakableMachine(Machine):
         self, *command: str, wait: bool = True, prefix: Sequence[str] = (), **environment: str
     ) -> "BreakableMachine":
         """What belongs beside it is started too, when there is such and it does not run."""
-        self._clean_below_mount()
         if self._slow_wire:
             ports = [f"{RELAY_HTTP_PORT}:{HTTP_PORT}", f"{RELAY_REPLICATION_PORT}:{REPLICATION_PORT}"]
             self._start_beside("relay", "jepsen.cluster.relay", str(self._relay_settings), *ports)
@@ -108,12 +106,6 @@ class BreakableMachine(Machine):
             self._start_beside("application", "jepsen.application", APPLICATION_PORT, str(self.mount), self.name)
         super().start(*command, wait=wait, prefix=prefix, **(self._environment | environment))
         return self
-
-    def _clean_below_mount(self) -> None:
-        """As whoever reads "mount point not empty" does: applications may have made journals while there was none."""
-        if not is_mounted(self.mount):
-            for each in self.mount.iterdir():
-                each.unlink(missing_ok=True)
 
     def left_behind(self) -> list[int]:
         beside = {each.pid for each in self._beside.values()}

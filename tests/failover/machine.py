@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.failover.network import Network
+from tests.support.mounts import is_mounted
 from tests.support.nodes import ROOT, Node
 from tests.support.waiting import wait_until
 
@@ -67,6 +68,10 @@ class Machine(Node):
         super().configure(**sections | {name: values | sections.get(name, {}) for name, values in own.items()})
 
     def start(self, *command: str, wait: bool = True, prefix: Sequence[str] = (), **environment: str) -> "Machine":
+        # As whoever reads "mount point not empty" does: applications may have made journals while there was none.
+        if not is_mounted(self.mount):
+            for each in self.mount.iterdir():
+                each.unlink(missing_ok=True)
         super().start(*command, wait=wait, prefix=[*prefix, *self._network.entry(self.name)], **environment)
         return self
 

@@ -60,7 +60,9 @@ class Forge:
         return Forked(self, int(self._ask(request, [log])))
 
     def status(self, pid: int) -> int:
-        """Of a process that has ended; its id may be another's from now on."""
+        """Of a process that has ended; its id may be another's from now on. 0 when the forge has ended before it."""
+        if self._channel is None:
+            return 0
         return int(self._ask({"ended": pid}, []))
 
     def _ask(self, request: dict[str, Any], descriptors: list[int]) -> str:
