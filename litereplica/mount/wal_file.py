@@ -119,18 +119,19 @@ class WalFile(KeptFile):
     def end_as_primary(self) -> tuple[int, int, int]:
         """Salts of the WAL and how many of its frames are committed."""
         self.replica.begin()
-        header, frames = self.detector.header, self.detector.committed_frames
-        return (header.salt1, header.salt2, frames) if header is not None else (0, 0, 0)
+        return self._committed_end()
+
+    def _committed_end(self) -> tuple[int, int, int]:
+        header = self.detector.header
+        return (header.salt1, header.salt2, self.detector.committed_frames) if header is not None else (0, 0, 0)
 
     def written_end(self) -> tuple[int, int, int] | None:
         """Salts and committed frames, as applications have written them; None where nothing is that they have to show.
 
         On a replica the applier shows what it has written itself, before anybody hears of it.
         """
-        header, frames = self.detector.header, self.detector.committed_frames
-        if header is None or not frames or not (self.access.primary or self.replica.is_followed):
-            return None
-        return header.salt1, header.salt2, frames
+        end = self._committed_end()
+        return end if end[2] and (self.access.primary or self.replica.is_followed) else None
 
     def check_header(self, offset: int, data: bytes) -> None:
         """Look at a frame header that may be one without sums; raises EIO for one that nothing will complete."""
@@ -246,9 +247,9 @@ class WalFile(KeptFile):
 
     def look_after_index(self) -> None:
         """Have it seen to that the wal-index shows all that is committed."""
-        header, frames = self.detector.header, self.detector.committed_frames
-        if header is not None and frames:
-            self.access.writer_gone(self._owner.name, header.salt1, header.salt2, frames)
+        end = self._committed_end()
+        if end[2]:
+            self.access.writer_gone(self._owner.name, *end)
 
     async def _commit(self, examined: Examined, offset: int, data: bytes, *, is_expected: bool = False) -> None:
         owner = self._owner
