@@ -5,12 +5,13 @@ right, and nobody's doing. So it is noted when that can be. Where a nemesis cuts
 same: he asks each server on its own machine.
 """
 
-import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Final, Self
+from functools import partial
+from typing import Final
 
 from jepsen.periods import BUSY
+from jepsen.watching import Watching
 
 EVERY_S: Final = 0.25
 LATE_S: Final = 0.4
@@ -22,27 +23,16 @@ def is_late(slept_s: float, waited_s: float, *, answered: bool) -> bool:
     return slept_s - EVERY_S > LATE_S or waited_s > LATE_S or not answered
 
 
-class Busy:
-    """Use it as a context. ``ask``: what each of the servers is asked; ``note`` is given what stands in the history."""
+class Busy(Watching):
+    """``ask``: what each of the servers is asked; ``note`` is given what stands in the history."""
 
     def __init__(self, ask: Sequence[Callable[[], object]], note: Callable[[str, object], object]) -> None:
+        super().__init__(partial(self._watch, each) for each in ask)
         self._note = note
-        self._stopped = threading.Event()
-        self._threads = [threading.Thread(target=self._watch, args=(each,), daemon=True) for each in ask]
-
-    def __enter__(self) -> Self:
-        for each in self._threads:
-            each.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopped.set()
-        for each in self._threads:
-            each.join()
 
     def _watch(self, ask: Callable[[], object]) -> None:
         began = time.monotonic()
-        while not self._stopped.wait(EVERY_S):
+        while not self.stopped.wait(EVERY_S):
             woken = time.monotonic()
             answered = ask() is not None
             ended = time.monotonic()

@@ -4,10 +4,11 @@ Its notes are for people (the roles and the lag of a report), and to know where 
 believes them.
 """
 
-import threading
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Self
+from functools import partial
+from typing import Any, Final
 
+from jepsen.watching import Watching
 from tests.support.nodes import Node
 
 EVERY_S: Final = 0.25
@@ -17,28 +18,17 @@ NOTED_S: Final = 1.0
 NOTHING: Final = {"role": "none", "epoch": 0, "lag_s": None}
 
 
-class Observer:
-    """Use it as a context; ``note`` is given what stands in the history."""
+class Observer(Watching):
+    """``note`` is given what stands in the history."""
 
     def __init__(
         self, nodes: Mapping[str, Node], clock_ns: Callable[[], int], note: Callable[[str, object], object]
     ) -> None:
+        super().__init__(partial(self._watch, name) for name in nodes)
         self._nodes = nodes
         self._clock_ns = clock_ns
         self._note = note
-        self._stopped = threading.Event()
         self._seen: dict[str, dict[str, Any]] = {name: dict(NOTHING) for name in nodes}
-        self._threads = [threading.Thread(target=self._watch, args=(name,), daemon=True) for name in nodes]
-
-    def __enter__(self) -> Self:
-        for each in self._threads:
-            each.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopped.set()
-        for each in self._threads:
-            each.join()
 
     @property
     def primary(self) -> str:
@@ -48,7 +38,7 @@ class Observer:
 
     def _watch(self, name: str) -> None:
         noted_ns = 0
-        while not self._stopped.is_set():
+        while not self.stopped.is_set():
             seen = _seen(self._nodes[name].get("/status", ASK_LIMIT_S)[1])
             now_ns = self._clock_ns()
             if (seen["role"], seen["epoch"]) != (self._seen[name]["role"], self._seen[name]["epoch"]) or (
@@ -57,7 +47,7 @@ class Observer:
                 noted_ns = now_ns
                 self._note("status", {"node": name, **seen})
             self._seen[name] = seen
-            self._stopped.wait(EVERY_S)
+            self.stopped.wait(EVERY_S)
 
 
 def _seen(status: dict[str, Any]) -> dict[str, Any]:

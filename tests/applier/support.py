@@ -30,6 +30,7 @@ from litereplica.applier.protocol import (
 from litereplica.ltx.encode import RecordEncoder, block_capacity
 from litereplica.ltx.format import RecordHeader
 from litereplica.sqlite.pages import lock_page
+from litereplica.sqlite.shm import BLOCK_BYTES, read_header
 
 ANSWER_TIMEOUT_S = 60.0
 
@@ -284,3 +285,10 @@ def assert_equal_files(primary: Primary, replica: Path) -> None:
         until(lambda: connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()[0][0] == 0)
     primary.fold()
     assert primary.path.read_bytes() == replica.read_bytes()
+
+
+def shown_end(database: Path) -> tuple[int, int, int]:
+    """Salts of the WAL and how many of its frames the wal-index shows."""
+    header = read_header(memoryview(Path(f"{database}-shm").read_bytes()[:BLOCK_BYTES]))
+    assert header is not None
+    return header.salt1, header.salt2, header.max_frame

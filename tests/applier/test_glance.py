@@ -1,13 +1,13 @@
 """A look at a wal-index: whether readers see so many frames, and if not, whether anybody is left to show them."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from litereplica.applier.glance import look
 from litereplica.applier.protocol import Look
-from litereplica.sqlite.shm import BLOCK_BYTES, HEADER_COPY_BYTES, read_header
+from litereplica.sqlite.shm import BLOCK_BYTES, HEADER_COPY_BYTES
+from tests.applier.support import shown_end
 from tests.support.sql import Session, make_database
 
 SHOWN = (True, False)
@@ -15,21 +15,9 @@ SOMEBODY_WRITES = (False, True)
 NOBODY_IS_LEFT = (False, False)
 
 
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Path]:
-    """With a connection that keeps the wal-index there."""
-    path = tmp_path / "app.db"
-    make_database(path)
-    with Session(path) as session:
-        session.run("INSERT INTO t (v) VALUES ('one')")
-        yield path
-
-
 def shown(database: Path) -> Look:
     """What the wal-index shows."""
-    header = read_header(memoryview(database.with_name("app.db-shm").read_bytes()[:BLOCK_BYTES]))
-    assert header is not None
-    return Look(database.name, 1, header.salt1, header.salt2, header.max_frame)
+    return Look(database.name, 1, *shown_end(database))
 
 
 def test_what_the_index_shows_is_seen_whoever_writes(database: Path) -> None:

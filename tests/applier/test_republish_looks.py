@@ -1,25 +1,14 @@
 """A wal-index is reset only if it does not show what is committed, and nobody meets a lock when it does."""
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from litereplica.applier.protocol import Republish
 from litereplica.applier.republish import republish
-from litereplica.sqlite.shm import BLOCK_BYTES, read_header
+from tests.applier.support import shown_end
 from tests.support.sql import Session, make_database
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Path]:
-    """With a connection that keeps the wal-index there."""
-    path = tmp_path / "app.db"
-    make_database(path)
-    with Session(path) as session:
-        session.run("INSERT INTO t (v) VALUES ('one')")
-        yield path
 
 
 def run(database: Path, wanted: Republish) -> bool:
@@ -34,9 +23,7 @@ def run(database: Path, wanted: Republish) -> bool:
 
 def shown(database: Path) -> Republish:
     """What the wal-index shows."""
-    header = read_header(memoryview(database.with_name("app.db-shm").read_bytes()[:BLOCK_BYTES]))
-    assert header is not None
-    return Republish(database.name, header.salt1, header.salt2, header.max_frame)
+    return Republish(database.name, *shown_end(database))
 
 
 def test_an_index_that_shows_all_frames_is_looked_at_without_the_write_lock(database: Path) -> None:

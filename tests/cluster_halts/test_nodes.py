@@ -1,5 +1,7 @@
 """Locks between nodes: how they are had, given back and lost."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from litereplica.cluster.halts import LOCK_LIMIT_S
 from litereplica.cluster.messages import Halt
 from litereplica.errors import Refused, Unavailable
 from litereplica.node.halting import STALE_LIMIT_S, Halted
-from tests.cluster_halts.line import LATENCY_S, group, started
+from tests.cluster_halts.line import LATENCY_S, Group, Node, Outcome, group, started
 from tests.store.application import NAME, Application
 
 MOMENT_S = 0.3
@@ -357,15 +359,22 @@ async def test_a_transaction_under_a_journal_goes_on_without_a_lease_that_is_not
             await nodes["b"].client.begin(NAME)
 
 
-async def test_a_transaction_that_is_stale_does_not_wait_for_a_primary(
-    tmp_path: Path, autojump_clock: MockClock
-) -> None:
-    """It has SQLite's lock, and a promotion of its node would wait for what is not applied because of that."""
-    async with group(tmp_path, "a", "b") as nodes, trio.open_nursery() as nursery:
+@asynccontextmanager
+async def one_that_has_no_answer(folder: Path) -> AsyncIterator[tuple[Group, Node, Outcome]]:
+    """A group, its replica, and what becomes of a transaction there whose question is on its way to the primary."""
+    async with group(folder, "a", "b") as nodes, trio.open_nursery() as nursery:
         b = nodes["b"]
         b.line_delay_s = 5.0
         waiting = started(nursery, b.client.begin, NAME)
         await trio.sleep(MOMENT_S)
+        yield nodes, b, waiting
+
+
+async def test_a_transaction_that_is_stale_does_not_wait_for_a_primary(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """It has SQLite's lock, and a promotion of its node would wait for what is not applied because of that."""
+    async with one_that_has_no_answer(tmp_path) as (_, b, waiting):
         b.store.databases[NAME].applied -= 1  # a record comes that the applier cannot bring in
         await trio.sleep(MOMENT_S)
         assert not waiting.done.is_set(), "the primary may still give it the lease"
@@ -383,11 +392,7 @@ async def test_a_transaction_that_is_stale_does_not_wait_for_a_primary(
 async def test_a_transaction_that_is_not_goes_on_with_whoever_is_primary_next(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    async with group(tmp_path, "a", "b") as nodes, trio.open_nursery() as nursery:
-        b = nodes["b"]
-        b.line_delay_s = 5.0
-        waiting = started(nursery, b.client.begin, NAME)
-        await trio.sleep(MOMENT_S)
+    async with one_that_has_no_answer(tmp_path) as (nodes, b, waiting):
         b.cut()
         await trio.sleep(1)
         assert not waiting.done.is_set()
