@@ -87,7 +87,10 @@ def _members(path: Path) -> dict[str, int]:
 
 
 def settle_groups(store: "Store") -> None:
-    """After every log was opened, before anything is redone: take back records whose group is not whole."""
+    """After every log was opened, before anything is redone: take back records whose group is not whole.
+
+    What is left of a group is durable then. Raises OSError, Corrupt.
+    """
     for group in load_groups(store):
         logs = {name: store.databases[name].log for name in group.members if name in store.databases}
         if len(logs) < len(group.members) or any(logs[name].last_txid < txid for name, txid in group.members.items()):
@@ -95,4 +98,7 @@ def settle_groups(store: "Store") -> None:
                 if name in logs and logs[name].last_txid >= txid:
                     log.warning("group_taken_back", database=name, txid=f"{txid:016x}")
                     logs[name].cut_from(txid)
+        # Whole so far: with the file gone, a loss of power must not take one of them.
+        for each in logs.values():
+            each.sync_blocking()
         group.remove()
