@@ -7,10 +7,11 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from jepsen.checkers.result import Validity
 from jepsen.description import Description
@@ -21,10 +22,16 @@ from jepsen.judge import CHECKERS, Judgement, judge, verdict_line
 from jepsen.lines import Record, read
 from jepsen.report import page
 
+if TYPE_CHECKING:
+    from jepsen import matrix
+
 EXIT_CODES: Final[dict[Validity, int]] = {True: 0, False: 1, "unknown": 2}
 UNREADABLE: Final = 3
 STORE: Final = Path(__file__).with_name("store")
 """Where histories are kept unless told otherwise."""
+CELLS: Final = "cells.jsonl"
+TABLE: Final = "table.md"
+"""In the folder of many runs, unless told otherwise."""
 ALL: Final = "all"
 
 
@@ -67,6 +74,12 @@ def _run_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--nemesis", type=_names, default=(), metavar="A,B", help=f"names, or {ALL}; none: nothing")
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--times",
+        type=int,
+        default=1,
+        help="so many runs one after the other on one cluster, with the seeds that follow",
+    )
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--replication", choices=("async", "sync"), default="async")
     parser.add_argument("--mutation", default="", metavar="NAME", help="plant this bug (jepsen/mutations) in all nodes")
@@ -86,8 +99,11 @@ def _run(options: argparse.Namespace) -> int:
     common = nemeses, 60 * options.minutes, options.seed, options.nodes, options.replication, options.mutation
     folder = options.out or STORE / f"{_now()}-{workloads[0] if len(workloads) == 1 else 'several'}-{options.seed}"
     folders = [folder / each if len(workloads) > 1 else folder for each in workloads]
+    plans = tuple(Plan(each, *common) for each in workloads)
+    if options.times > 1:
+        return _legs(plans, options.times, folder)
     try:
-        outcomes = run([Plan(each, *common) for each in workloads], folders, _say)
+        outcomes = run(plans, folders, _say)
     except AssertionError as error:
         # What it found is written by then, but for what could not even begin.
         _say(f"  it broke off, or could not be taken down in order: {error}")
@@ -98,6 +114,27 @@ def _run(options: argparse.Namespace) -> int:
         _say(f"history and report: {place}")
     codes = {EXIT_CODES[outcome.judgement.valid] for outcome in outcomes}
     return 1 if 1 in codes else max(codes)
+
+
+def _legs(plans: "matrix.Round", times: int, folder: Path) -> int:
+    """Again and again. What is in the folder already is not run again."""
+    from jepsen import matrix  # noqa: PLC0415
+
+    return _tell_cells(
+        matrix.run_all(matrix.legs(plans, times), folder, folder / CELLS, _say, clusters="one"), folder / TABLE
+    )
+
+
+def _tell_cells(cells: "Sequence[matrix.Cell]", markdown_file: Path | None) -> int:
+    """The table of many runs; the exit code."""
+    from jepsen.tables import markdown  # noqa: PLC0415
+
+    table = markdown(cells)
+    if markdown_file is not None:
+        markdown_file.write_text(table, encoding="utf-8")
+    _say(table)
+    verdicts = {each.verdict for each in cells}
+    return 1 if "INVALID" in verdicts else 2 if "UNKNOWN" in verdicts else 0
 
 
 def _chosen(what: str, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -145,10 +182,9 @@ def _matrix_parser(parser: argparse.ArgumentParser) -> None:
 
 def _matrix(options: argparse.Namespace) -> int:
     from jepsen import matrix  # noqa: PLC0415
-    from jepsen.tables import markdown  # noqa: PLC0415
 
     out = options.out or STORE / f"{_now()}-matrix"
-    cells_file = options.json or out / "cells.jsonl"
+    cells_file = options.json or out / CELLS
     clusters: matrix.Clusters
     if options.short:
         short = matrix.short_together if options.together else matrix.short_plans
@@ -161,12 +197,7 @@ def _matrix(options: argparse.Namespace) -> int:
         else:
             rounds, clusters = matrix.plans(*which), "new"
     cells = matrix.run_all(rounds, out, cells_file, _say, clusters=clusters, keep=options.keep)
-    table = markdown(cells)
-    if options.markdown is not None:
-        options.markdown.write_text(table, encoding="utf-8")
-    _say(table)
-    verdicts = {each.verdict for each in cells}
-    return 1 if "INVALID" in verdicts else 2 if "UNKNOWN" in verdicts else 0
+    return _tell_cells(cells, options.markdown)
 
 
 # ---------------------------------------------------------------------------------------------------------- mutants

@@ -46,7 +46,7 @@ SHORT_TOGETHER: Final[tuple[tuple[str, ...], ...]] = (
 """Every nemesis once; in each round some that break different things, two or three at a time."""
 SHORT_TOGETHER_S: Final = 35.0
 """Of each of them, with a turn for every nemesis of it."""
-MOST_WORKLOADS: Final = 40
+MOST_WORKLOADS: Final = 100
 """On one cluster, one after the other: nodes remember all databases that were dropped."""
 FAILED: Final = "no-ending"
 """The anomaly of a run that broke off."""
@@ -140,6 +140,11 @@ def _by_parts(nemeses: Sequence[str]) -> list[str]:
     return sorted(nemeses, key=lambda name: sorted(NEMESES[name]().needs))
 
 
+def legs(plans: Round, times: int) -> list[Round]:
+    """The same again and again, with the seeds that follow: a long run whose histories do not grow too long."""
+    return [tuple(replace(plan, seed=plan.seed + leg) for plan in plans) for leg in range(times)]
+
+
 def short_plans(seed: int) -> list[Round]:
     """The short form."""
     return [(Plan(workload, nemeses, SHORT_S, seed),) for workload, nemeses in SHORT.items()]
@@ -204,9 +209,7 @@ def _made(rounds: Sequence[Round], out: Path, say: Say, clusters: Clusters) -> I
                 usable = outcomes[0].usable
                 cells = [cell_of(*each) for each in zip(plans, outcomes, names, strict=True)]
                 age += len(plans)
-                # Databases that proxies name would have the same names in the next run.
-                old = age >= MOST_WORKLOADS or any(WORKLOADS[plan.workload].proxied for plan in plans)
-                if clusters == "new" or not usable or setup != following or old:
+                if clusters == "new" or not usable or setup != following or age >= MOST_WORKLOADS:
                     cluster, age = None, 0
                     stack.close()
             except (AssertionError, Malformed) as error:
@@ -235,7 +238,8 @@ def _broken(cell: Cell, why: str) -> Cell:
 
 def _name(plan: Plan) -> str:
     """Of its folder."""
-    return f"{plan.workload}-{'+'.join(plan.nemeses) or 'nothing'}-{plan.seconds:g}s-{plan.seed}"
+    nemeses = "all" if set(plan.nemeses) == set(NEMESES) else "+".join(plan.nemeses) or "nothing"
+    return f"{plan.workload}-{nemeses}-{plan.seconds:g}s-{plan.seed}"
 
 
 def cell_of(plan: Plan, outcome: Outcome, history: str) -> Cell:

@@ -116,6 +116,8 @@ class Cluster(Field):
 
     def clear(self) -> None:
         """What earlier runs have left is dropped, so that nodes do not carry it along. AssertionError when it stays."""
+        for each in self.machines:
+            each.drop_diverged()
         primary = self.await_settled()
         left = [each["name"] for each in primary.status()["databases"] if each["name"] != DATABASE]
         if left:

@@ -6,6 +6,7 @@ Knows what stands around the daemon for that. Does not know when anything is bro
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -172,6 +173,12 @@ class BreakableMachine(Machine):
             return []
         found: list[dict[str, Any]] = json.loads(self.command("--json", "diverged", "list"))
         return found
+
+    def drop_diverged(self) -> None:
+        """As whoever has looked at it does, so that there is room for more."""
+        folder = self.data / "diverged"
+        for each in folder.iterdir() if folder.is_dir() else ():
+            shutil.rmtree(each)
 
     def tear_down(self) -> list[str]:
         for each in self._beside.values():

@@ -18,6 +18,7 @@ class KillAll(OneOf):
     name = "kill-all"
     KINDS: tuple[str, ...] = ("daemons", "everything")
     touches = frozenset({"processes"})
+    rests_s = 15.0
 
     def lasts_s(self, ttl_s: float) -> Length:
         """Nobody accepts anything meanwhile; longer says nothing more."""

@@ -19,7 +19,8 @@ class Nemesis(Protocol):
     """Breaks something and mends it again, as often as it is told.
 
     ``kinds``: its forms; each time one of them, by chance. ``needs``: what the cluster must be made with. ``touches``:
-    what it breaks; two that touch the same must not be at work at once.
+    what it breaks; two that touch the same must not be at work at once. ``rests_s``: so long after its end it does
+    not come again: the cluster goes back to work, and works.
     """
 
     @property
@@ -33,6 +34,9 @@ class Nemesis(Protocol):
 
     @property
     def touches(self) -> frozenset[str]: ...
+
+    @property
+    def rests_s(self) -> float: ...
 
     def lasts_s(self, ttl_s: float) -> Length:
         """(least, most); both 0 when it is an accident of one moment, which has no end."""
@@ -51,6 +55,7 @@ class OneOf:
     KINDS: tuple[str, ...]
     needs: ClassVar[frozenset[str]] = frozenset()
     touches: ClassVar[frozenset[str]] = frozenset()
+    rests_s: ClassVar[float] = 0.0
 
     def __init__(self, *kinds: str) -> None:
         assert set(kinds) <= set(self.KINDS), f"{self.name} has the kinds {self.KINDS}"

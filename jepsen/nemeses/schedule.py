@@ -86,6 +86,8 @@ def plan(
         had_one.add(name)
         for each in touched:
             free_from[each] = ends + between(*PAUSE_S)
+        itself = touched[-1]
+        free_from[itself] = max(free_from[itself], ends + nemeses[name].rests_s)
         if begins == now:
             now += between(*STEP_S)
     return tuple(sorted(turns, key=lambda each: (each.begins_s, each.name)))

@@ -67,6 +67,11 @@ def test_a_matrix_is_every_workload_under_every_nemesis() -> None:
     assert len({matrix.key_of(plan) for plan in plans}) == 4
 
 
+def test_a_long_run_is_the_same_again_and_again_with_the_seeds_that_follow() -> None:
+    plans = tuple(Plan(name, ("kill",), 600.0, 7) for name in ("set", "bank"))
+    assert matrix.legs(plans, 3) == [tuple(replace(plan, seed=seed) for plan in plans) for seed in (7, 8, 9)]
+
+
 def test_a_cell_has_the_figures_of_its_run() -> None:
     cell = matrix.cell_of(PLAN, outcome(), "where")
     assert (cell.key, cell.verdict) == (("set", "kill,slow", 30.0, 7), "valid")
@@ -187,6 +192,10 @@ def test_the_table_of_gaps_has_a_line_for_each_nemesis_over_all_runs() -> None:
         "| slow | 0 | 0 s | - | 0 | - | - | - | - | 0 | 0 | 0 | 0 | 0 | 0 |",
     ]
     assert markdown(cells).splitlines()[-5].count("|") == 16
+
+
+def test_all_nemeses_are_named_in_short() -> None:
+    assert "| set | all | valid |" in markdown([Cell("set", ",".join(NEMESES), 30.0, 7, "valid")])
 
 
 def test_the_table_has_a_line_for_each_cell_and_the_sums() -> None:

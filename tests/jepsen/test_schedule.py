@@ -38,6 +38,8 @@ def test_what_touches_the_same_is_never_at_work_at_once(
         touch = nemeses[one.name].touches & nemeses[other.name].touches
         if touch or one.name == other.name:
             assert one.ends_s < other.begins_s or other.ends_s < one.begins_s, (one, other)
+        if one.name == other.name:
+            assert one.ends_s + nemeses[one.name].rests_s <= other.begins_s, (one, other)
 
 
 @FEW
@@ -127,6 +129,7 @@ class Breaking:
     ) -> None:
         self.name = name
         self.touches = frozenset({touches} - {""})
+        self.rests_s = 0.0
         self._seen = seen
         self._refuses = refuses
         self._takes_s = takes_s
