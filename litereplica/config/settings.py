@@ -41,10 +41,14 @@ class NodeSettings:
 
 @dataclass(frozen=True, slots=True)
 class MountSettings:
-    """Where applications see their databases. ``allow_other`` opens the mount to users other than ours."""
+    """Where applications see their databases. ``allow_other`` opens the mount to users other than ours.
+
+    ``guard``: nobody makes files in the bare directory while nothing is mounted there.
+    """
 
     dir: Path = Path("/litereplica")
     allow_other: bool = False
+    guard: bool = False
 
 
 @dataclass(frozen=True, slots=True)

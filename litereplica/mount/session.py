@@ -15,6 +15,7 @@ import pyfuse3
 import structlog
 
 from litereplica.errors import Refused, Unavailable
+from litereplica.mount.bare import guard, reason
 from litereplica.mount.operations import Operations
 from litereplica.mount.wait import IDLE_WORKERS, MAX_WORKERS, AdaptiveWait, install
 
@@ -64,12 +65,15 @@ def prepare_mount_point(path: Path, *, early: bool = False) -> Path:
         message = f"mount point {path} is not a directory: set mount.dir to an empty directory"
         raise Refused(message)
     if any(path.iterdir()):
-        message = (
-            f"mount point not empty: {path} holds files that the mount would hide: move them away or set "
-            "mount.dir to an empty directory"
-        )
-        raise Refused(message)
+        raise Refused(_not_empty(path))
     return path
+
+
+def _not_empty(path: Path) -> str:
+    return (
+        f"mount point not empty: {path} holds files that the mount would hide: move them away or set "
+        "mount.dir to an empty directory; mount.guard keeps applications from making any while no node runs"
+    )
 
 
 def _is_dead(path: Path) -> bool:
@@ -109,8 +113,8 @@ class Session:
         self._wait = wait
         self._path: Path | None = None
 
-    def open(self, path: Path, *, allow_other: bool) -> None:
-        """Mount. Raises Refused with what to do."""
+    def open(self, path: Path, *, allow_other: bool, guarded: bool = False) -> None:
+        """Mount; ``guarded``: also keep everybody from making files below the mount. Raises Refused with what to do."""
         if not Path("/dev/fuse").exists():
             message = (
                 "/dev/fuse is missing: load the module (modprobe fuse), or give the container the device "
@@ -118,6 +122,8 @@ class Session:
             )
             raise Refused(message)
         path = prepare_mount_point(path)
+        if guarded:
+            self._guard(path)
         options = set(pyfuse3.default_options) | {f"fsname={FS_NAME}", f"subtype={FS_NAME}"}
         if allow_other:
             options.add("allow_other")
@@ -131,6 +137,18 @@ class Session:
             )
             raise Refused(message) from None
         self._path = path
+
+    def _guard(self, path: Path) -> None:
+        """As far as it can be done: it protects applications from themselves, and the mount works without."""
+        try:
+            guard(path)
+        except OSError as error:
+            log.warning("mount_point_not_guarded", path=str(path), reason=reason(error))
+            return
+        if any(path.iterdir()):
+            # Made by an application since we looked; it can be moved away only while there is no guard.
+            guard(path, guarded=False)
+            raise Refused(_not_empty(path))
 
     async def serve(self) -> None:
         """Answer requests until the file system is unmounted or the task is cancelled."""

@@ -99,7 +99,8 @@ class Node:
             for database in self.store.databases.values():
                 ensure_wal(database)
         session = Session(self.operations, self._wait)
-        session.open(self.settings.mount.dir, allow_other=self.settings.mount.allow_other)
+        mount = self.settings.mount
+        session.open(mount.dir, allow_other=mount.allow_other, guarded=mount.guard)
         self._session = session
 
     def unmount(self) -> None:

@@ -8,7 +8,6 @@ import contextlib
 import fcntl
 import os
 import re
-import shutil
 import signal
 import sys
 import tempfile
@@ -23,7 +22,7 @@ from tests.failover.clients import Clients, prepare
 from tests.failover.machine import KEY, Machine
 from tests.failover.network import Network, remove_namespaces
 from tests.failover.servers import Servers
-from tests.support.mounts import abort, force_unmount, mounts_below
+from tests.support.mounts import abort, mounts_below, take_away
 from tests.support.waiting import wait_until
 
 DATABASE: Final = "app.db"
@@ -50,8 +49,7 @@ def clean_left_overs() -> None:
             found = re.fullmatch(rf"{_FOLDER}(\d+)-.*", folder.name)
             if found:
                 remove_namespaces(f"{_PREFIX}{found[1]}-")
-            force_unmount(folder)
-            shutil.rmtree(folder)
+            take_away(folder)
 
 
 class Field:
@@ -248,8 +246,7 @@ class Field:
                 each.signal(signal.SIGTERM)
         problems = [problem for each in self.all for problem in each.tear_down()]
         self._stack.close()
-        force_unmount(self.folder)
-        shutil.rmtree(self.folder)
+        take_away(self.folder)
         self._lock.close()
         return problems
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.failover.network import Network
-from tests.support.mounts import is_mounted
 from tests.support.nodes import ROOT, Node
 from tests.support.waiting import wait_until
 
@@ -63,15 +62,12 @@ class Machine(Node):
                 "timeout": "2s",
             },
             "lease": {"type": "consul", "consul": {"urls": self._urls, "key": KEY, **self._options}},
+            "mount": {"guard": True},
             "writes": {"on_replica": self._on_replica},
         }
         super().configure(**sections | {name: values | sections.get(name, {}) for name, values in own.items()})
 
     def start(self, *command: str, wait: bool = True, prefix: Sequence[str] = (), **environment: str) -> "Machine":
-        # As whoever reads "mount point not empty" does: applications may have made journals while there was none.
-        if not is_mounted(self.mount):
-            for each in self.mount.iterdir():
-                each.unlink(missing_ok=True)
         super().start(*command, wait=wait, prefix=[*prefix, *self._network.entry(self.name)], **environment)
         return self
 

@@ -3,9 +3,13 @@
 Knows /proc/self/mountinfo and the control file system of FUSE. Never touches a mount itself: it may not answer.
 """
 
+import contextlib
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+
+from litereplica.mount.bare import guard
 
 
 def mounts_below(folder: Path) -> list[tuple[Path, int]]:
@@ -61,3 +65,12 @@ def processes_of_group(group: int) -> list[int]:
         if int(its_group) == group and state != "Z":
             found.append(int(entry.name))
     return found
+
+
+def take_away(folder: Path) -> None:
+    """Remove a folder of nodes, with everything that is mounted in it; nodes guard their mount points (mount/bare)."""
+    force_unmount(folder)
+    for point in folder.glob("*/mount"):
+        with contextlib.suppress(OSError):
+            guard(point, guarded=False)
+    shutil.rmtree(folder)

@@ -9,7 +9,6 @@ import http.client
 import json
 import os
 import random
-import shutil
 import signal
 import socket
 import subprocess
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from tests.support.forge import Forge
-from tests.support.mounts import force_unmount, is_mounted, mounts_below, processes_of_group
+from tests.support.mounts import force_unmount, is_mounted, mounts_below, processes_of_group, take_away
 from tests.support.waiting import wait_until
 
 ROOT: Final = Path(__file__).parents[2]
@@ -58,7 +57,7 @@ def free_ports(count: int) -> list[int]:
 def configuration(
     *,
     name: str,
-    mount: Path,
+    point: Path,
     data: Path,
     http_port: int,
     replication_port: int,
@@ -72,7 +71,7 @@ def configuration(
     """
     document: dict[str, Any] = {
         "node": {"name": name},
-        "mount": {"dir": str(mount)},
+        "mount": {"dir": str(point)},
         "data": {"dir": str(data)},
         "http": {"listen": f"127.0.0.1:{http_port}"},
         "replication": {"listen": f"127.0.0.1:{replication_port}"},
@@ -126,7 +125,7 @@ class Node:
         """Write the configuration anew; the next start reads it."""
         document = configuration(
             name=self.name,
-            mount=self.mount,
+            point=self.mount,
             data=self.data,
             http_port=self.http_port,
             replication_port=self.replication_port,
@@ -371,8 +370,7 @@ class Nodes:
     def tear_down(self) -> list[str]:
         """Take everything down, replicas first; what should not have been there."""
         problems = [problem for node in reversed(self._made) for problem in node.tear_down()]
-        force_unmount(self.folder)
-        shutil.rmtree(self.folder)
+        take_away(self.folder)
         if self.folder.exists():
             problems.append(f"{self.folder} is still there")
         return problems
