@@ -46,7 +46,7 @@ SHORT_TOGETHER: Final[tuple[tuple[str, ...], ...]] = (
 """Every nemesis once; in each round some that break different things, two or three at a time."""
 SHORT_TOGETHER_S: Final = 35.0
 """Of each of them, with a turn for every nemesis of it."""
-MOST_WORKLOADS: Final = 100
+MOST_WORKLOADS: Final = 150
 """On one cluster, one after the other: nodes remember all databases that were dropped."""
 FAILED: Final = "no-ending"
 """The anomaly of a run that broke off."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from jepsen.cluster import relay
-from jepsen.cluster.small_disk import SmallDisk
+from jepsen.cluster.small_disk import RETENTION_AGE, SmallDisk
 from jepsen.cluster.switches import Switches
 from jepsen.mutations import APPLIER
 from jepsen.proxied import PROXY_PORT
@@ -79,6 +79,8 @@ class BreakableMachine(Machine):
                 "http": http | sections.get("http", {}),
                 "replication": replication | sections.get("replication", {}),
             }
+        if self.small_disk is not None:
+            sections = {**sections, "data": {"retention": {"age": RETENTION_AGE}} | sections.get("data", {})}
         if self._proxied:
             proxy = {
                 "listen": f"0.0.0.0:{PROXY_PORT}",

@@ -11,8 +11,10 @@ from typing import Final
 
 from tests.support.mounts import is_mounted
 
-SIZE_BYTES: Final = 1024 * 1024 * 1024
+SIZE_BYTES: Final = 2 * 1024 * 1024 * 1024
 """Room for the logs of dozens of databases, and for what is put aside of them time and again in some minutes."""
+RETENTION_AGE: Final = "60s"
+"""Of the log on such a disk: a node that was away for longer needs snapshots."""
 LIMIT_S: Final = 10.0
 _STEPS: Final = (1024 * 1024, 4096)
 """What takes up the room is made longer by so much at a time, then by single blocks."""

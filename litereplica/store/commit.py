@@ -74,8 +74,8 @@ class PendingCommit:
     def cut(self) -> None:
         """It will not happen, and does not come back after a loss of power. Raises OSError."""
         self.database.log.cut_uncounted()
-        if self._durable:
-            self.database.log.make_cut_durable()
+        # Also if nobody has brought the record to the disk: the kernel may have, at any time.
+        self.database.log.make_cut_durable()
 
 
 async def log_pages(

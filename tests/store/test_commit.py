@@ -195,6 +195,27 @@ async def test_a_database_cannot_be_dropped_or_changed_while_a_streamed_commit_i
     app.check(file=False)
 
 
+async def test_a_refused_commit_whose_record_was_on_the_disk_does_not_come_back(
+    app: Application, disk: FaultyDisk, tmp_path: Path
+) -> None:
+    app.commit()
+    app.database.log.sync_blocking()
+    txid = app.database.position.txid
+
+    def written_back_and_refused() -> None:
+        # As the kernel may at any time.
+        disk.fdatasync([*app.database.log.segments()][-1].descriptor)
+        refuse()
+
+    with pytest.raises(OSError, match="No space"):
+        await app.commit_stream(write=written_back_and_refused)
+    app.store.close()
+    disk.lose_power("nothing")
+    store = open_store(tmp_path / "data", disk)
+    assert store.databases[app.name].position.txid == txid
+    store.close()
+
+
 def test_a_log_that_could_not_be_cut_takes_nothing_more(app: Application, disk: FaultyDisk) -> None:
     app.commit()
     disk.fail["truncate"] = (0, errno.EIO)
