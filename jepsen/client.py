@@ -25,6 +25,8 @@ CERTAIN_AT_COMMIT: Final = ("SQLITE_BUSY", "SQLITE_FULL")
 """A lock was not to be had, or no room: SQLite has not begun to commit, and rolls back."""
 KEPT_SHARE: Final = 0.5
 """Of errors after which a client goes on with the same connection."""
+CUT_OFF: Final = ("SQLITE_CANTOPEN", "SQLITE_IOERR_FSTAT", "SQLITE_IOERR_READ")
+"""What a connection says whose node has gone back behind a change of the schema; among others."""
 
 
 class Client:
@@ -53,7 +55,9 @@ class Client:
         except (sqlite3.Error, OSError) as error:
             type_ = _type_of(error, session)
             said = f"{session.stage}: {_name_of(error)}: {error}{f' ({order.how})' if order.how else ''}"
-            session.after_error(keep=self._numbers.random() < KEPT_SHARE)
+            # Such a connection has the files of a history that is lost, and never works again.
+            is_cut_off = _name_of(error) in CUT_OFF
+            session.after_error(keep=not is_cut_off and self._numbers.random() < KEPT_SHARE)
             return self._answer(type_, said)
         return self._answer("ok", "", value)
 

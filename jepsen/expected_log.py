@@ -63,7 +63,7 @@ EXPECTED: Final[tuple[Expected, ...]] = (
         "reign_not_recorded",
     ),
     *_group("an offer is withdrawn when nobody took it", HANDOFFS, "lease_lost", "offer_not_taken_back"),
-    *_group("Consul has forgotten it", {"wipe-consul"}, "lease_key_made_anew"),
+    *_group("Consul has forgotten it, or has ended the session", UNPLANNED | {"wipe-consul"}, "lease_key_made_anew"),
     *_group("the process beside the daemon was killed with it", DAEMONS | DISKS, "last_will_started_again"),
     *_group(
         "an application is in a transaction and does not end it", HANDOFFS, "writers_do_not_yield", "writers_not_held"
@@ -73,6 +73,7 @@ EXPECTED: Final[tuple[Expected, ...]] = (
     *_group(
         "an old primary had what the cluster has not: it is listed, and put aside",
         UNPLANNED,
+        "connections_cut_off",
         "database_unknown_to_primary",
         "history_diverged",
         "log_set_aside",

@@ -49,7 +49,7 @@ class Register(Workload):
         key = order.value[0]
         with session.confirmed(order.primary, order.database, order.index):
             pass
-        txid, _ = session.places[order.primary].position(order.database)
-        session.wait(order.node, order.database, txid)
+        txid, checksum = session.places[order.primary].position(order.database)
+        session.wait(order.node, order.database, txid, checksum)
         with session.reading(order.node, order.database) as connection:
             return [key, registers.read(connection, key)]

@@ -79,7 +79,9 @@ class Backlog:
                 break
             size += span.length
             records += span.last_txid - span.first_txid + 1
-            if batch and batch[-1].last_txid >= redo_until and (size > BATCH_BYTES or records > BATCH_RECORDS):
+            is_next = not batch or span.first_txid == batch[-1].last_txid + 1
+            is_full = size > BATCH_BYTES or records > BATCH_RECORDS
+            if batch and batch[-1].last_txid >= redo_until and (is_full or not is_next):
                 break
             batch.append(span)
             redo_until = max(redo_until, span.redo_until)
@@ -149,6 +151,9 @@ class Backlog:
             return None  # queued or applied already: its Applied is on the way
         if message.first_txid < expected and message.redo_until < expected - 1:
             message = message._replace(redo_until=expected - 1)
+        # Sent again, with more: it takes the place of what waits of it.
+        while self._queue and isinstance(last := self._queue[-1], Apply) and last.first_txid >= message.first_txid:
+            self._queue.pop()
         self._queue.append(message)
         self._expected = message.last_txid + 1
         self._awaits_resend = False

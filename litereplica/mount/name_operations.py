@@ -101,7 +101,10 @@ class NameOperations(pyfuse3.Operations):
 
     @translated
     async def getattr(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
-        return self._attributes(self.tree.inode(inode))
+        found = self.tree.inode(inode)
+        if found.is_cut_off:
+            raise pyfuse3.FUSEError(errno.ESTALE)
+        return self._attributes(found)
 
     def _attributes(self, inode: Inode) -> pyfuse3.EntryAttributes:
         entry = pyfuse3.EntryAttributes()

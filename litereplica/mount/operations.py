@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pyfuse3
 import structlog
+import trio
 
 from litereplica.errors import LitereplicaError
 from litereplica.ltx.position import Position
 from litereplica.mount.access import Access
+from litereplica.mount.cut_off import CutOffHandle, OldIndexHandle, spoil
 from litereplica.mount.database_file import DatabaseFile
 from litereplica.mount.files import AppliedHandle, File, ShmFile
 from litereplica.mount.halt_file import HaltHandle, open_halt
@@ -40,7 +42,7 @@ WRITE_FLAGS: Final = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
 PF_EXITING: Final = 4
 
 
-Handle = File | AppliedHandle | VirtualHandle | HaltHandle
+Handle = File | AppliedHandle | VirtualHandle | HaltHandle | CutOffHandle | OldIndexHandle
 
 
 class Operations(NameOperations):
@@ -193,6 +195,8 @@ class Operations(NameOperations):
     @translated
     async def release(self, fh: pyfuse3.FileHandleT) -> None:
         file = self._handles.pop(fh, None)
+        if isinstance(file, CutOffHandle | OldIndexHandle):
+            file = file.before
         if isinstance(file, HaltHandle):
             file.release()
         elif isinstance(file, AppliedHandle):
@@ -261,6 +265,45 @@ class Operations(NameOperations):
             if target.exists():
                 self.store.disk.unlink(target)
         self.removed_names(*names, f"{path}-shm")
+
+    async def cut_off(self, name: str) -> None:
+        """Nobody goes on with the files that a database has now: SQLite refuses each connection until it is closed.
+
+        Who opens it when this has returned gets what is there then.
+        """
+        while numbers := self._cut_off(name):
+            for number in numbers:
+                await trio.to_thread.run_sync(forget_content, number)
+
+    def _cut_off(self, name: str) -> list[int]:
+        """The inodes of which the kernel has to forget what it caches; they have no names any more."""
+        inodes = [found for each in (name, f"{name}-shm") if (found := self.tree.known(each)) is not None]
+        files = [inode.file for inode in inodes]
+        connections = 0
+        for number, handle in self._handles.items():
+            file = handle.file if isinstance(handle, AppliedHandle) else handle
+            if file not in files:
+                continue
+            assert isinstance(handle, File | AppliedHandle)
+            if isinstance(file, ShmFile):
+                self._handles[number] = OldIndexHandle(handle, file)
+            else:
+                connections += 1
+                self._handles[number] = CutOffHandle(handle)
+        if (index := self.tree.shm(f"{name}-shm")) is not None:
+            spoil(index)
+        journal = self.tree.known(f"{name}-journal")
+        if journal is not None and isinstance(journal.file, JournalFile):
+            self.tree.journals.live.discard(journal.file)
+        for inode in inodes:
+            inode.is_cut_off = inode.kind is Kind.DATABASE
+        self.removed_names(f"{name}-journal", f"{name}-wal", f"{name}-shm", name)
+        if connections:
+            log.warning(
+                "connections_cut_off", database=name, connections=connections,
+                reason="they may know a schema that is lost: close them, and open the database again",
+            )  # fmt: skip
+        return [inode.number for inode in inodes]
 
     # -- a new role ------------------------------------------------------------------------------------------------
 

@@ -66,9 +66,12 @@ def kind_of(name: str) -> tuple[Kind, str]:
 
 
 class Inode:
-    """One name that the kernel knows: a directory, a file of the disk, or a virtual file."""
+    """One name that the kernel knows: a directory, a file of the disk, or a virtual file.
 
-    __slots__ = ("file", "kind", "lookups", "name", "number", "removed")
+    ``is_cut_off``: it has no attributes any more, so that SQLite opens nothing beside it (mount.cut_off).
+    """
+
+    __slots__ = ("file", "is_cut_off", "kind", "lookups", "name", "number", "removed")
 
     def __init__(self, number: int, name: str, kind: Kind | None, file: File | None) -> None:
         self.number = number
@@ -77,6 +80,7 @@ class Inode:
         self.file = file
         self.lookups = 0
         self.removed = False
+        self.is_cut_off = False
 
 
 class Tree:

@@ -91,8 +91,8 @@ class Follower:
     def applied(self, name: str, txid: int) -> None:
         """The applier has made everything up to ``txid`` visible."""
         database, progress = self._store.get(name), self._progress.get(name)
-        if database is None:
-            return
+        if database is None or (progress is not None and progress.closing is not None):
+            return  # of a file that the applier is about to let go of
         was_at_rest = database.unlaid.at_rest
         database.unlaid.reported(txid)
         if progress is None:
@@ -127,18 +127,25 @@ class Follower:
     def failed(self, name: str, txid: int, reason: str, *, retry: bool) -> None:
         """The applier could not apply."""
         database, progress = self._store.get(name), self._progress.get(name)
-        if retry and database is not None and progress is not None and self._is_overlay(database, txid):
+        if database is None or progress is None or progress.closing is not None:
+            return  # of a history that was dropped meanwhile
+        if database.pending_install is not None and not progress.installing:
+            # Of the history that a snapshot is about to replace, its records may be gone: none of it is needed.
+            log.info("not_applied", database=name, txid=f"{txid:016x}", reason=reason)
+            progress.under_way.clear()
+            self.changed(database)
+            return
+        if retry and self._is_overlay(database, txid):
             log.debug("not_laid", database=name, txid=f"{txid:016x}", reason=reason)
             database.unlaid.over()
             progress.under_way.clear()
             progress.sent = database.applied
             self.changed(database)
             return
+        # What is given to it may have been another history's just then: everything is read anew, once.
+        retry = retry or not progress.failures
         log.error("apply_failed", database=name, txid=f"{txid:016x}", reason=reason, retry=retry)
-        if database is not None:
-            database.unlaid.reported(txid)
-        if progress is None or progress.closing is not None:
-            return  # of a history that was dropped meanwhile
+        database.unlaid.reported(txid)
         progress.under_way.clear()
         progress.installing = False
         if not retry:
@@ -163,6 +170,20 @@ class Follower:
             progress.closing = None
             if database is not None:
                 self.changed(database)
+
+    async def close(self, database: Database) -> None:
+        """Have the applier let go of a database, and of what it was given of it; return when it has."""
+        progress = self._progress.get(database.name)
+        if progress is None:
+            progress = self._progress[database.name] = Progress(database.applied)
+        self._close(database, progress)
+        progress.reset(database.applied)
+        await self.wait_closed(database.name)
+
+    def _close(self, database: Database, progress: Progress) -> None:
+        self._link.close_database(database.name)
+        if self._link.pid is not None:
+            progress.closing = trio.Event()
 
     async def wait_closed(self, name: str) -> None:
         """Return when another file may have the name of a database."""
@@ -398,14 +419,12 @@ class Follower:
         except OSError as error:
             self.failed(database.name, dropped, f"the log cannot be made durable: {error.strerror}", retry=True)
             return
-        self._link.close_database(database.name)
+        self._close(database, progress)
         self._operations.removed_here(database.name)
         for path in (database.file_path, wal_of(database)):
             if path.exists():
                 self._store.disk.unlink(path)
         progress.reset(dropped)
         database.unlaid.over()
-        if self._link.pid is not None:
-            progress.closing = trio.Event()
         log.info("database_dropped", database=database.name, position=f"{dropped:016x}")
         database.set_applied(dropped)

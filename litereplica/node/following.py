@@ -144,6 +144,12 @@ class Following:
         """A snapshot has arrived: it becomes the database, at once or through the applier."""
         assert self.follower is not None
         await self.follower.wait_closed(finished.database)
+        known = self._store.get(finished.database)
+        apart = finished.apart and known is not None and known.exists
+        if apart:
+            assert known is not None
+            await self.follower.close(known)
+            await self._operations.cut_off(known.name)
         database = self._store.install(
             finished.database,
             finished.pages_file,
@@ -153,6 +159,7 @@ class Following:
             finished.checksums,
             finished.epoch,
             finished.timestamp_ms,
+            apart=apart,
         )
         assert self.follower is not None
         self.follower.replaced(database)

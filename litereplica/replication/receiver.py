@@ -6,6 +6,7 @@ acknowledged. Does not know how a connection is made or when to try again (clien
 """
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -70,6 +71,8 @@ class Receiver:
         self._foreign = client.foreign
         # Of those, the ones that are replaced although what is here is the primary's history: this node fell behind.
         self._confirmed: set[str] = set()
+        # Of those, the ones of which everything that the primary does not have was kept.
+        self._kept: set[str] = set()
         self._reconciler = Reconciler(self, client, welcome)
         # Of those, the ones that are ignored until the snapshot that was asked for begins.
         self._awaited: set[str] = set()
@@ -134,6 +137,7 @@ class Receiver:
     def superseded(self, name: str) -> None:
         """The log of a database may go with a snapshot: all of it is the primary's too, or kept."""
         self._confirmed.add(name)
+        self._kept.add(name)
 
     def hide(self, name: str) -> None:
         """Ignore what comes for a database until it is ``settled``."""
@@ -144,6 +148,7 @@ class Receiver:
         """The history of a database is the primary's again."""
         self._foreign.discard(database.name)
         self._awaited.discard(database.name)
+        self._kept.discard(database.name)
         self._replies.changed(database)
 
     # -- receiving -------------------------------------------------------------------------------------------------
@@ -222,6 +227,7 @@ class Receiver:
         self._awaited.add(name)
         self._replies.forget(name)
         self._confirmed.discard(name)
+        self._kept.discard(name)
         resync = Resync(self._epoch, name, reason)
         if pause_s:
             assert self._nursery is not None
@@ -331,7 +337,8 @@ class Receiver:
         self._client.forget_marks(name)
         before = logs_set_aside(self._store, name)
         try:
-            await self._client.install(finished)
+            # Of another history: what its lost part did to the schema is not known here.
+            await self._client.install(replace(finished, apart=name not in self._confirmed or name in self._kept))
         finally:
             database = self._store.get(name)
             if name in self._confirmed and database is not None and database.position == finished.position:
@@ -342,6 +349,7 @@ class Receiver:
         assert database.position == finished.position, (database.position, finished.position)
         log.info("snapshot_installed", database=name, position=str(finished.position), pages=finished.page_count)
         self._confirmed.discard(name)
+        self._kept.discard(name)
         self.settled(database)
 
     def _drop_sink(self, name: str) -> None:

@@ -67,6 +67,11 @@ def lock_page(page_size: int) -> int:
     return LOCK_BYTE // page_size + 1
 
 
+def schema_cookie(first_page: bytes | memoryview) -> int:
+    """Return the number of the schema in page 1 (file format, 1.3.9), by which connections know that theirs is old."""
+    return int.from_bytes(first_page[40:44], "big")
+
+
 def parse_database_header(first100: bytes) -> DatabaseHeader:
     """Read the first 100 bytes of a database file; ``Corrupt`` when they are no database header."""
     if len(first100) < DATABASE_HEADER_BYTES:

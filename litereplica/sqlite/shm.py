@@ -41,6 +41,8 @@ READ_MARK_UNUSED = 0xFFFFFFFF
 
 _BIG_ENDIAN_HOST = sys.byteorder == "big"
 _INDEX_VERSION = 3007000
+UNKNOWN_VERSION = _INDEX_VERSION + 1
+"""SQLite answers SQLITE_CANTOPEN to who begins a transaction on such a wal-index."""
 _HASH_OFFSET = FRAMES_PER_BLOCK * 4
 _HASH_SLOTS = 8192
 _HASH_FACTOR = 383

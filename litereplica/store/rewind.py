@@ -21,7 +21,7 @@ from litereplica.ltx.checksum import page_checksum
 from litereplica.ltx.decode import PageBlock
 from litereplica.ltx.format import RecordHeader
 from litereplica.ltx.position import Position
-from litereplica.sqlite.pages import lock_page
+from litereplica.sqlite.pages import DATABASE_HEADER_BYTES, lock_page, schema_cookie
 from litereplica.store.database import Database
 from litereplica.store.held import Held, in_steps
 from litereplica.store.judge import page_checksums
@@ -65,7 +65,10 @@ async def content_at(database: Database, position: Position) -> FinishedSnapshot
     log.info(
         "content_rebuilt", database=database.name, position=str(position), pages=page_count, changed=rewind.taken,
     )  # fmt: skip
-    return FinishedSnapshot(database.name, target, page_size, page_count, position, rewind.entries, epoch, timestamp_ms)
+    return FinishedSnapshot(
+        database.name, target, page_size, page_count, position, rewind.entries, epoch, timestamp_ms,
+        apart=rewind.has_lost_schema(),
+    )  # fmt: skip
 
 
 def dropped_content(database: Database) -> FinishedSnapshot:
@@ -118,6 +121,9 @@ class _Rewind:
         self._limit = page_count
         self._resized = False
         self.taken = 0
+        # The numbers of the schemas that there were after the position, and the one that there was at it.
+        self._later_schemas: set[int] = set()
+        self._schema = 0
         self.entries = array("Q", held.table[:page_count])
         self.entries.frombytes(bytes(8 * (page_count - len(self.entries))))
 
@@ -139,6 +145,12 @@ class _Rewind:
             raise Corrupt(f"{held.name} had no pages at {self._position}, which cannot be")
         held.disk.truncate(target, self._page_count * self._page_size)
         held.disk.fdatasync(target)
+        if self._page_count:
+            self._schema = schema_cookie(held.disk.pread(target, DATABASE_HEADER_BYTES, 0))
+
+    def has_lost_schema(self) -> bool:
+        """Whether the schema was changed after the position. What follows there instead may count up to its number."""
+        return bool(self._later_schemas - {self._schema})
 
     def _note_changed(self, span: Span) -> None:
         """Which pages the records after the position have changed."""
@@ -150,9 +162,11 @@ class _Rewind:
                 if event.commit < count:
                     needed[event.commit + 1 :] = b"\1" * (count - event.commit)
             elif isinstance(event, PageBlock):
-                for pgno, _ in event.pages:
+                for pgno, page in event.pages:
                     if pgno <= count:
                         needed[pgno] = 1
+                    if pgno == 1:
+                        self._later_schemas.add(schema_cookie(page))
 
     def _take_images(self, target: int) -> Iterator[None]:
         """Newest first: what is needed, and whatever the file need not have yet."""

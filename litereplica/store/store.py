@@ -319,6 +319,8 @@ class Store:
         checksums: "array[int] | memoryview",
         epoch: int,
         timestamp_ms: int,
+        *,
+        apart: bool = False,
     ) -> Database:
         """Make a finished snapshot the database ``name``; ``pages_file`` has its pages, already durable.
 
@@ -327,7 +329,8 @@ class Store:
 
         Where readers may have the old content open, ``pending_install`` says that the applier has to write the new one
         over it (or ``dropped_txid``, that the file has to go); else the file is in place. After a crash in between,
-        ``recover`` puts it in place. The old log is kept in ``diverged/``. Raises OSError.
+        ``recover`` puts it in place. ``apart``: nobody can use the old one any more, whoever has it open; it is in
+        place at once. The old log is kept in ``diverged/``. Raises OSError.
         """
         assert len(checksums) == page_count
         database = self.databases.get(name)
@@ -351,12 +354,14 @@ class Store:
         database.epoch, database.timestamp_ms = epoch, timestamp_ms
         if had_file and not page_count:
             database.dropped_txid = position.txid
-        if had_file and page_count:
+        if had_file and page_count and not apart:
             database.pending_install = database.kept_install = install_path(database.directory, position)
         else:
             place_install(database)
             if page_count or not had_file:
                 database.applied = position.txid
+            # Whatever a commit of an application has said of the WAL: this file has another.
+            database.claim = None
         database.unlaid.replaced()
         if database.awaited is not None:
             database.awaited.replaced(database)

@@ -112,6 +112,20 @@ def test_records_may_follow_what_an_application_of_this_node_has_committed() -> 
     assert taken(backlog) == [[records(6, 6, applied=5)]]
 
 
+def test_what_is_sent_again_with_more_takes_the_place_of_what_waits() -> None:
+    # A promotion that is given up has everything sent again that was not applied, and some of it may still wait.
+    again = records(2, 9)
+    backlog = filled(records(1, 1), records(2, 4), records(5, 7), again)
+    assert taken(backlog) == [[records(1, 1), again._replace(redo_until=7)]]
+
+
+def test_what_does_not_follow_is_a_transaction_of_its_own() -> None:
+    waits, again = records(1, 5), records(3, 7)
+    assert taken(filled(waits, again)) == [[waits], [again._replace(redo_until=5)]]
+    before, after = records(1, 2), records(5, 6, applied=4)
+    assert taken(filled(before, after)) == [[before], [after]]
+
+
 def test_commits_and_holds_can_be_taken_back() -> None:
     commit, hold = Commit("a.db", 1, "/spool", 10, 100), Hold("a.db", 2, 100)
     backlog = filled(records(1, 1), commit, LOCK, hold)

@@ -11,7 +11,7 @@ import pytest
 from tests.cluster.comparing import assert_same, caught_up, content
 from tests.cluster.group import kill
 from tests.support.nodes import ROOT, Node, Nodes
-from tests.support.sql import Session, run_sql
+from tests.support.sql import Session, SqlError, run_sql
 from tests.support.waiting import wait_until
 
 DB = "app.db"
@@ -105,6 +105,80 @@ def test_an_old_primary_keeps_what_only_it_had_goes_back_and_follows(
     caught_up(b, [a])
     assert_same([b, a])
     assert len(a.log_lines("went_back")) == 1
+
+
+@pytest.mark.parametrize(("mode", "fetched"), [("wal", False), ("delete", False), ("delete", True)])
+def test_a_connection_that_knows_a_lost_schema_is_told_so_before_it_can_use_it(
+    nodes: Nodes, mode: str, *, fetched: bool
+) -> None:
+    """Schema changes are counted; after as many others, of the other history, the number is the same again."""
+    sections: dict[str, Any] = {"writes": {"on_replica": "forward"}}
+    a = nodes.make_primary("a")
+    b = nodes.make_replica(a, "b")
+    for node in (a, b):
+        node.configure(**sections)
+        node.start()
+    run_sql(a.path(DB), f"PRAGMA journal_mode={mode}; CREATE TABLE t (n INTEGER PRIMARY KEY, v);")
+    fill(a, 0, ROWS)
+    caught_up(a, [b])
+    b.stop()
+    if fetched:
+        # Nobody goes back over that: a snapshot is needed.
+        run_sql(a.path(DB), "PRAGMA page_size=8192; VACUUM;")
+    run_sql(a.path(DB), "CREATE TABLE lost (x, y); INSERT INTO lost VALUES (1, 2);")
+    [(lost,)] = run_sql(a.path(DB), "PRAGMA schema_version")
+    a.stop()
+
+    lead(b, a)
+    for node in (a, b):
+        node.configure(**sections)
+    a.start(wait=False)
+    wait_until(lambda: len(a.log_lines("ready_to_serve")) == 2, "a is mounted again", 30)
+    with Session(a.path(DB)) as reader, Session(a.path(DB)) as writer, Session(a.path(DB)) as unused:
+        for session in (reader, writer):
+            assert session.run("SELECT x, y FROM lost") == [(1, 2)]
+        b.start()
+        run_sql(b.path(DB), "CREATE TABLE other (z); INSERT INTO other VALUES (3);")
+        while run_sql(b.path(DB), "PRAGMA schema_version")[0][0] < lost:
+            run_sql(b.path(DB), "CREATE INDEX i ON other (z)")
+        caught_up(b, [a])
+        assert run_sql(a.path(DB), "PRAGMA schema_version") == [(lost,)]
+        assert run_sql(a.path(DB), "SELECT z FROM other") == [(3,)], "who opens it now sees what there is"
+        for session, sql in (
+            (reader, "SELECT x, y FROM lost"),
+            (reader, "SELECT count(*) FROM t"),
+            (writer, "INSERT INTO lost VALUES (8, 9)"),
+            (unused, "INSERT INTO other VALUES (9)"),
+        ):
+            with pytest.raises(SqlError) as told:
+                session.run(sql)
+            assert told.value.code in {"SQLITE_CANTOPEN", "SQLITE_IOERR_FSTAT"}, sql
+    run_sql(a.path(DB), "INSERT INTO other VALUES (4)")
+    caught_up(b, [a])
+    assert run_sql(a.path(DB), "SELECT z FROM other ORDER BY z") == [(3,), (4,)]
+    assert_same([b, a])
+    assert a.log_lines("snapshot_installed" if fetched else "went_back")
+    assert a.log_lines("connections_cut_off")
+
+
+def test_a_connection_goes_on_where_no_schema_was_lost(nodes: Nodes) -> None:
+    a = nodes.primary("a")
+    b = nodes.replica(a, "b")
+    run_sql(a.path(DB), "PRAGMA journal_mode=wal; CREATE TABLE t (n INTEGER PRIMARY KEY, v);")
+    caught_up(a, [b])
+    b.stop()
+    fill(a, 0, LOST)
+    a.stop()
+    lead(b, a)
+    a.start(wait=False)
+    wait_until(lambda: len(a.log_lines("ready_to_serve")) == 2, "a is mounted again", 30)
+    with Session(a.path(DB), mode="ro") as reader:
+        assert reader.run("SELECT count(*) FROM t") == [(LOST,)]
+        b.start()
+        run_sql(b.path(DB), "CREATE TABLE other (z); INSERT INTO other VALUES (3);")
+        caught_up(b, [a])
+        assert reader.run("SELECT z FROM other") == [(3,)]
+    assert not a.log_lines("connections_cut_off")
 
 
 STEPS = ("history_diverged", "transactions_kept", "content_rebuilt", "log_set_aside", "went_back")

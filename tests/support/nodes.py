@@ -58,7 +58,7 @@ def configuration(
     *,
     name: str,
     point: Path,
-    data: Path,
+    files: Path,
     http_port: int,
     replication_port: int,
     primary: tuple[str, int, int] | None = None,
@@ -72,7 +72,7 @@ def configuration(
     document: dict[str, Any] = {
         "node": {"name": name},
         "mount": {"dir": str(point)},
-        "data": {"dir": str(data)},
+        "data": {"dir": str(files)},
         "http": {"listen": f"127.0.0.1:{http_port}"},
         "replication": {"listen": f"127.0.0.1:{replication_port}"},
         "lease": {"type": "standalone"},
@@ -126,7 +126,7 @@ class Node:
         document = configuration(
             name=self.name,
             point=self.mount,
-            data=self.data,
+            files=self.data,
             http_port=self.http_port,
             replication_port=self.replication_port,
             primary=self._primary,
