@@ -4,7 +4,7 @@ Knows what each workload promises. Does not know how a run is made, stored or sh
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -32,7 +32,7 @@ from jepsen.description import Description
 from jepsen.ending import Ending, Kept
 from jepsen.history import Call, Malformed, pair
 from jepsen.lines import Record
-from jepsen.periods import Period, busy, periods
+from jepsen.periods import Period, busy, periods, restored
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,7 @@ class _Case:
     description: Description
     ending: Ending
     clock: Callable[[], float]
+    restored: Mapping[str, Sequence[tuple[int, int]]]
 
     @property
     def lost(self) -> frozenset[int]:
@@ -95,7 +96,7 @@ def _counter(case: _Case) -> Result:
 
 
 def _monotonic(case: _Case) -> Result:
-    return monotonic.check(case.calls, diverged=case.diverged)
+    return monotonic.check(case.calls, diverged=case.diverged, restored=case.restored)
 
 
 def _own_writes(case: _Case) -> Result:
@@ -147,7 +148,7 @@ def judge(
     calls = pair(record.operations)
     under = periods(record.operations)
     ending = record.ending or Ending()
-    case = _Case(calls, description, ending, clock)
+    case = _Case(calls, description, ending, clock, restored(record.operations))
     results = [*(checker(case) for checker in CHECKERS[description.workload]), answers.check(calls, under)]
     if record.ending is not None:
         results += [

@@ -34,6 +34,25 @@ class Period:
         return self.began_ns <= ended_ns and began_ns <= self.ended_ns
 
 
+def restored(operations: Iterable[Operation]) -> dict[str, list[tuple[int, int]]]:
+    """By node, from when to when it was given back a directory that it had before (nemeses/rejoin.py)."""
+    found: dict[str, list[tuple[int, int]]] = {}
+    node, began_ns = "", -1
+    for each in operations:
+        if each.process != NEMESIS:
+            continue
+        if each.f == "start-rejoin" and isinstance(each.value, str):
+            kind, _, name = each.value.partition(" ")
+            node = name if kind == "restored" else ""
+        elif each.f == "stop-rejoin" and node:
+            if began_ns < 0:
+                began_ns = each.time_ns
+            else:
+                found.setdefault(node, []).append((began_ns, each.time_ns))
+                node, began_ns = "", -1
+    return found
+
+
 def periods(operations: Sequence[Operation]) -> tuple[Period, ...]:
     """All of them, by their beginnings. From the instant a fault is begun until the instant it is known to be undone.
 

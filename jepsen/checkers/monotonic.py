@@ -10,6 +10,9 @@ Across failover, in its documented form: a node that has transactions which its 
 ``diverged/``, lists them, and goes back to the last common position. So each entry there excuses one step back on its
 node and database, after it was made, and not below the position that it names. (The position steps back a moment before
 what readers see: within PUT_ASIDE_S both are one step.)
+
+A node that is given back the directory that it had some time ago begins where it was then: what its readers saw before
+bounds nobody.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +23,9 @@ from jepsen.ending import PUT_ASIDE_S, Kept
 from jepsen.history import Atom, Call, Malformed, entry_of, number
 
 NAME = "monotonic"
+
+Span = tuple[int, int]
+"""From when to when a node was given its old directory, in ns of the history's clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +39,26 @@ class _Seen:
 class _Place:
     """One database on one node. ``entries``: that have excused nothing yet. ``went_back``: since which operation.
 
+    ``restores``: those that no read has begun after.
+
     ``half_used``: those that have excused a step of the position alone.
     """
 
     newest: _Seen | None = None
     deepest: _Seen | None = None
+    restores: list[Span] = field(default_factory=list)
     entries: list[Kept] = field(default_factory=list)
     half_used: list[Kept] = field(default_factory=list)
     went_back: int = -1
 
 
-def check(calls: Sequence[Call], *, diverged: Mapping[str, Sequence[Kept]] | None = None) -> Result:
-    """``diverged``: by node. Raises Malformed where a read is not of this kind."""
+def check(
+    calls: Sequence[Call],
+    *,
+    diverged: Mapping[str, Sequence[Kept]] | None = None,
+    restored: Mapping[str, Sequence[Span]] | None = None,
+) -> Result:
+    """``diverged``, ``restored``: by node. Raises Malformed where a read is not of this kind."""
     findings = Findings()
     places: dict[tuple[str, Atom], _Place] = {}
     bounds: dict[int, tuple[_Seen | None, _Seen | None]] = {}
@@ -53,12 +67,18 @@ def check(calls: Sequence[Call], *, diverged: Mapping[str, Sequence[Kept]] | Non
         if call.f == "increment":
             increments += begins
             continue
-        place = _place(call, places, diverged or {})
+        place = _place(call, places, diverged or {}, restored or {})
         if begins:
+            while place.restores and place.restores[0][1] < call.invocation.time_ns:
+                place.restores.pop(0)
+                place.newest = place.deepest = None
             bounds[call.index] = place.newest, place.deepest
             continue
         reads += 1
         one = _seen(call)
+        if any(_overlaps(call, span) for span in (restored or {}).get(call.node, ())):
+            del bounds[call.index]
+            continue
         if increments and one.seen > increments:
             text = f"{of_process(call)} saw {one.seen} on {call.node}, and only {increments} increments had been begun"
             findings.add("from-nowhere", text, call)
@@ -82,7 +102,17 @@ def _events(calls: Iterable[Call]) -> list[tuple[int, Call, bool]]:
     return sorted(found, key=lambda each: each[0])
 
 
-def _place(call: Call, places: dict[tuple[str, Atom], _Place], diverged: Mapping[str, Sequence[Kept]]) -> _Place:
+def _overlaps(call: Call, span: Span) -> bool:
+    assert call.completion is not None
+    return call.invocation.time_ns <= span[1] and span[0] <= call.completion.time_ns
+
+
+def _place(
+    call: Call,
+    places: dict[tuple[str, Atom], _Place],
+    diverged: Mapping[str, Sequence[Kept]],
+    restored: Mapping[str, Sequence[Span]],
+) -> _Place:
     assert call.completion is not None
     database = entry_of(call.completion, "database")
     if not isinstance(database, str) or not call.node:
@@ -90,7 +120,10 @@ def _place(call: Call, places: dict[tuple[str, Atom], _Place], diverged: Mapping
     key = call.node, database
     if key not in places:
         entries = sorted(diverged.get(call.node, ()), key=lambda each: each.time_ns)
-        places[key] = _Place(entries=[each for each in entries if each.database == database])
+        places[key] = _Place(
+            entries=[each for each in entries if each.database == database],
+            restores=sorted(restored.get(call.node, ())),
+        )
     return places[key]
 
 

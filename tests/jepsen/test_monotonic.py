@@ -8,6 +8,7 @@ from jepsen.checkers import monotonic as checker
 from jepsen.checkers.result import Result
 from jepsen.ending import Kept
 from jepsen.history import Malformed
+from jepsen.periods import restored
 from tests.jepsen.making import STEP_NS, Making
 
 
@@ -43,6 +44,35 @@ def test_a_reader_of_a_node_that_goes_back_is_wrong_whoever_read_before(process:
     assert f"T2 (process {process}) saw 4 on b, and T0 (process 0) saw 5 on b before that began" in str(
         result.anomalies
     )
+
+
+def test_a_node_that_is_given_an_old_directory_begins_where_it_was_then() -> None:
+    making = Making()
+    seen(making, 0, 5)
+    at_ns = seen(making, 0, 9)  # while it is given that
+    seen(making, 0, 5)
+    seen(making, 0, 6)
+    calls = making.calls()
+    during = calls[1].invocation.time_ns
+    spans = {"b": [(during, during + 1)]}
+    assert at_ns
+    assert checker.check(calls, restored=spans).valid is True
+    assert checker.check(calls, restored={"c": spans["b"]}).valid is False
+    seen(making, 0, 5)
+    assert kinds(checker.check(making.calls(), restored=spans)) == {"went-back"}, "once, and not from then on"
+
+
+def test_when_a_node_was_given_an_old_directory_stands_in_the_history() -> None:
+    making = Making()
+    for f, value in (
+        ("start-rejoin", "away a"),
+        ("stop-rejoin", "a"),
+        ("start-rejoin", "restored b"),
+        ("stop-rejoin", "b"),
+    ):
+        making.nemesis(f, value)
+    began, ended = making.operations[-2:]
+    assert restored(making.operations) == {"b": [(began.time_ns, ended.time_ns)]}
 
 
 def test_a_position_that_goes_back_is_wrong_too() -> None:
