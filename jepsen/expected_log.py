@@ -114,6 +114,12 @@ EXPECTED: Final[tuple[Expected, ...]] = (
         "a node that stands still does not hear in time", STALLS | DAEMONS, "applier.killed", "not_demoted_in_time"
     ),
     *_group("a proxy sees that its node is gone, or stands still", DAEMONS | STALLS | DISKS | {BUSY}, "node_lost"),
+    *_group(
+        "a journal mode is changed while the role does",
+        CHANGES,
+        "commit_refused",
+        saying=("WAL mode is left on the primary only",),
+    ),
     # ---------------------------------------------------------------------------------------------------------- disks
     *_group(
         "the disk takes nothing, or answers with an error",

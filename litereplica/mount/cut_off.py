@@ -5,8 +5,9 @@ size and owner: who has not opened the WAL yet would open that of the other data
 unixOpenSharedMemory, asks before it does). And the wal-index says that it is of a version that SQLite does not know
 (wal.c, walIndexReadHdr), which is looked at when a transaction begins. Does not know why they must not go on.
 
-A connection looks at the schema again only when its number has changed (file format, 1.3.9), and nothing of it tells
-one history from another: after a rewind the number of a lost schema may come again with other tables behind it.
+A connection looks at the schema again only when its number has changed (file format, 1.3.9), and without a WAL at any
+page only when the change counter has, or the number of pages. Nothing of it tells one history from another: after a
+rewind the same numbers may come again, with other tables and other rows behind them.
 """
 
 import errno

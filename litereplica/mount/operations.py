@@ -288,7 +288,7 @@ class Operations(NameOperations):
             if isinstance(file, ShmFile):
                 self._handles[number] = OldIndexHandle(handle, file)
             else:
-                connections += 1
+                connections += file is handle
                 self._handles[number] = CutOffHandle(handle)
         if (index := self.tree.shm(f"{name}-shm")) is not None:
             spoil(index)
@@ -301,7 +301,7 @@ class Operations(NameOperations):
         if connections:
             log.warning(
                 "connections_cut_off", database=name, connections=connections,
-                reason="they may know a schema that is lost: close them, and open the database again",
+                reason="what they know is lost, and they might not notice: close them, and open the database again",
             )  # fmt: skip
         return [inode.number for inode in inodes]
 

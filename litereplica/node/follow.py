@@ -171,14 +171,20 @@ class Follower:
             if database is not None:
                 self.changed(database)
 
-    async def close(self, database: Database) -> None:
-        """Have the applier let go of a database, and of what it was given of it; return when it has."""
+    async def give_way(self, database: Database) -> None:
+        """Have the applier let go of a database, and return when it has; it is given nothing until ``go_on``."""
         progress = self._progress.get(database.name)
         if progress is None:
             progress = self._progress[database.name] = Progress(database.applied)
         self._close(database, progress)
         progress.reset(database.applied)
+        progress.giving_way = True
         await self.wait_closed(database.name)
+
+    def go_on(self, database: Database) -> None:
+        """Another file has taken its place, or will not."""
+        self._progress[database.name].giving_way = False
+        self.changed(database)
 
     def _close(self, database: Database, progress: Progress) -> None:
         self._link.close_database(database.name)
@@ -239,11 +245,13 @@ class Follower:
         progress = self._progress.get(database.name)
         if database.pending_install is None:
             # Its file is another one: whoever had it open goes on with the old one, as after a drop.
-            self._link.close_database(database.name)
             self._operations.removed_here(database.name)
             database.unlaid.over()
-            if progress is not None:
+            if progress is None:
+                self._link.close_database(database.name)
+            else:
                 progress.reset(database.applied)
+                self._close(database, progress)
         elif progress is not None:
             # What is under way for the old content is still reported, and waited for.
             progress.installing = False
@@ -300,7 +308,7 @@ class Follower:
         if database.dropped_txid > max(database.applied, progress.sent):
             progress.flows = False
             self._drop(database, progress)
-        if progress.closing is not None:
+        if progress.closing is not None or progress.giving_way:
             return
         if database.pending_install is not None:
             if not progress.under_way:

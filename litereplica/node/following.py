@@ -142,14 +142,22 @@ class Following:
 
     async def _install(self, finished: FinishedSnapshot) -> None:
         """A snapshot has arrived: it becomes the database, at once or through the applier."""
-        assert self.follower is not None
-        await self.follower.wait_closed(finished.database)
+        follower = self.follower
+        assert follower is not None
+        await follower.wait_closed(finished.database)
         known = self._store.get(finished.database)
-        apart = finished.apart and known is not None and known.exists
-        if apart:
-            assert known is not None
-            await self.follower.close(known)
-            await self._operations.cut_off(known.name)
+        if not finished.apart or known is None or not known.exists:
+            self._put(finished, apart=False)
+        else:
+            try:
+                await follower.give_way(known)
+                await self._operations.cut_off(known.name)
+                self._put(finished, apart=True)
+            finally:
+                follower.go_on(known)
+        await trio.lowlevel.checkpoint()
+
+    def _put(self, finished: FinishedSnapshot, *, apart: bool) -> None:
         database = self._store.install(
             finished.database,
             finished.pages_file,
@@ -165,4 +173,3 @@ class Following:
         self.follower.replaced(database)
         # No await since the file was put in place: nobody has opened it without.
         ensure_wal(database)
-        await trio.lowlevel.checkpoint()

@@ -12,8 +12,8 @@ class Progress:
     """Where one database stands. All of it belongs to Follower."""
 
     __slots__ = (
-        "again", "claimed", "closing", "failed", "failures", "flows", "installing", "making", "reason", "reported",
-        "sent", "stuck", "under_way",
+        "again", "claimed", "closing", "failed", "failures", "flows", "giving_way", "installing", "making", "reason",
+        "reported", "sent", "stuck", "under_way",
     )  # fmt: skip
 
     def __init__(self, applied: int) -> None:
@@ -34,6 +34,8 @@ class Progress:
         # The last TXIDs of what the applier was given and has not reported. It may report several as one.
         self.under_way: deque[int] = deque()
         self.installing = False
+        # The file is about to be another one: the applier is given nothing.
+        self.giving_way = False
         # What has failed is to be sent again, after a while.
         self.failed = False
         # In a row, and why the last time.

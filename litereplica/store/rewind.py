@@ -67,7 +67,7 @@ async def content_at(database: Database, position: Position) -> FinishedSnapshot
     )  # fmt: skip
     return FinishedSnapshot(
         database.name, target, page_size, page_count, position, rewind.entries, epoch, timestamp_ms,
-        apart=rewind.has_lost_schema(),
+        apart=rewind.cannot_be_told(),
     )  # fmt: skip
 
 
@@ -104,6 +104,11 @@ def _known_of(database: Database, position: Position) -> tuple[int, int, int, in
     raise Unreachable(f"the log of {database.name} does not say what was there at {position}")
 
 
+def _told_by(first_page: bytes) -> tuple[int, bool]:
+    """What page 1 says: the number of the schema, and whether a rollback journal is used (1 at offset 18)."""
+    return schema_cookie(first_page), first_page[18] == 1
+
+
 class _Rewind:
     """One way back. ``entries``: page checksums at the position. ``taken``: pages that came from the log."""
 
@@ -121,9 +126,9 @@ class _Rewind:
         self._limit = page_count
         self._resized = False
         self.taken = 0
-        # The numbers of the schemas that there were after the position, and the one that there was at it.
-        self._later_schemas: set[int] = set()
-        self._schema = 0
+        # Of page 1, as it was after the position and at it: the schema's number, and whether it says rollback mode.
+        self._later: set[tuple[int, bool]] = set()
+        self._then = (0, False)
         self.entries = array("Q", held.table[:page_count])
         self.entries.frombytes(bytes(8 * (page_count - len(self.entries))))
 
@@ -146,11 +151,15 @@ class _Rewind:
         held.disk.truncate(target, self._page_count * self._page_size)
         held.disk.fdatasync(target)
         if self._page_count:
-            self._schema = schema_cookie(held.disk.pread(target, DATABASE_HEADER_BYTES, 0))
+            self._then = _told_by(held.disk.pread(target, DATABASE_HEADER_BYTES, 0))
 
-    def has_lost_schema(self) -> bool:
-        """Whether the schema was changed after the position. What follows there instead may count up to its number."""
-        return bool(self._later_schemas - {self._schema})
+    def cannot_be_told(self) -> bool:
+        """Whether connections that know a later state may take what follows the position instead for that.
+
+        They go by numbers that are counted up: of the schema, and under a rollback journal of all changes.
+        """
+        told = {*self._later, self._then}
+        return len({schema for schema, _ in told}) > 1 or any(rollback for _, rollback in told)
 
     def _note_changed(self, span: Span) -> None:
         """Which pages the records after the position have changed."""
@@ -166,7 +175,7 @@ class _Rewind:
                     if pgno <= count:
                         needed[pgno] = 1
                     if pgno == 1:
-                        self._later_schemas.add(schema_cookie(page))
+                        self._later.add(_told_by(page))
 
     def _take_images(self, target: int) -> Iterator[None]:
         """Newest first: what is needed, and whatever the file need not have yet."""

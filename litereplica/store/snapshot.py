@@ -115,7 +115,7 @@ class FinishedSnapshot:
     """A whole, verified, durable copy of a database at ``position``; ``pages_file`` now belongs to who takes it.
 
     ``checksums``: unsigned 64-bit, index pgno - 1, 0 for the lock page. ``page_count`` 0: dropped; the file is empty.
-    ``apart``: connections to what it replaces must not go on with it, because they may know a schema that is lost.
+    ``apart``: connections to what it replaces must not go on with it: they might not notice that it is another.
     """
 
     database: str

@@ -2,10 +2,11 @@
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
-from tests.cluster.comparing import assert_same, caught_up
+from tests.cluster.comparing import assert_same, caught_up, content
 from tests.roles.conftest import Direct
 from tests.roles.directed import DirectedNode
 from tests.roles.test_roles import ids, insert, make, pair
@@ -40,7 +41,8 @@ def test_records_of_a_lost_history_that_the_applier_has_not_looked_at_yet_are_fo
     c.promote(2)
     insert(c, 10)
     b.follow(c)
-    wait_until(lambda: bool(b.log_lines("went_back")), "b has gone back")
+    # In a rollback mode it waits until the applier has let go.
+    wait_until(lambda: bool(b.log_lines("went_back" if mode == "WAL" else "content_rebuilt")), "b goes back")
     insert(c, 11)
     os.kill(b.applier(), signal.SIGCONT)
     caught_up(c, [b])
@@ -84,3 +86,40 @@ def test_a_connection_of_the_old_primary_does_not_go_on_with_a_schema_that_is_lo
     assert ids(a) == ids(b) == [1, 2]
     assert_same([a, b])
     assert a.log_lines("connections_cut_off")
+
+
+def test_a_connection_under_a_rollback_journal_does_not_go_on_with_pages_that_are_lost(directed: Direct) -> None:
+    """Without a WAL it knows by a counter in page 1 whether its pages are old; that may be the same again, too."""
+    a, b = pair(directed)
+    make(a, "DELETE")
+    insert(a, 1)
+    caught_up(a, [b])
+    with Session(a.path()) as idle:
+        part(b, b)
+        idle.run("UPDATE t SET v = 'lost'")
+        assert idle.run("SELECT v FROM t") == [("lost",)]
+        lost = content(a.path())[24:40]
+        a.demote()
+        b.promote(2)
+        wait_until(lambda: not has_wal_after_a_look(b), "the WAL that it had as a replica is gone", 30)
+        run_sql(b.path(), "UPDATE t SET v = 'new!'")
+        assert content(b.path())[24:40] == lost, "that is all that SQLite looks at"
+        a.follow(b)
+        caught_up(b, [a])
+        b.demote()
+        a.promote(3)
+        b.follow(a)
+        wait_until(lambda: not has_wal_after_a_look(a), "the WAL that it had as a replica is gone", 30)
+        with pytest.raises(SqlError) as told:
+            idle.run("SELECT v FROM t")
+        assert told.value.code in CUT_OFF
+    insert(a, 2)
+    caught_up(a, [b])
+    assert run_sql(b.path(), "SELECT id, v FROM t ORDER BY id") == [(1, "new!"), (2, "row 2")]
+    assert_same([a, b])
+
+
+def has_wal_after_a_look(node: DirectedNode) -> bool:
+    """Who closes a database last removes its WAL."""
+    run_sql(node.path(), "SELECT v FROM t")
+    return Path(f"{node.path()}-wal").exists()
