@@ -40,6 +40,7 @@ log = structlog.get_logger()
 
 WRITE_FLAGS: Final = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
 PF_EXITING: Final = 4
+CUT_PASSES: Final = 20
 
 
 Handle = File | AppliedHandle | VirtualHandle | HaltHandle | CutOffHandle | OldIndexHandle
@@ -271,9 +272,15 @@ class Operations(NameOperations):
 
         Who opens it when this has returned gets what is there then.
         """
-        while numbers := self._cut_off(name):
-            for number in numbers:
+        # Who asks for a name meanwhile makes another pass necessary. Somebody who does nothing else is cut off by the
+        # last one, too; only what the kernel has of it by then it may still read.
+        for _ in range(CUT_PASSES):
+            if not (numbers := self._cut_off(name)):
+                return
+            # Twice: the kernel keeps a page that is changed while it is dropped, and says nothing.
+            for number in (*numbers, *numbers):
                 await trio.to_thread.run_sync(forget_content, number)
+        self._cut_off(name)
 
     def _cut_off(self, name: str) -> list[int]:
         """The inodes of which the kernel has to forget what it caches; they have no names any more."""
