@@ -186,15 +186,15 @@ class Session:
 
     # -- positions -------------------------------------------------------------------------------------------------
 
-    def wait(self, node: str, database: str, txid: int, checksum: str = "") -> None:
+    def wait(self, node: str, database: str, txid: int, checksum: str = "", *, limit_s: float = WAIT_S) -> None:
         """Return when the node has applied a TXID. Raises Undone when it has not in time, or does not answer.
 
         ``checksum``: of the history that is meant; a node that does not know yet that its own is lost may have that
         TXID too.
         """
         self.stage = STATEMENT
-        path = f"/wait?db={database}&txid={txid:016x}&timeout={WAIT_S:g}s{f'&checksum={checksum}' if checksum else ''}"
-        connection = http.client.HTTPConnection("127.0.0.1", HTTP_PORT, timeout=WAIT_S + WAIT_SLACK_S)
+        path = f"/wait?db={database}&txid={txid:016x}&timeout={limit_s:g}s{f'&checksum={checksum}' if checksum else ''}"
+        connection = http.client.HTTPConnection("127.0.0.1", HTTP_PORT, timeout=limit_s + WAIT_SLACK_S)
         try:
             with inside(self.places[node].namespace):
                 connection.connect()
