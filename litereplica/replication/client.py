@@ -158,8 +158,10 @@ class ReplicationClient:
         if self._last_contact is None or self.foreign:
             return False
         databases = self.store.databases
+        # One whose first transaction was refused there is no database yet: nothing of it comes.
         return all(
-            name in databases and databases[name].applied >= tip.position.txid for name, tip in self._tips.items()
+            not tip.position.txid or (name in databases and databases[name].applied >= tip.position.txid)
+            for name, tip in self._tips.items()
         )
 
     def lag_ms(self, name: str | None = None) -> int | None:
@@ -183,7 +185,7 @@ class ReplicationClient:
         if since is None:
             tip = self._tips.get(name)
             database = self.store.databases.get(name)
-            if tip is None or (database is not None and database.applied >= tip.position.txid):
+            if tip is None or not tip.position.txid or (database is not None and database.applied >= tip.position.txid):
                 return 0
             since = tip.timestamp_ms
         return max(0, int(now_ms - since))

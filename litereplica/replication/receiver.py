@@ -71,8 +71,8 @@ class Receiver:
         self._foreign = client.foreign
         # Of those, the ones that are replaced although what is here is the primary's history: this node fell behind.
         self._confirmed: set[str] = set()
-        # Of those, the ones of which everything that the primary does not have was kept.
-        self._kept: set[str] = set()
+        # Those whose history here is known not to be the primary's.
+        self._parted: set[str] = set()
         self._reconciler = Reconciler(self, client, welcome)
         # Of those, the ones that are ignored until the snapshot that was asked for begins.
         self._awaited: set[str] = set()
@@ -137,7 +137,7 @@ class Receiver:
     def superseded(self, name: str) -> None:
         """The log of a database may go with a snapshot: all of it is the primary's too, or kept."""
         self._confirmed.add(name)
-        self._kept.add(name)
+        self._parted.add(name)
 
     def hide(self, name: str) -> None:
         """Ignore what comes for a database until it is ``settled``."""
@@ -148,7 +148,7 @@ class Receiver:
         """The history of a database is the primary's again."""
         self._foreign.discard(database.name)
         self._awaited.discard(database.name)
-        self._kept.discard(database.name)
+        self._parted.discard(database.name)
         self._replies.changed(database)
 
     # -- receiving -------------------------------------------------------------------------------------------------
@@ -211,6 +211,7 @@ class Receiver:
         try:
             receiver.feed(message.data, message.epoch)
         except Diverged as error:
+            self._parted.add(name)
             self._ask_snapshot(name, error.message)
         except Corrupt as error:
             # Damage on the way is repaired by sending again; damage that stays needs another way.
@@ -227,7 +228,6 @@ class Receiver:
         self._awaited.add(name)
         self._replies.forget(name)
         self._confirmed.discard(name)
-        self._kept.discard(name)
         resync = Resync(self._epoch, name, reason)
         if pause_s:
             assert self._nursery is not None
@@ -249,6 +249,7 @@ class Receiver:
                 receiver = self._receivers.pop(name, None)
                 if receiver is not None:
                     receiver.abort()
+                self._parted.add(name)
                 self._ask_snapshot(name, f"the primary is at {tip.position}, this node at {database.position}")
         self._replies.answer_heartbeat()
 
@@ -337,8 +338,7 @@ class Receiver:
         self._client.forget_marks(name)
         before = logs_set_aside(self._store, name)
         try:
-            # Of another history: what its lost part did to the schema is not known here.
-            await self._client.install(replace(finished, apart=name not in self._confirmed or name in self._kept))
+            await self._client.install(replace(finished, apart=self._may_mislead(name)))
         finally:
             database = self._store.get(name)
             if name in self._confirmed and database is not None and database.position == finished.position:
@@ -349,8 +349,17 @@ class Receiver:
         assert database.position == finished.position, (database.position, finished.position)
         log.info("snapshot_installed", database=name, position=str(finished.position), pages=finished.page_count)
         self._confirmed.discard(name)
-        self._kept.discard(name)
         self.settled(database)
+
+    def _may_mislead(self, name: str) -> bool:
+        """Whether what a snapshot replaces may be of another history: nobody knows what its lost part did.
+
+        One epoch has one history. Where the primary's log does not go back to what this node has, nobody can compare.
+        """
+        if name in self._parted or name in self._confirmed:
+            return name in self._parted
+        database = self._store.get(name)
+        return database is not None and database.epoch != self._epoch
 
     def _drop_sink(self, name: str) -> None:
         self._sinks.pop(name, None)

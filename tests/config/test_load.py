@@ -265,7 +265,7 @@ def test_other_variables_of_ours_are_not_taken_for_keys(file: Path) -> None:
         ("node:\n  nam: a", "2: unknown key 'node.nam'; did you mean 'node.name'?"),
         ("leese: {type: static}", "1: unknown key 'leese'; did you mean 'lease'?"),
         ("compression: lz4", "1: unknown key 'compression'; did you mean 'data.compression'?"),
-        ("mount: {path: /a}", "1: unknown key 'mount.path'; known here: mount.dir, mount.allow_other"),
+        ("mount: {path: /a}", "1: unknown key 'mount.path'; known here: mount.dir, mount.allow_other, mount.guard"),
         ("data: {retention: {agee: 1s}}", "1: unknown key 'data.retention.agee'; did you mean 'data.retention.age'?"),
         ("<<: {a: b}", f"1: unknown key '<<'; known here: {SECTIONS}"),
         ("${KEY}: 1", f"1: unknown key '${{KEY}}'; known here: {SECTIONS}"),

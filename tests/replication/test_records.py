@@ -266,6 +266,16 @@ async def test_a_database_that_the_primary_does_not_know_is_kept(primary: Node, 
         assert replica.database("mine.db").page_count == 4
 
 
+async def test_a_database_that_never_had_a_transaction_keeps_nobody_waiting(primary: Node, replica: Node) -> None:
+    # Its first one was refused, by a disk that failed.
+    primary.grow(3)
+    primary.store.create("nothing.db", 4096)
+    async with primary.serving(), replica.following(primary.port) as client:
+        await until(lambda: same(primary, replica))
+        assert client.caught_up
+        assert client.lag_ms() == 0
+
+
 async def test_draining_waits_for_what_the_replicas_have_not_logged(primary: Node, replica: Node) -> None:
     primary.grow(10)
     line = Line()
