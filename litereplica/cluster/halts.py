@@ -14,11 +14,10 @@ node's monotonic clock, and what is to be done is returned as actions. Does not 
 ``taking`` is left out for applications of the primary itself: they write as always, and others do not.
 
 Order: first come, first served; but a lease may be overtaken by a lock during the rest that only leases have to keep.
-Fairness to everybody else, the primary's own applications first of all: a lease lasts no longer than ``lease_s``, less
-when its node has committed, and half as long as its node's last one if that ran out unused; after it no node gets a
-lease for as long as it lasted; and after a lock nobody gets anything for as long as it lasted, LONGEST_REST_S at most.
-Locks are renewed by whoever holds them, for ever if he likes; nobody who does not renew keeps or waits for one longer
-than its limit.
+Fairness to everybody else, the primary's own applications first of all: a lease lasts no longer than ``lease_s``, and
+less when its node has committed; after it no node gets a lease for as long as it lasted; and after a lock nobody gets
+anything for as long as it lasted, LONGEST_REST_S at most. Locks are renewed by whoever holds them, for ever if he
+likes; nobody who does not renew keeps or waits for one longer than its limit.
 """
 
 import math
@@ -32,8 +31,6 @@ RENEW_EVERY_S: Final = 3.0
 """Two renewals may be late or lost."""
 LINGER_S: Final = 0.05
 """A lease outlives a commit by so much: the application may have another transaction ready."""
-SHORTEST_SHARE: Final = 16
-"""Of a whole lease has a node that has used none of its last ones: time for a retry that needs no thought."""
 LEASES_WAITED: Final = 2
 """A lease is waited for as long as so many last: the rest after another node's, and some. An application that tries
 again and again asks again each time, and keeps its place."""
@@ -149,12 +146,11 @@ class _Wish:
 
 @dataclass(slots=True)
 class Holder:
-    """Who has the database; ``until``: when that is over; ``used``: it has committed meanwhile."""
+    """Who has the database; ``until``: when that is over."""
 
     claim: Claim
     since: float
     until: float
-    used: bool = False
 
 
 @dataclass(slots=True)
@@ -177,8 +173,6 @@ class Halts:
         self._number = 0
         # Nobody gets anything before; nobody gets a lease before.
         self._rest_until = self._lease_rest_until = -NEVER
-        # Of nodes whose last lease ran out unused: how long the next one is.
-        self._leases_s: dict[str, float] = {}
         # Locks that were taken away and whose nodes may not know it yet: they are not had again by a late renewal.
         self._lost: dict[Claim, str] = {}
 
@@ -226,12 +220,8 @@ class Halts:
 
     def ask(self, claim: Claim, limit_s: float, now: float) -> list[Action]:
         """A node wants the database, still wants it, or renews what it has."""
-        if claim.kind is Kind.LEASE:
-            limit_s = self._leases_s.get(claim.node, self._lease_s)
-            until = now + LEASES_WAITED * self._lease_s
-        else:
-            limit_s = min(limit_s, LOCK_LIMIT_S)
-            until = now + limit_s
+        limit_s = self._lease_s if claim.kind is Kind.LEASE else min(limit_s, LOCK_LIMIT_S)
+        until = now + (LEASES_WAITED * limit_s if claim.kind is Kind.LEASE else limit_s)
         done = self.tick(now)
         if claim in self._lost:
             return [*done, Lost(claim, self._lost[claim])]
@@ -261,8 +251,6 @@ class Halts:
         """A transaction of ``node`` was committed."""
         holder = self.holder
         if holder is not None and holder.claim == Claim(node, 0):
-            holder.used = True
-            self._leases_s.pop(node, None)
             holder.until = min(holder.since + self._lease_s, now + LINGER_S)
         return self.tick(now)
 
@@ -317,10 +305,6 @@ class Halts:
         holder = self.holder
         if holder is not None and holder.until <= now:
             if holder.claim.kind is Kind.LEASE:
-                if not holder.used:
-                    # Whoever was refused does not try again, or somewhere else: nobody should wait for that.
-                    lease_s = (holder.until - holder.since) / 2
-                    self._leases_s[holder.claim.node] = max(lease_s, self._lease_s / SHORTEST_SHARE)
                 done += self._remove(holder.claim, now)
             else:
                 done += self._lose(holder.claim, f"it was not renewed for {LOCK_LIMIT_S:g} s", now)

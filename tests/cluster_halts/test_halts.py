@@ -10,7 +10,6 @@ from litereplica.cluster.halts import (
     LONGEST_REST_S,
     NEVER,
     SHORTEST_REST_S,
-    SHORTEST_SHARE,
     WISHES_LIMIT,
     Action,
     Admission,
@@ -222,36 +221,6 @@ def test_after_a_lease_no_node_gets_one_for_as_long_as_it_lasted(halts: Halts, c
     assert halts.next_at() == pytest.approx(0.9)
     assert halts.tick(0.89) == []
     assert halts.tick(0.9) == [Hold(2)]
-
-
-def unused(halts: Halts, claim: Claim, now: float) -> float:
-    """How long a lease of a node is that commits nothing under it; begun after the rest of all before it."""
-    locked(halts, claim, now)
-    lasted = halts.next_at() - now
-    halts.tick(now + lasted)
-    return lasted
-
-
-def test_who_does_not_use_a_lease_has_a_shorter_one_the_next_time(halts: Halts) -> None:
-    lasted = [unused(halts, B_LEASE, 10.0 * time) for time in range(8)]
-    assert lasted == [1.0, 0.5, 0.25, 0.125, *[LEASE_S / SHORTEST_SHARE] * 4]
-    assert unused(halts, C_LEASE, 90.0) == LEASE_S, "another node is not to blame"
-
-
-def test_who_uses_a_lease_has_a_whole_one_the_next_time(halts: Halts) -> None:
-    for time in range(3):
-        unused(halts, B_LEASE, 10.0 * time)
-    locked(halts, B_LEASE, 40.0)
-    halts.committed("b", 40.1)
-    assert halts.next_at() == pytest.approx(40.1 + LINGER_S)
-    halts.tick(40.2)
-    assert unused(halts, B_LEASE, 50.0) == LEASE_S
-
-
-def test_a_lease_that_is_taken_away_was_not_left_unused(halts: Halts) -> None:
-    locked(halts, B_LEASE)
-    halts.applier_restarted(0.2)
-    assert unused(halts, B_LEASE, 10.0) == LEASE_S
 
 
 def test_a_lock_does_not_wait_for_the_rest_after_a_lease_but_for_a_moment(halts: Halts) -> None:
