@@ -61,9 +61,14 @@ class JournalFile(File):
         self._changes = 0
         self._synced = -1
         journals.unnamed.add(self)
-        if self.path.exists():
-            self.ensure_open()
-            self._set_live(is_live_journal(self.read_now(0, _MAGIC_BYTES)))
+        try:
+            if self.path.exists():
+                self.ensure_open()
+                self._set_live(is_live_journal(self.read_now(0, _MAGIC_BYTES)))
+        except OSError:
+            journals.unnamed.discard(self)
+            self.close()
+            raise
 
     @property
     def owner(self) -> "DatabaseFile":

@@ -116,16 +116,16 @@ class Tree:
         return f"{folder}/{text}" if folder else text
 
     def take(self, name: str, *, directory: bool) -> Inode:
-        """The inode of an existing name, made when the kernel does not know it yet."""
+        """The inode of an existing name, made when the kernel does not know it yet. Raises OSError."""
         inode = self._names.get(name)
         if inode is None:
             kind, _ = kind_of(name)
-            inode = Inode(self._next, name, None if directory else kind, None)
+            # First of all what a disk may refuse: an inode without its file could never be opened.
+            file = None if directory else self._file(name, kind)
+            inode = Inode(self._next, name, None if directory else kind, file)
             self._next += 1
             self._inodes[inode.number] = inode
             self._names[name] = inode
-            if not directory:
-                inode.file = self._file(name, kind)
         return inode
 
     def _file(self, name: str, kind: Kind) -> File | None:
