@@ -238,8 +238,12 @@ def _broken(cell: Cell, why: str) -> Cell:
 
 def _name(plan: Plan) -> str:
     """Of its folder."""
-    nemeses = "all" if set(plan.nemeses) == set(NEMESES) else "+".join(plan.nemeses) or "nothing"
-    return f"{plan.workload}-{nemeses}-{plan.seconds:g}s-{plan.seed}"
+    return f"{plan.workload}-{'+'.join(in_short(plan.nemeses)) or 'nothing'}-{plan.seconds:g}s-{plan.seed}"
+
+
+def in_short(nemeses: Sequence[str]) -> Sequence[str]:
+    """``all`` instead of the names of all that there are."""
+    return ("all",) if set(nemeses) == set(NEMESES) else nemeses
 
 
 def cell_of(plan: Plan, outcome: Outcome, history: str) -> Cell:

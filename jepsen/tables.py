@@ -8,8 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from jepsen.availability import EVERYTHING, NOTHING, percentile
-from jepsen.matrix import Cell, Under
-from jepsen.nemeses import NEMESES
+from jepsen.matrix import Cell, Under, in_short
 
 HEAD: Final = (
     "| workload | nemeses | verdict | calls | acknowledged | failed | indeterminate | failovers | writes accepted "
@@ -33,16 +32,13 @@ def _of_cells(cells: Sequence[Cell]) -> str:
     lines = [HEAD, "|---|---|---|--:|--:|--:|--:|--:|--:|--:|---|"]
     for each in cells:
         found = ", ".join(f"{number} {kind}" for kind, number in sorted((each.anomalies or {}).items())) or "none"
+        nemeses = ",".join(in_short(each.nemeses.split(","))) or "none"
         lines.append(
-            f"| {each.workload} | {_named(each.nemeses)} | {each.verdict} | {each.operations:,} "
+            f"| {each.workload} | {nemeses} | {each.verdict} | {each.operations:,} "
             f"| {each.acknowledged:,} | {each.failed:,} | {each.indeterminate:,} | {each.failovers} "
             f"| {_share(each)} | {each.longest_gap_s:.1f} s | {found} |"
         )
     return "\n".join([*lines, "", _sums(cells), ""])
-
-
-def _named(nemeses: str) -> str:
-    return "all" if set(nemeses.split(",")) == set(NEMESES) else nemeses or "none"
 
 
 def _share(cell: Cell) -> str:

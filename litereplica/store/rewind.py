@@ -22,7 +22,7 @@ from litereplica.ltx.decode import PageBlock
 from litereplica.ltx.format import RecordHeader
 from litereplica.ltx.position import Position
 from litereplica.sqlite.pages import DATABASE_HEADER_BYTES, lock_page, schema_cookie
-from litereplica.store.database import Database
+from litereplica.store.database import ROLLBACK_MODE, Database, journal_mode_of
 from litereplica.store.held import Held, in_steps
 from litereplica.store.judge import page_checksums
 from litereplica.store.log import Span
@@ -104,11 +104,6 @@ def _known_of(database: Database, position: Position) -> tuple[int, int, int, in
     raise Unreachable(f"the log of {database.name} does not say what was there at {position}")
 
 
-def _told_by(first_page: bytes) -> tuple[int, bool]:
-    """What page 1 says: the number of the schema, and whether a rollback journal is used (1 at offset 18)."""
-    return schema_cookie(first_page), first_page[18] == 1
-
-
 class _Rewind:
     """One way back. ``entries``: page checksums at the position. ``taken``: pages that came from the log."""
 
@@ -126,9 +121,9 @@ class _Rewind:
         self._limit = page_count
         self._resized = False
         self.taken = 0
-        # Of page 1, as it was after the position and at it: the schema's number, and whether it says rollback mode.
-        self._later: set[tuple[int, bool]] = set()
-        self._then = (0, False)
+        # What page 1 said at the position and after it.
+        self._schemas: set[int] = set()
+        self._journal_modes: set[str] = set()
         self.entries = array("Q", held.table[:page_count])
         self.entries.frombytes(bytes(8 * (page_count - len(self.entries))))
 
@@ -151,15 +146,18 @@ class _Rewind:
         held.disk.truncate(target, self._page_count * self._page_size)
         held.disk.fdatasync(target)
         if self._page_count:
-            self._then = _told_by(held.disk.pread(target, DATABASE_HEADER_BYTES, 0))
+            self._note_first_page(held.disk.pread(target, DATABASE_HEADER_BYTES, 0))
 
     def cannot_be_told(self) -> bool:
         """Whether connections that know a later state may take what follows the position instead for that.
 
         They go by numbers that are counted up: of the schema, and under a rollback journal of all changes.
         """
-        told = {*self._later, self._then}
-        return len({schema for schema, _ in told}) > 1 or any(rollback for _, rollback in told)
+        return len(self._schemas) > 1 or ROLLBACK_MODE in self._journal_modes
+
+    def _note_first_page(self, page: bytes) -> None:
+        self._schemas.add(schema_cookie(page))
+        self._journal_modes.add(journal_mode_of(page))
 
     def _note_changed(self, span: Span) -> None:
         """Which pages the records after the position have changed."""
@@ -175,7 +173,7 @@ class _Rewind:
                     if pgno <= count:
                         needed[pgno] = 1
                     if pgno == 1:
-                        self._later.add(_told_by(page))
+                        self._note_first_page(page)
 
     def _take_images(self, target: int) -> Iterator[None]:
         """Newest first: what is needed, and whatever the file need not have yet."""

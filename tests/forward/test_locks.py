@@ -15,7 +15,7 @@ from tests.cluster.comparing import assert_same
 from tests.cluster.group import Group
 from tests.forward.opener import Opener
 from tests.support.nodes import Node
-from tests.support.sql import Session, SqlError, run_sql
+from tests.support.sql import Session, SqlError, refusal, run_sql
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(115)
@@ -83,12 +83,6 @@ def go_on(node: Node) -> None:
         os.kill(pid, signal.SIGCONT)
 
 
-def assert_refused(session: Session, value: str) -> str:
-    with pytest.raises(SqlError) as raised:
-        session.run(INSERT, value)
-    return raised.value.code
-
-
 def test_a_holder_whose_node_stood_still_beyond_the_limit_commits_nothing_until_it_gives_the_lock_back(
     group: Group, database: str
 ) -> None:
@@ -106,7 +100,7 @@ def test_a_holder_whose_node_stood_still_beyond_the_limit_commits_nothing_until_
             go_on(replica)
         assert took < FREE_LIMIT_S, took
         for number in range(3):
-            assert_refused(session, f"too late {number}")
+            assert refusal(session, INSERT, f"too late {number}")
         opener.close()
         wait_until(lambda: is_taken(replica.path(database), "given back"), "the replica writes again", FREE_LIMIT_S)
         session.run(INSERT, "the same connection")
@@ -155,12 +149,12 @@ def test_the_lock_of_a_node_whose_wire_went_dead_is_over_on_both_ends(group: Gro
         line.stall()
         try:
             run_sql(group.path(database), INSERT, "when it was over", busy_s=FREE_LIMIT_S)
-            assert_refused(session, "cut off")
+            assert refusal(session, INSERT, "cut off")
         finally:
             line.cut()
             line.go_on()
         replica.wait_for(database, group.primary_node.position(database))
-        assert_refused(session, "its lock is lost")
+        assert refusal(session, INSERT, "its lock is lost")
         opener.close()
         wait_until(lambda: is_taken(replica.path(database), "given back"), "the replica writes again", FREE_LIMIT_S)
     assert values(group.path(database)) == ["under the lock", "when it was over", "given back"]
@@ -174,7 +168,7 @@ def test_a_database_that_is_dropped_under_a_lock_takes_the_lock_with_it(group: G
         for each in (database, f"{database}-wal", f"{database}-shm"):
             group.path(each).unlink(missing_ok=True)
         wait_until(lambda: not replica.path(database).exists(), "the replica drops it", FREE_LIMIT_S)
-        assert_refused(session, "of nothing")
+        assert refusal(session, INSERT, "of nothing")
     run_sql(group.path(database), "PRAGMA journal_mode=WAL; CREATE TABLE t (id INTEGER PRIMARY KEY, v);")
     replica.wait_for(database, group.primary_node.position(database))
     with Opener(replica.path(database)) as opener:

@@ -165,6 +165,15 @@ def split(script: str) -> Iterator[str]:
         yield statement.strip()
 
 
+def refusal(session: Session, sql: str, *parameters: Any) -> str:
+    """The code with which SQLite refuses a statement. AssertionError when it does not."""
+    try:
+        session.run(sql, *parameters)
+    except SqlError as told:
+        return told.code
+    raise AssertionError(f"it was not refused: {sql}")
+
+
 def run_sql(
     path: Path, script: str, *parameters: Any, mode: str = "rwc", limit_s: float = LIMIT_S, busy_s: float = 20.0
 ) -> list[tuple[Any, ...]]:
