@@ -2,8 +2,10 @@
 
 import signal
 from collections.abc import Generator, Iterator
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 from tests.support.forge import Forge
 from tests.support.nodes import Defaults, Nodes
@@ -41,10 +43,35 @@ _LONG = (
 )
 
 
+# Each of these has a cluster of several nodes and Consul servers at work: two of them at once leave no processor for
+# anybody's lease to be renewed in time.
+_WHOLE_CLUSTERS = (
+    "tests/jepsen/test_short_form.py", "tests/jepsen/test_nemeses.py", "tests/jepsen/test_mutations.py",
+    "tests/jepsen/test_together.py", "tests/forward/test_three_nodes.py", "tests/forward/test_two_nodes.py",
+    "tests/failover/",
+)  # fmt: skip
+
+
+class _Files(LoadFileScheduling):  # type: ignore[misc]
+    """A file stays in one process; all files with whole clusters are in the same one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "whole clusters" if nodeid.startswith(_WHOLE_CLUSTERS) else super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Files:
+    """Instead of pytest-xdist's own."""
+    return _Files(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long files first (``--no-loadscope-reorder`` keeps that), folders together: some share what they run on."""
     ranks = {name: rank for rank, name in enumerate(_LONG)}
-    items.sort(key=lambda item: ranks.get(item.path.parent.name, len(ranks)))
+
+    def rank(item: pytest.Item) -> int:
+        return -1 if item.nodeid.startswith(_WHOLE_CLUSTERS) else ranks.get(item.path.parent.name, len(ranks))
+
+    items.sort(key=rank)
 
 
 # Folders and files of tests whose replicas forward what is written on them.

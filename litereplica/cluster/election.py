@@ -56,7 +56,7 @@ def rank(member: Member) -> tuple[int, int, int, str]:
 
 def may_lead(member: Member) -> bool:
     """It may hold the lease at all."""
-    return member.candidate and member.standing.whole
+    return member.candidate and member.standing.whole and not member.standing.parted
 
 
 def wait_s(me: Member, members: Iterable[Member], last_holder: str, waited_s: float) -> float:
@@ -100,7 +100,7 @@ def _why_not(wanted: str, others: dict[str, Member], me: Endpoint, connected: tu
     elif wanted not in connected:
         why_not = f"{wanted} is not connected to {me.node}: it would lose transactions; wait, or choose another"
     elif not target.standing.whole:
-        what = "is in the middle of a snapshot, has damaged pages or cannot apply what is logged"
+        what = "is in the middle of a snapshot, still has lost history, has damaged pages or cannot apply its log"
         why_not = f"{wanted} {what}: wait, or choose another"
     else:
         why_not = ""

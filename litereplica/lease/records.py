@@ -66,7 +66,7 @@ def write_member(record: MemberRecord) -> bytes:
             "node_id": record.node_id,
             "epoch": member.standing.epoch,
             "total": member.standing.total,
-            "whole": member.standing.whole,
+            "whole": member.standing.whole and not member.standing.parted,
             "candidate": member.candidate,
             "priority": member.priority,
             "vacancy": member.vacancy,

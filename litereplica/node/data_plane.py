@@ -162,7 +162,9 @@ class DataPlane:
             and self.access.fenced is None
             and all(each.pending_install is None and each.log.failure is None for each in databases)
         )
-        return Standing(max((each.epoch for each in databases), default=0), self._total(), whole)
+        client = self.following.client
+        parted = not self.access.primary and (self.store.state.parted or bool(client is not None and client.foreign))
+        return Standing(max((each.epoch for each in databases), default=0), self._total(), whole, parted)
 
     def _failing(self) -> dict[str, str]:
         return self.following.follower.failing if self.following.follower is not None else {}
@@ -245,6 +247,9 @@ class DataPlane:
             with trio.move_on_after(DRAIN_LIMIT_S):
                 await self._drain()
             self._check_applied()
+            if self.store.state.parted:
+                # A person has decided so (keeper_eligible.py): what is here is the cluster's history from now on.
+                await self._remember(lambda state: replace(state, parted=False))
             await self._change_hands()
         finally:
             scope.cancel()

@@ -218,7 +218,7 @@ class Keeper:
             log.info("not_handed_off", reason=error.message)
 
     async def _take_over(self) -> Endpoint:
-        if why_not := self._eligible.why_not():
+        if why_not := self._eligible.why_not(forced=True):
             raise Refused(why_not)
         before = self._watch.view
         if before is None:

@@ -7,7 +7,6 @@ know what the lease looks like.
 from collections.abc import Callable
 from typing import Final
 
-from litereplica.cluster.election import may_lead
 from litereplica.cluster.lease import Member
 from litereplica.cluster.role import Event
 
@@ -39,15 +38,15 @@ class Eligibility:
         """There may be a primary that the lease does not show."""
         self._stands_back_until, self._for = max(self._stands_back_until, self._clock() + hold_s), reason
 
-    def why_not(self) -> str:
-        """Why this node may not try now; "" when it may."""
+    def why_not(self, *, forced: bool = False) -> str:
+        """Why this node may not try now; "" when it may. ``forced``: a person wants what is here, whatever is lost."""
         now, member = self._clock(), self._member()
         if self.leaving:
             return "this node stops"
         if not member.candidate:
             return "this node is not a candidate (node.candidate)"
-        if not may_lead(member):
-            return "this node is in the middle of a snapshot, has damaged pages or cannot apply what is logged"
+        if reason := _unusable(member, forced=forced):
+            return reason
         if now < self._stands_back_until:
             return f"{self._for}: this node stands back for {self._stands_back_until - now:.1f} s more"
         if now < self._rests_until:
@@ -58,3 +57,15 @@ class Eligibility:
         """When time alone may change the answer, from now on; 0.0: never."""
         now = self._clock()
         return min((at - now for at in (self._rests_until, self._stands_back_until) if at > now), default=0.0)
+
+
+def _unusable(member: Member, *, forced: bool) -> str:
+    """What is wrong with the databases of this node."""
+    if not member.standing.whole:
+        return "this node is in the middle of a snapshot, has damaged pages or cannot apply what is logged"
+    if member.standing.parted and not forced:
+        return (
+            "databases here may still be of a history that was given up, and as the primary this node would bring it "
+            "back: start the last primary; if that is gone for good, use 'litereplica failover --force' on this node"
+        )
+    return ""

@@ -44,7 +44,7 @@ class Look:
     def may_take(self) -> View | None:
         """The version of the lease at which this node may try to take it now; None: it may not."""
         view = self._watch.view
-        if view is None or self._eligible.why_not():
+        if view is None or self._eligible.why_not(forced=self.forced):
             return None
         sight = self.sight(view)
         if sight is Sight.HELD or (sight is Sight.LAPSED and not may_take_over(view, self._me.node)):

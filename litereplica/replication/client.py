@@ -7,6 +7,7 @@ received (receiver.py, store/), or who is primary.
 import random
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Final
 
 import structlog
@@ -30,8 +31,9 @@ from litereplica.errors import Corrupt, LitereplicaError, Refused, Unavailable
 from litereplica.replication.channel import Channel
 from litereplica.replication.lag import Marks
 from litereplica.replication.lines import Upstream
-from litereplica.replication.receiver import Dismissed, Receiver
+from litereplica.replication.receiver import Dismissed, Receiver, unwritable
 from litereplica.store.database import Database
+from litereplica.store.diverged import forget_kept_logs
 from litereplica.store.snapshot import FinishedSnapshot, SnapshotSink, resume_snapshots
 from litereplica.store.store import Store
 
@@ -298,6 +300,12 @@ class ReplicationClient:
             channel = Channel(stream, timeout_s=self._timeout_s, buffer_bytes=BUFFER_BYTES)
             welcome = await self._greet(channel)
             self._welcomed(welcome)
+            try:
+                # Before the first record of this primary: with it, this node seems to be as far as it is.
+                await self.note_parted()
+                await trio.to_thread.run_sync(forget_kept_logs, self.store)
+            except OSError as error:
+                raise unwritable(error) from error
             self._receiver = Receiver(self, channel, welcome)
             try:
                 await self._receiver.run()
@@ -341,6 +349,12 @@ class ReplicationClient:
                 if message is not None:
                     raise Corrupt(f"a {type(message).__name__} came from {self.address} where a primary says Welcome")
         raise Unavailable(f"{self.address} did not answer in {self._timeout_s:g} s: is it a replication address?")
+
+    async def note_parted(self) -> None:
+        """Remember whether databases here are of another history than the primary's. Raises OSError."""
+        parted = bool(self.foreign)
+        if self.store.state.parted != parted:
+            await trio.to_thread.run_sync(self.store.remember, lambda state: replace(state, parted=parted))
 
     def _welcomed(self, welcome: Welcome) -> None:
         self.epoch = welcome.epoch

@@ -57,6 +57,11 @@ class Dismissed(Refused):
         self.code = goodbye.code
 
 
+def unwritable(error: OSError) -> Unavailable:
+    """What a disk that refuses means to replication."""
+    return Unavailable(f"the data directory cannot be written ({error}): free some room on its disk")
+
+
 class Receiver:
     """One connection, from its Welcome on."""
 
@@ -84,6 +89,7 @@ class Receiver:
             now_ms=client.now_ms,
         )  # fmt: skip
         self._resume = Wake()
+        self._parting = Wake()
         self._scope = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
 
@@ -100,6 +106,7 @@ class Receiver:
                     self._nursery.start_soon(self._guard, self._read)
                     self._nursery.start_soon(self._guard, self._replies.run)
                     self._nursery.start_soon(self._guard, self._reconciler.run)
+                    self._nursery.start_soon(self._guard, self._note)
         finally:
             store.listeners.remove(self._replies.changed)
             if upstream is not None:
@@ -114,7 +121,12 @@ class Receiver:
         except LitereplicaError as error:
             self._close(error)
         except OSError as error:
-            self._close(Unavailable(f"the data directory cannot be written ({error}): free some room on its disk"))
+            self._close(unwritable(error))
+
+    async def _note(self) -> None:
+        while True:
+            await self._parting.wait()
+            await self._client.note_parted()
 
     def _close(self, reason: LitereplicaError) -> None:
         self.reason = self.reason or reason
@@ -141,7 +153,7 @@ class Receiver:
 
     def hide(self, name: str) -> None:
         """Ignore what comes for a database until it is ``settled``."""
-        self._foreign.add(name)
+        self._part(name)
         self._awaited.add(name)
 
     def settled(self, database: Database) -> None:
@@ -149,7 +161,12 @@ class Receiver:
         self._foreign.discard(database.name)
         self._awaited.discard(database.name)
         self._parted.discard(database.name)
+        self._parting.set()
         self._replies.changed(database)
+
+    def _part(self, name: str) -> None:
+        self._foreign.add(name)
+        self._parting.set()
 
     # -- receiving -------------------------------------------------------------------------------------------------
 
@@ -224,7 +241,7 @@ class Receiver:
         """Follow the other databases; this one needs a snapshot."""
         log.warning("snapshot_needed", database=name, reason=reason)
         self._receivers.pop(name, None)
-        self._foreign.add(name)
+        self._part(name)
         self._awaited.add(name)
         self._replies.forget(name)
         self._confirmed.discard(name)
@@ -263,7 +280,7 @@ class Receiver:
         if name not in self._foreign:
             # Nobody asked for it: the primary's log no longer goes on from where this node is.
             self._confirmed.add(name)
-        self._foreign.add(name)
+        self._part(name)
         self._awaited.discard(name)
         self._replies.forget(name)
         sinks = self._client.sinks
@@ -335,6 +352,9 @@ class Receiver:
 
     async def _install(self, finished: FinishedSnapshot) -> None:
         name = finished.database
+        database = self._store.get(name)
+        if database is not None and name not in self._confirmed and await self._reconciler.keep_own(database):
+            self.superseded(name)
         self._client.forget_marks(name)
         before = logs_set_aside(self._store, name)
         try:

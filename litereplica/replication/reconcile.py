@@ -113,6 +113,23 @@ class Reconciler:
             database, base, common=common, primary=self._welcome.node, primary_epoch=self._welcome.epoch, reason=reason
         )
 
+    async def keep_own(self, database: Database) -> bool:
+        """Before a snapshot that nobody could compare with what is here: whether that ends with commits of this node.
+
+        They were acknowledged to its applications, and the cluster may not have them: they are kept then.
+        Raises OSError.
+        """
+        try:
+            end = database.position.txid
+            if end < database.log.first_txid or database.log.header(end).node != self._store.node:
+                return False
+            base = self._own_position(database, database.log.first_txid - 1)
+            reason = f"the log of {self._welcome.node} does not go back to it"
+            return await self._keep(database, base, common=False, reason=reason) is not None
+        except (Refused, Corrupt) as error:
+            log.warning("own_transactions_not_kept", database=database.name, reason=error.message, then="its log is")
+            return False
+
     async def _install(self, database: Database, finished: FinishedSnapshot, old_log: OldLog | None = None) -> None:
         """``old_log``: the part of the log that stays; the rest is the primary's too, or kept."""
         name = database.name

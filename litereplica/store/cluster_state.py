@@ -18,7 +18,9 @@ from litereplica.errors import Corrupt, Refused
 from litereplica.store.disk import Disk
 
 STATE_NAME: Final = "cluster"
-STATE_VERSION: Final = 1
+STATE_VERSION: Final = 2
+_BEFORE_PARTED: Final = 1
+"""The version before, which is read as well."""
 REIGNS_LIMIT: Final = 100
 """As many as are kept beside the lease."""
 _CHECKSUM_BYTES: Final = 8
@@ -28,13 +30,15 @@ _CHECKSUM_BYTES: Final = 8
 class ClusterState:
     """``cluster``: the cluster's id, "" before the first contact. ``node_id``: this data directory's own, for good.
 
-    ``epoch``: the highest ever seen. ``reigns``: oldest first, by epoch.
+    ``epoch``: the highest ever seen. ``reigns``: oldest first, by epoch. ``parted``: as cluster.lease.Standing has it;
+    durable before the first record of a newer history comes here.
     """
 
     cluster: str = ""
     node_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     epoch: int = 0
     reigns: tuple[Reign, ...] = ()
+    parted: bool = False
 
     def with_reigns(self, reigns: tuple[Reign, ...]) -> "ClusterState":
         """The same with these primaries added; of one epoch the newer entry counts."""
@@ -45,7 +49,7 @@ class ClusterState:
     def encode(self) -> bytes:
         """Return the file's bytes."""
         reigns = [(each.epoch, each.node, each.timestamp_ms, each.reason, each.positions) for each in self.reigns]
-        body: bytes = msgpack.packb((STATE_VERSION, self.cluster, self.node_id, self.epoch, reigns))
+        body: bytes = msgpack.packb((STATE_VERSION, self.cluster, self.node_id, self.epoch, reigns, self.parted))
         return body + xxhash.xxh3_64_intdigest(body).to_bytes(_CHECKSUM_BYTES, "little")
 
 
@@ -65,13 +69,15 @@ def load_state(root: Path) -> ClusterState:
         raise damaged
     try:
         fields: Any = msgpack.unpackb(body)
-        if fields[0] != STATE_VERSION:
+        if fields[0] == _BEFORE_PARTED:
+            fields = [*fields, False]
+        elif fields[0] != STATE_VERSION:
             raise Refused(
                 f"{path} was written by a newer version (format {fields[0]}, this one reads {STATE_VERSION}): run the "
                 f"newer litereplica"
             )
-        _, cluster, node_id, epoch, reigns = fields
-        return ClusterState(cluster, node_id, epoch, tuple(Reign(*each) for each in reigns))
+        _, cluster, node_id, epoch, reigns, parted = fields
+        return ClusterState(cluster, node_id, epoch, tuple(Reign(*each) for each in reigns), parted is True)
     except (ValueError, TypeError, IndexError, msgpack.UnpackException):
         raise damaged from None
 

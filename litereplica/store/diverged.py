@@ -304,6 +304,23 @@ def forget_log(disk: Disk, folder: Path) -> None:
     log.info("log_set_aside_removed", path=str(folder), reason="nothing in it is missing in the cluster or in diverged")
 
 
+def forget_kept_logs(store: Store) -> None:
+    """Remove logs that were set aside by installs that something cut short, if an entry has all that was lost of them.
+
+    No install may be under way. Raises OSError.
+    """
+    found = [each for each in entries(store.diverged) if isinstance(each, Entry)]
+    for entry in found:
+        if entry.log_only and any(_has_lost_part(each, entry) for each in found):
+            forget_log(store.disk, store.diverged / entry.id)
+
+
+def _has_lost_part(kept: Entry, whole_log: Entry) -> bool:
+    """Whether all of a log is either in an entry or common history."""
+    same_end = (kept.database, kept.end) == (whole_log.database, whole_log.end)
+    return not kept.log_only and same_end and (kept.common or kept.base.txid <= whole_log.base.txid)
+
+
 def remove_half_kept(store: Store, database: str) -> None:
     """Remove what crashes have left of entries that were never whole. Raises OSError."""
     start = f"{folder_name(database)}@"

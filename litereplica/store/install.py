@@ -39,21 +39,34 @@ def install_path(directory: Path, position: Position) -> Path:
     return directory / f"{_PREFIX}{position.txid:016x}-{position.checksum:016x}"
 
 
-def begin_install(database: "Database", pages_file: Path, page_size: int, page_count: int, position: Position) -> None:
-    """Steps 1 and 2. Raises OSError; then the database is as it was, and the snapshot is lost."""
+def begin_install(
+    database: "Database",
+    pages_file: Path,
+    page_size: int,
+    page_count: int,
+    position: Position,
+    epoch: int,
+    timestamp_ms: int,
+) -> None:
+    """Steps 1 and 2. ``epoch``, ``timestamp_ms``: of the record that led to ``position``: no older one may follow it.
+
+    Raises OSError; then the database is as it was, and the snapshot is lost.
+    """
     disk = database.store.disk
     target = install_path(database.directory, position)
     disk.rename(pages_file, target)
     disk.fsync_directory(target.parent)
     if page_count == 0 and database.exists:
         keep_dropped(disk, database.file_path, database.directory)
-    before = (database.saved_base, database.saved_base_pages, database.page_size)
+    before = (database.saved_base, database.saved_base_pages, database.epoch, database.timestamp_ms)
+    known_size = database.page_size
     database.set_page_size(page_size)
     database.saved_base, database.saved_base_pages = position, page_count
+    database.epoch, database.timestamp_ms = epoch, timestamp_ms
     try:
         database.save_meta(installing=True)
     except OSError:
-        database.saved_base, database.saved_base_pages, known_size = before
+        database.saved_base, database.saved_base_pages, database.epoch, database.timestamp_ms = before
         database.set_page_size(known_size)
         raise
     database.settled = False

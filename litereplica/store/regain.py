@@ -47,11 +47,17 @@ class OldLog:
             self._starts.append(end)
 
     async def take_back(self, folder: Path) -> None:
-        """From ``folder``, where the install has put them, into the log, which is empty. Raises OSError."""
-        if not self._segments:
+        """From ``folder``, where the install has put them, into the log, which is empty. Raises OSError.
+
+        What was trimmed between the two, from the oldest on, stays away.
+        """
+        segments = self._segments
+        while segments and not (folder / segments[0].path.name).exists():
+            segments = segments[1:]
+        if not segments:
             return
         database, disk = self._database, self._database.store.disk
-        *older, newest = self._segments
+        *older, newest = segments
         length = self._starts[-1]
         copy = database.store.incoming / folder_name(database.name) / "pages"
         disk.make_directories(copy.parent)

@@ -337,7 +337,7 @@ class Store:
         if database is None:
             database = self.create(name, page_size)
         had_file = database.exists
-        begin_install(database, pages_file, page_size, page_count, position)
+        begin_install(database, pages_file, page_size, page_count, position, epoch, timestamp_ms)
         database.log.restart(position)
         try:
             end_install(database, self.diverged, memoryview(checksums).cast("B") if page_count else b"")
@@ -351,7 +351,6 @@ class Store:
             database.applied = 0
         database.dropped_txid = 0
         database.page_count, database.position = page_count, position
-        database.epoch, database.timestamp_ms = epoch, timestamp_ms
         if had_file and not page_count:
             database.dropped_txid = position.txid
         if had_file and page_count and not apart:

@@ -13,6 +13,7 @@ from litereplica.cluster.election import (
     wait_s,
 )
 from litereplica.cluster.lease import Endpoint, Holding, Member, Standing, View
+from litereplica.node.keeper_eligible import Eligibility
 
 
 def endpoint(name: str, start: int = 1) -> Endpoint:
@@ -27,9 +28,10 @@ def member(
     priority: int = 0,
     candidate: bool = True,
     whole: bool = True,
+    parted: bool = False,
     vacancy: int = 7,
 ) -> Member:
-    return Member(endpoint(name), Standing(epoch, total, whole), candidate, priority, vacancy)
+    return Member(endpoint(name), Standing(epoch, total, whole, parted), candidate, priority, vacancy)
 
 
 ME = endpoint("a")
@@ -99,11 +101,22 @@ def test_what_was_said_for_an_earlier_election_does_not_count() -> None:
     assert wait_s(me, [me, member("b", vacancy=6)], "", 0.0) == pytest.approx(ELECTION_WAIT_S)
 
 
-@pytest.mark.parametrize("other", [{"candidate": False}, {"whole": False}])
+@pytest.mark.parametrize("other", [{"candidate": False}, {"whole": False}, {"parted": True}])
 def test_who_may_not_lead_is_not_waited_for_whatever_it_has(other: dict[str, bool]) -> None:
     me = member("a")
-    ahead = member("b", epoch=9, candidate=other.get("candidate", True), whole=other.get("whole", True), vacancy=0)
-    assert wait_s(me, [me, ahead], "", 0.0) == 0.0
+    assert wait_s(me, [me, member("b", epoch=9, vacancy=0, **other)], "", 0.0) == 0.0
+
+
+def test_a_node_with_lost_history_is_no_candidate_unless_a_person_says_so() -> None:
+    def why_not(**standing: bool) -> tuple[str, str]:
+        eligible = Eligibility(lambda: 0.0, lambda: member("a", **standing))
+        return eligible.why_not(), eligible.why_not(forced=True)
+
+    assert why_not() == ("", "")
+    without, forced = why_not(parted=True)
+    assert "failover --force" in without
+    assert not forced
+    assert all("damaged" in each for each in why_not(parted=True, whole=False))
 
 
 def test_the_last_holder_is_not_waited_for_but_counts_if_it_speaks() -> None:

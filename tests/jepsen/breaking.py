@@ -19,6 +19,8 @@ from tests.support.waiting import wait_until
 
 DATABASE: Final = "broken.db"
 TAKEOVER_S: Final = 15.0
+FRESH: Final = 0.65
+"""Of a ttl: left of a lease of which no renewal has failed."""
 
 
 class Shared:
@@ -57,6 +59,16 @@ class Shared:
 
     def primary(self) -> BreakableMachine:
         return self.cluster.machine(self.cluster.primary().name)
+
+    def primary_of_a_fresh_lease(self) -> BreakableMachine:
+        """Cut off now, it commits for some time yet. Consul that has just been wiped may be slow to renew a lease."""
+
+        def found() -> list[BreakableMachine]:
+            primary = self.primary()
+            lease = primary.status()["lease"]
+            return [primary] if (lease["remaining_ms"] or 0) > FRESH * lease["ttl_ms"] else []
+
+        return wait_until(found, "a lease that was just renewed", TAKEOVER_S)[0]
 
     @staticmethod
     def primary_of(nodes: Sequence[BreakableMachine]) -> BreakableMachine:

@@ -175,11 +175,11 @@ def both(ones: list[str], others: list[str]) -> Pairs:
 
 
 def test_an_isolated_primary_is_replaced_and_what_it_acknowledged_alone_is_kept(shared: Shared, ears: Ears) -> None:
-    old = shared.primary()
+    old = shared.primary_of_a_fresh_lease()
     with shared.broken(IsolatePrimary()) as said:
+        shared.write(old)
         assert said == f"primary: {old.name}"
         assert everybody(shared) - ears.hear() == both([old.name], machines(shared.cluster))
-        shared.write(old)
         shared.await_another_primary(old)
         shared.write(shared.primary_of([each for each in shared.cluster.machines if each is not old]))
         wait_until(lambda: old.role == "replica", "the old one knows that it is none any more", TAKEOVER_S)

@@ -11,7 +11,9 @@ import trio
 from litereplica.cluster.encoding import encode
 from litereplica.cluster.messages import Found, Message, Resume, Search, Tip, Welcome
 from litereplica.ltx.position import Position
+from litereplica.store.cluster_state import load_state
 from litereplica.store.diverged import Entry, entries, export_entry
+from litereplica.store.snapshot import FinishedSnapshot
 from tests.replication.nodes import PAGE, Line, Node, content, same, until
 
 Lines = list[Any]
@@ -186,6 +188,122 @@ async def test_a_replica_that_is_behind_what_the_log_keeps_is_not_diverged(
     # That its position was common history nobody could confirm any more: its log is kept, nothing else is.
     assert all(entry.log_only for entry in kept(replica))
     assert count(lines, "history_diverged") == 0
+
+
+async def test_commits_of_this_node_that_nobody_can_compare_any_more_are_kept_whole(
+    primary: Node, replica: Node, lines: Lines, tmp_path: Path
+) -> None:
+    """It was the primary, and what it acknowledged then lies before all that the primary's log has."""
+    await share(primary, replica)
+    replica.touch(3)
+    had, end = content(replica.database()), replica.position()
+    await primary.begin_segment()
+    primary.touch(30)
+    primary.checkpoint()
+    await primary.begin_segment()
+    primary.touch(1)
+    await primary.trim()
+    assert primary.database().log.first_txid > end.txid
+    await converge(primary, replica)
+    [entry] = kept(replica)
+    assert (entry.end, entry.records, entry.common, entry.log_only) == (end, end.txid, False, False)
+    assert export(replica, entry, tmp_path) == had
+    assert count(lines, "snapshot_installed") == 1
+
+
+async def test_a_log_that_was_trimmed_while_it_was_to_be_set_aside_comes_back_without_its_beginning(
+    primary: Node, replica: Node, lines: Lines
+) -> None:
+    primary.grow(40)
+    async with primary.serving(), replica.following(primary.port):
+        primary.touch(5)
+        await until(lambda: same(primary, replica))
+        await replica.begin_segment()
+        primary.touch(5)
+        await until(lambda: same(primary, replica))
+    replica.checkpoint()
+    replica.random.seed(99)
+    replica.touch(3)
+    primary.touch(9)
+
+    async def install(finished: FinishedSnapshot) -> None:
+        await replica.trim()  # while the applier lets go of the database
+        await replica.install(finished)
+
+    async with primary.serving(), replica.following(primary.port, install=install):
+        await until(lambda: same(primary, replica))
+    assert count(lines, "replication_interrupted") == 0
+    assert replica.database().log.first_txid == 7
+    [entry] = kept(replica)
+    assert entry.whole
+
+
+async def test_a_log_set_aside_by_an_install_that_was_cut_goes_with_the_next_connection(
+    primary: Node, replica: Node, lines: Lines
+) -> None:
+    await share(primary, replica)
+    replica.touch(3)
+    primary.touch(5)
+    broken = trio.Event()
+
+    async def install(finished: FinishedSnapshot) -> None:
+        await replica.install(finished)
+        if not broken.is_set():
+            broken.set()
+            replica.disk.full = True
+
+    async with primary.serving(), replica.following(primary.port, install=install):
+        with trio.fail_after(20):
+            await broken.wait()
+        await until(lambda: count(lines, "replication_interrupted") > 0)
+        assert any(each.log_only for each in kept(replica))
+        replica.disk.full = False
+        await until(lambda: same(primary, replica))
+    [entry] = kept(replica)
+    assert entry.whole
+    assert content(primary.database()) == content(replica.database())
+
+
+async def test_a_node_with_one_database_of_another_history_knows_that_until_it_has_gone_back(
+    primary: Node, replica: Node, lines: Lines
+) -> None:
+    """Also when it is killed meanwhile: its other databases are as new as anybody's, and seem to say that it is."""
+    primary.grow(4, "other.db")
+    await share(primary, replica)
+    replica.touch(3)
+    primary.store.epoch = 2
+    primary.touch(5)
+    primary.touch(5, "other.db")
+    goes_on = trio.Event()
+
+    async def install(finished: FinishedSnapshot) -> None:
+        await goes_on.wait()
+        await replica.install(finished)
+
+    def remembered() -> bool:
+        return load_state(replica.root).parted
+
+    assert not remembered()
+    async with primary.serving(), replica.following(primary.port, install=install) as client:
+        await until(lambda: same(primary, replica, "other.db"))
+        assert remembered()
+        assert client.foreign == {"app.db"}
+        goes_on.set()
+        await until(lambda: same(primary, replica))
+        await until(lambda: not remembered())
+    # Cut off while it goes back, it finds out again.
+    replica.touch(1)
+    primary.touch(2)
+    never = trio.Event()
+
+    async def wait(_: FinishedSnapshot) -> None:
+        await never.wait()
+
+    async with primary.serving(), replica.following(primary.port, install=wait):
+        await until(remembered)
+    assert remembered()
+    await converge(primary, replica)
+    await until(lambda: not remembered())
 
 
 async def test_databases_that_shrank_and_were_dropped_come_back(primary: Node, replica: Node, lines: Lines) -> None:

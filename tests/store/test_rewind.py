@@ -325,3 +325,21 @@ def assert_kept(store: Store, lost: bytes) -> None:
     [entry] = [each for each in kept(store) if not each.log_only]
     assert entry.records == 8
     assert (store.diverged / entry.id / "database").read_bytes() == lost
+
+
+async def test_after_a_restart_records_of_the_epoch_that_it_went_back_to_may_follow(tmp_path: Path) -> None:
+    """What is remembered of the epoch is that of the common position, not of what was given up."""
+    store = open_store(tmp_path / "data")
+    app = await history(store, seed=3, fold_at=10)
+    common = app.database.position
+    store.epoch = 9
+    for _ in range(3):
+        app.commit()
+    assert app.database.epoch == 9
+    database = await roll_back(store, common)
+    assert database.epoch == 1
+    store.close()
+    again = open_store(tmp_path / "data")
+    assert again.databases[NAME].position == common
+    assert again.databases[NAME].epoch == 1
+    again.close()

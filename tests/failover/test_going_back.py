@@ -1,0 +1,78 @@
+"""A node that has not yet gone back to the cluster's history is no candidate, whatever else it has of that."""
+
+import subprocess
+
+import pytest
+
+from tests.failover.checking import kept
+from tests.failover.conftest import TTL_S, pause
+from tests.failover.field import Field
+from tests.failover.machine import Machine
+from tests.support.sql import run_sql
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.timeout(110)
+
+LARGE, SMALL = "large.db", "small.db"
+
+
+LIMIT_S = 20.0
+
+
+def write(node: Machine, database: str, what: str) -> None:
+    run_sql(node.path(database), "INSERT INTO t VALUES (?, NULL)", what)
+
+
+def at(node: Machine, database: str) -> str:
+    """Its position; "" when it is not there, or the node does not answer."""
+    databases = node.get("/status")[1].get("databases", ())
+    return next((f"{each['txid']}/{each['checksum']}" for each in databases if each["name"] == database), "")
+
+
+def what(node: Machine, database: str) -> set[str]:
+    return {row[0] for row in run_sql(node.path(database), "SELECT what FROM t WHERE what IS NOT NULL", mode="ro")}
+
+
+def test_a_node_that_was_killed_while_it_went_back_does_not_bring_lost_transactions_back(field: Field) -> None:
+    old = field.await_settled()
+    for database in (LARGE, SMALL):
+        run_sql(old.path(database), "PRAGMA journal_mode=WAL; CREATE TABLE t (what, filler)")
+        write(old, database, "common")
+    filler = (
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 150) "
+        "INSERT INTO t SELECT NULL, zeroblob(1000000) FROM n"
+    )
+    run_sql(old.path(LARGE), filler, limit_s=60.0)
+    field.await_settled()
+    away = field.others(old)[1]
+    away.kill()
+    # Transactions that only the old primary has, of one database.
+    field.part_from_peers(old)
+    write(old, LARGE, "lost")
+    old.kill()
+    new = field.primary()
+    field.network.heal()
+    for database in (LARGE, SMALL):
+        write(new, database, "newer")
+    newer = at(new, SMALL)
+    # It is as far as anybody with one of them, and killed before it has gone back with the other.
+    old.start(wait=False)
+    wait_until(lambda: at(old, SMALL) == newer, f"{old.name} has what was written since", LIMIT_S)
+    old.kill()
+    new.kill()
+    old.start(wait=False)
+    wait_until(lambda: old.role == "replica", f"{old.name} runs", LIMIT_S)
+    lost = at(old, LARGE)
+    pause(2.5 * TTL_S)
+    assert old.role == "replica"
+    assert at(old, LARGE) == lost
+    new.start()
+    wait_until(lambda: new.role == "primary", f"{new.name} leads again", LIMIT_S)
+    away.start()
+    field.await_settled()
+    for node in field.all:
+        assert what(node, LARGE) == what(node, SMALL) | {"newer"} == {"common", "newer"}, node.name
+    assert [each["database"] for each in kept(old) if each["database"] == LARGE] == [LARGE]
+    names = [new.path(f"{each}{suffix}") for each in (LARGE, SMALL) for suffix in ("", "-wal", "-shm")]
+    subprocess.run(["rm", "-f", "--", *names], check=True, timeout=LIMIT_S)
+    field.await_settled()
