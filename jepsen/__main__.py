@@ -5,6 +5,7 @@ Exit code 0: valid; 1: an anomaly; 2: nobody can tell; 3: the history cannot be 
 
 import argparse
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -264,5 +265,12 @@ def _tell(record: Record, judgement: Judgement) -> None:
     sys.stdout.write("\n".join(lines) + "\n")
 
 
+def _end_in_order() -> None:
+    """A run that is told to end takes its cluster down. A shell that runs it in the background has SIGINT ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
 if __name__ == "__main__":
+    _end_in_order()
     sys.exit(main())

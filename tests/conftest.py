@@ -47,8 +47,8 @@ _LONG = (
 # anybody's lease to be renewed in time.
 _WHOLE_CLUSTERS = (
     "tests/jepsen/test_short_form.py", "tests/jepsen/test_nemeses.py", "tests/jepsen/test_mutations.py",
-    "tests/jepsen/test_together.py", "tests/forward/test_three_nodes.py", "tests/forward/test_two_nodes.py",
-    "tests/failover/",
+    "tests/jepsen/test_together.py", "tests/jepsen/test_end.py", "tests/forward/test_three_nodes.py",
+    "tests/forward/test_two_nodes.py", "tests/failover/",
 )  # fmt: skip
 
 
