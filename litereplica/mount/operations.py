@@ -31,6 +31,7 @@ from litereplica.mount.tree import Inode, Kind, kind_of
 from litereplica.mount.virtual import VirtualHandle, content
 from litereplica.mount.wal_file import WalFile
 from litereplica.sqlite.version import name_problem
+from litereplica.store.database import ROLLBACK_MODE
 from litereplica.store.store import Store
 
 if TYPE_CHECKING:
@@ -380,11 +381,24 @@ class Operations(NameOperations):
                 raise pyfuse3.FUSEError(errno.EISDIR)
             if applies and not self._access.primary:
                 await file.truncate_applied(attr.st_size)
-            else:
+            elif not (isinstance(file, WalFile) and not attr.st_size and self._wal_stays(file, ctx)):
                 await file.truncate(attr.st_size)
         if not isinstance(file, ShmFile):
             self._set_attributes(self.store.file_path(found.name), found, attr, fields)
         return self._attributes(found)
+
+    def _wal_stays(self, wal: WalFile, ctx: pyfuse3.RequestContext) -> bool:
+        """Whether a WAL that is to go, or to be emptied, is to be found by others who have the database open.
+
+        One in rollback mode has a WAL here because the node was a replica, and commits through it do not count in
+        page 1. Who had it open before, and finds no WAL, knows by that counter alone whether its pages are old; an
+        empty WAL is none to SQLite (os_unix.c, unixAccess).
+        """
+        database = wal.owner.database
+        if not self._access.primary or database is None or database.journal_mode != ROLLBACK_MODE:
+            return False
+        handles = sum(each is wal.owner for each in self._handles.values())
+        return handles > (0 if self._access.is_applier(ctx.pid) else 1)
 
     def _set_attributes(
         self, path: Path, inode: Inode, attr: pyfuse3.EntryAttributes, fields: pyfuse3.SetattrFields
@@ -425,6 +439,8 @@ class Operations(NameOperations):
             if not self._access.primary:
                 # The applier's connection was the last one: an empty WAL lets read-only connections go on.
                 raise pyfuse3.FUSEError(errno.EROFS)
+            if self._wal_stays(file, ctx):
+                raise pyfuse3.FUSEError(errno.EBUSY)  # SQLite does not look at what comes of it
             file.may_unlink()
         target = self.store.file_path(path)
         if isinstance(file, JournalFile | SuperJournalFile):
