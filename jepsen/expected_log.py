@@ -134,6 +134,13 @@ EXPECTED: Final[tuple[Expected, ...]] = (
         "reign_not_noted",
     ),
     *_group(
+        "a node that is started while the disk fails says so, and ends",
+        DISKS,
+        "unformatted",
+        level="error",
+        saying=("cannot be used (Input/output error",),
+    ),
+    *_group(
         "the same, where the node can do nothing about it",
         DISKS,
         "apply_failed",

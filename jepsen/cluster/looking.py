@@ -147,7 +147,8 @@ def kept(
     ``times_ns``: when each was kept, by id, as the log says; the node's own clock may have been wrong.
     """
     entries = [each for each in node.diverged() if each["id"] not in known and each["database"] in databases]
-    wanted = [each["id"] for each in entries if calls_in is not None and each["pages"]]
+    # Of others there is no database that could be looked into: what is in them alone counts as lost.
+    wanted = [each["id"] for each in entries if calls_in is not None and each["whole"]]
     calls: dict[str, tuple[int, ...]] = {}
     problems: list[Problem] = []
     if calls_in is not None and wanted:
