@@ -33,7 +33,8 @@ def what(node: Machine, database: str) -> set[str]:
     return {row[0] for row in run_sql(node.path(database), "SELECT what FROM t WHERE what IS NOT NULL", mode="ro")}
 
 
-def test_a_node_that_was_killed_while_it_went_back_does_not_bring_lost_transactions_back(field: Field) -> None:
+def killed_while_it_goes_back(field: Field) -> tuple[Machine, Machine, Machine]:
+    """The old primary, which runs and has lost history in one database; who followed it, and the third: both killed."""
     old = field.await_settled()
     for database in (LARGE, SMALL):
         run_sql(old.path(database), "PRAGMA journal_mode=WAL; CREATE TABLE t (what, filler)")
@@ -62,17 +63,49 @@ def test_a_node_that_was_killed_while_it_went_back_does_not_bring_lost_transacti
     new.kill()
     old.start(wait=False)
     wait_until(lambda: old.role == "replica", f"{old.name} runs", LIMIT_S)
-    lost = at(old, LARGE)
+    return old, new, away
+
+
+def end(field: Field) -> None:
+    """Everybody runs; nothing of all this is left."""
+    names = [field.primary().path(f"{each}{suffix}") for each in (LARGE, SMALL) for suffix in ("", "-wal", "-shm")]
+    subprocess.run(["rm", "-f", "--", *names], check=True, timeout=LIMIT_S)
+    field.await_settled()
+
+
+def test_a_node_that_was_killed_while_it_went_back_does_not_bring_lost_transactions_back(field: Field) -> None:
+    old, new, away = killed_while_it_goes_back(field)
+    had = at(old, LARGE)
     pause(2.5 * TTL_S)
     assert old.role == "replica"
-    assert at(old, LARGE) == lost
+    assert at(old, LARGE) == had
     new.start()
     wait_until(lambda: new.role == "primary", f"{new.name} leads again", LIMIT_S)
     away.start()
     field.await_settled()
     for node in field.all:
-        assert what(node, LARGE) == what(node, SMALL) | {"newer"} == {"common", "newer"}, node.name
+        assert what(node, LARGE) == what(node, SMALL) == {"common", "newer"}, node.name
     assert [each["database"] for each in kept(old) if each["database"] == LARGE] == [LARGE]
-    names = [new.path(f"{each}{suffix}") for each in (LARGE, SMALL) for suffix in ("", "-wal", "-shm")]
-    subprocess.run(["rm", "-f", "--", *names], check=True, timeout=LIMIT_S)
+    end(field)
+
+
+def test_a_person_may_have_it_lead_all_the_same(field: Field) -> None:
+    """The last primary is gone for good, say; if it is not, what it had is kept."""
+    old, new, away = killed_while_it_goes_back(field)
+    had = at(old, LARGE)
+    said = old.ask("POST", "/failover", {"to": old.name, "force": True}, limit_s=LIMIT_S)
+    assert said[0] == 200, said
+    wait_until(lambda: old.role == "primary", f"{old.name} leads", LIMIT_S)
+    assert at(old, LARGE) == had
+    # From here on its history is the cluster's, also when it is killed.
+    old.kill()
+    old.start()
+    wait_until(lambda: old.role == "primary", f"{old.name} leads again", LIMIT_S)
+    new.start()
+    away.start()
     field.await_settled()
+    for node in field.all:
+        assert "lost" in what(node, LARGE), node.name
+        assert what(node, SMALL) == {"common", "newer"}, node.name
+    assert [each["database"] for each in kept(new) if each["database"] == LARGE] == [LARGE]
+    end(field)
