@@ -43,20 +43,21 @@ _LONG = (
 )
 
 
-# Each of these has a cluster of several nodes and Consul servers at work: two of them at once leave no processor for
-# anybody's lease to be renewed in time.
-_WHOLE_CLUSTERS = (
+# Most of these have a cluster of several nodes and Consul servers at work: two of them at once leave no processor for
+# anybody's lease to be renewed in time, and the rest write gigabytes, which leaves no disk.
+_ONE_AT_A_TIME = (
     "tests/jepsen/test_short_form.py", "tests/jepsen/test_nemeses.py", "tests/jepsen/test_mutations.py",
     "tests/jepsen/test_together.py", "tests/jepsen/test_end.py", "tests/forward/test_three_nodes.py",
-    "tests/forward/test_two_nodes.py", "tests/failover/",
+    "tests/forward/test_two_nodes.py", "tests/failover/", "tests/cluster/test_large.py",
+    "tests/cluster/test_lock_page.py", "tests/cluster/test_long_wal.py",
 )  # fmt: skip
 
 
 class _Files(LoadFileScheduling):  # type: ignore[misc]
-    """A file stays in one process; all files with whole clusters are in the same one."""
+    """A file stays in one process; those that need much of the machine are all in the same one."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "whole clusters" if nodeid.startswith(_WHOLE_CLUSTERS) else super()._split_scope(nodeid)
+        return "one at a time" if nodeid.startswith(_ONE_AT_A_TIME) else super()._split_scope(nodeid)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Files:
@@ -69,7 +70,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     ranks = {name: rank for rank, name in enumerate(_LONG)}
 
     def rank(item: pytest.Item) -> int:
-        return -1 if item.nodeid.startswith(_WHOLE_CLUSTERS) else ranks.get(item.path.parent.name, len(ranks))
+        return -1 if item.nodeid.startswith(_ONE_AT_A_TIME) else ranks.get(item.path.parent.name, len(ranks))
 
     items.sort(key=rank)
 

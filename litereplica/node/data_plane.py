@@ -247,9 +247,7 @@ class DataPlane:
             with trio.move_on_after(DRAIN_LIMIT_S):
                 await self._drain()
             self._check_applied()
-            if self.store.state.parted:
-                # A person has decided so (keeper_eligible.py): what is here is the cluster's history from now on.
-                await self._remember(lambda state: replace(state, parted=False))
+            await self._lead_with_what_is_here()
             await self._change_hands()
         finally:
             scope.cancel()
@@ -260,6 +258,15 @@ class DataPlane:
         self.access.primary = True
         self._begin_leading()
         self.following.caught_up.set()
+
+    async def _lead_with_what_is_here(self) -> None:
+        """Where databases have lost history a person has decided so (keeper_eligible.py): it is the cluster's now."""
+        if not self.store.state.parted:
+            return
+        try:
+            await self._remember(lambda state: replace(state, parted=False))
+        except OSError as error:
+            raise Unavailable(f"the data directory cannot be written: {error}") from error
 
     async def _change_hands(self) -> None:
         """The mount goes on where the applier has stopped; when this returns, in the very same stretch, it leads."""

@@ -4,6 +4,7 @@ Knows where the primary is, when to try again, and how far behind this node is. 
 received (receiver.py, store/), or who is primary.
 """
 
+import contextlib
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -311,6 +312,9 @@ class ReplicationClient:
                 await self._receiver.run()
             finally:
                 self._receiver = None
+                # Settled in the last instant: the primary may be gone, and this node its successor.
+                with trio.CancelScope(shield=True), contextlib.suppress(OSError):
+                    await self.note_parted()
 
     async def _connect(self) -> trio.SocketStream:
         try:
