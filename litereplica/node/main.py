@@ -13,6 +13,7 @@ import errno
 import gc
 import os
 import signal
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Final
@@ -57,10 +58,23 @@ def run_node(settings: Settings, open_store: OpenStore = Store.open, direct: Dir
         gc.freeze()
         # Commits make no cycles to speak of; fewer passes, fewer pauses.
         gc.set_threshold(50_000, 50, 100)
+        told = _stay_to_the_end()
         try:
-            return trio.run(_serve, node, settings, proxy)
+            return trio.run(_serve, node, settings, proxy, told)
         except BaseExceptionGroup as group:
             raise _cause(group) from group
+
+
+def _stay_to_the_end() -> threading.Event:
+    """Let no signal end the process while the node does not hear any: its mount would stay. Set when one came.
+
+    That is before it begins to hear them, and when it has stopped and is about to unmount.
+    """
+    told = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # A function, unlike SIG_IGN, is nothing that the processes which we start inherit.
+        signal.signal(number, lambda *_: told.set())
+    return told
 
 
 def _cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -108,7 +122,7 @@ def _disk_errors(settings: Settings, comfort: str) -> Iterator[None]:
         raise Unavailable(message) from error
 
 
-async def _serve(node: Node, settings: Settings, proxy: ProxyChild | None) -> int:
+async def _serve(node: Node, settings: Settings, proxy: ProxyChild | None, told: threading.Event) -> int:
     code = 0
     stop = trio.Event()
     child = Child(settings.exec) if settings.exec else None
@@ -119,6 +133,8 @@ async def _serve(node: Node, settings: Settings, proxy: ProxyChild | None) -> in
         stop.set()
 
     async with _signals(stop, child, node), trio.open_nursery() as nursery:
+        if told.is_set():
+            stop.set()
         mounted = await nursery.start(node.serve_mount)
         await nursery.start(node.run)
         nursery.start_soon(serve, build(node, node.metrics, str(settings.data.dir)), node.http, stop.wait)

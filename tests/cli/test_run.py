@@ -294,6 +294,38 @@ def test_a_second_signal_ends_it_at_once(nodes: Nodes) -> None:
     assert run_sql(node.path(), "SELECT count(*) FROM t") == [(5,)]
 
 
+SLOW_TO_UNMOUNT = """
+import runpy, sys, time
+from litereplica.node.node import Node
+unmount = Node.unmount
+def slow(node):
+    print("unmounts", flush=True)
+    time.sleep(0.5)
+    unmount(node)
+Node.unmount = slow
+sys.argv[0:1] = ["litereplica", "-c"]
+sys.argv.append("run")
+runpy.run_module("litereplica", run_name="__main__")
+"""
+
+
+class SlowToUnmount(Node):
+    def program(self) -> list[str]:
+        return [sys.executable, "-c", SLOW_TO_UNMOUNT, str(self.config)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_while_it_unmounts_leaves_no_mount(nodes: Nodes, number: signal.Signals) -> None:
+    node = nodes.add(SlowToUnmount(nodes.folder / "a", "a"))
+    node.start()
+    make_database(node.path(), rows=5)
+    node.signal(number)
+    wait_until(lambda: "unmounts" in node.log, "it unmounts")
+    node.signal(number)
+    assert node.wait_ended(10) == 0
+    assert not is_mounted(node.mount)
+
+
 def test_a_mount_that_is_taken_away_ends_the_node_with_exit_code_3(nodes: Nodes) -> None:
     node = nodes.standalone()
     make_database(node.path(), rows=5)
