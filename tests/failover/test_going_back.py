@@ -13,6 +13,8 @@ from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(110)
 
+# A field of its own: a node that is killed as soon as it leads knows of a reign that nobody else has heard of.
+OPTIONS = {"outage": "stop"}
 LARGE, SMALL = "large.db", "small.db"
 
 
