@@ -114,6 +114,7 @@ EXPECTED: Final[tuple[Expected, ...]] = (
         "a node that stands still does not hear in time", STALLS | DAEMONS, "applier.killed", "not_demoted_in_time"
     ),
     *_group("a proxy sees that its node is gone, or stands still", DAEMONS | STALLS | DISKS | {BUSY}, "node_lost"),
+    *_group("one that does not end in time is killed", DAEMONS | STALLS | {BUSY}, "proxy_killed"),
     *_group(
         "a journal mode is changed while the role does",
         CHANGES,

@@ -6,6 +6,7 @@ verdict of its own. Knows the order of a run, and where its files are kept: ``hi
 """
 
 import contextlib
+import glob
 import random
 import shutil
 import sqlite3
@@ -21,6 +22,7 @@ from typing import Any, Final
 
 from jepsen.availability import Availability, availability
 from jepsen.busy import Busy
+from jepsen.checkers import log_lines
 from jepsen.clients import Clients, Pace
 from jepsen.cluster.cluster import Cluster
 from jepsen.description import Description, Replication
@@ -38,6 +40,7 @@ from jepsen.session import Place
 from jepsen.workloads import WORKLOADS
 from jepsen.workloads.base import Workload
 from litereplica import __version__
+from litereplica.store.store import folder_name
 from tests.failover.network import Network
 
 PAUSE_TOGETHER_S: Final = 0.012
@@ -51,6 +54,7 @@ SHOWN_CHARACTERS: Final = 500
 HISTORY: Final = "history.jsonl"
 REPORT: Final = "report.html"
 VERDICT: Final = "verdict"
+DATA: Final = "data"
 
 Say = Callable[[str], object]
 
@@ -173,6 +177,8 @@ def run_on(cluster: Cluster, plans: Sequence[Plan], folders: Sequence[Path], say
         lines = [verdict_line(judgement), *problems, *anomalies(judgement)]
         (part.folder / VERDICT).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         _keep_logs(cluster, part.folder, logs)
+        if any(result.anomalies and result.checker != log_lines.NAME for result in judgement.results):
+            _keep_data(cluster, part)
         say(lines[0])
         outcomes.append(Outcome(record, judgement, problems, usable, tag, accepted))
     for line in problems:
@@ -202,6 +208,20 @@ def _keep_logs(cluster: Cluster, folder: Path, kept: dict[str, Path]) -> None:
             path.hardlink_to(kept[node.name])
         else:
             kept[node.name] = shutil.copyfile(node.log_file, path)
+
+
+def _keep_data(cluster: Cluster, part: _Part) -> None:
+    """What each node has of its databases, for whoever looks for the cause: files, logs, and what was put aside."""
+    for node in cluster.all:
+        target = part.folder / DATA / node.name
+        for place in ("db", "diverged", "files"):
+            for database in part.workload.databases:
+                for path in (node.data / place).glob(f"{glob.escape(folder_name(database))}*"):
+                    copy = shutil.copytree if path.is_dir() else shutil.copy2
+                    (target / place).mkdir(parents=True, exist_ok=True)
+                    # A node that is running may remove what it no longer needs.
+                    with contextlib.suppress(OSError, shutil.Error):
+                        copy(path, target / place / path.name)
 
 
 def anomalies(judgement: Judgement) -> list[str]:

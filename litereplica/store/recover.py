@@ -203,6 +203,9 @@ def stop(database: Database) -> None:
     records = database.log
     records.cut_uncounted()
     records.sync_blocking()
+    if database.file_failure is not None:
+        # The kernel reports a lost write only once (fsync(2)): what went into the file since is written again.
+        database.base, database.base_pages = database.saved_base, database.saved_base_pages
     if database.position.txid:
         place_install(database)
         roll_back(database.store.disk, database.file_path)

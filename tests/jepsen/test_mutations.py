@@ -16,7 +16,7 @@ from jepsen.mutations import NAMES, put_in_place
 from jepsen.mutations.replacing import Gone, replace_function, replace_value, require
 from jepsen.nemeses import NEMESES
 from jepsen.nemeses.schedule import plan
-from jepsen.runner import Plan
+from jepsen.runner import DATA, Plan
 from tests.support.nodes import ROOT
 
 HANG_S = 180
@@ -30,6 +30,8 @@ def test_a_planted_bug_is_found(name: str, tmp_path: Path) -> None:
     found = hunt(MUTANTS[name], tmp_path / "run", said.append)
     assert found.verdict == "INVALID", said
     assert found.said, (said, found.other)
+    # What the nodes had is kept for whoever looks for the cause.
+    assert {path.parts[-3] for path in (tmp_path / "run" / DATA).glob("*/db/*")} == {"a", "b", "c"}
 
 
 def test_every_bug_has_its_run_and_every_run_its_bug() -> None:

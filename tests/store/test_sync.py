@@ -9,6 +9,7 @@ import trio
 import trio.testing
 
 from litereplica.ltx.position import Position
+from litereplica.store.disk import Disk
 from litereplica.store.log import Log
 from litereplica.store.store import Store
 from tests.store.application import Application, open_store
@@ -190,3 +191,36 @@ async def test_a_cancelled_caller_does_not_stop_the_others(
         nursery.start_soon(log.sync)
         gated.gate.set()
     assert log.durable
+
+
+class LosingDisk(Disk):
+    """Once, a sync of the database file fails, and what was to become durable is gone (fsync(2), NOTES)."""
+
+    loses: Path | None = None
+
+    def sync_file(self, path: Path) -> None:
+        if path == self.loses:
+            self.loses = None
+            path.write_bytes(bytes(path.stat().st_size))
+            raise OSError(errno.EIO, "Input/output error")
+        super().sync_file(path)
+
+
+async def test_what_a_failed_sync_of_the_file_has_lost_is_written_again_by_a_clean_stop(tmp_path: Path) -> None:
+    disk = LosingDisk()
+    store = open_store(tmp_path / "data", disk)
+    app = Application(store)
+    app.start()
+    for _ in range(9):
+        app.commit()
+    await app.checkpoint()
+    app.commit()
+    disk.loses = app.database.file_path
+    with pytest.raises(OSError, match="Input/output"):
+        await store.advance_base(app.database)
+    store.stop()
+    store.close()
+    again = open_store(tmp_path / "data")
+    app.go_on(again)
+    app.check()
+    again.close()
