@@ -139,7 +139,7 @@ EXPECTED: Final[tuple[Expected, ...]] = (
         DISKS,
         "unformatted",
         level="error",
-        saying=("cannot be used (Input/output error",),
+        saying=("cannot be used (Input/output error", "cannot be used (No space left on device"),
     ),
     *_group(
         "the same, where the node can do nothing about it",

@@ -57,7 +57,8 @@ class _Due:
         self.at = 0.0
         self.delay_s = IDLE_S
         self.frames = CHECKPOINT_FRAMES
-        self.reported = 0
+        # History and TXID.
+        self.reported = (0, 0)
         self.reported_problem = False
 
 
@@ -157,7 +158,7 @@ class Checkpointer:
         with self._condition:
             if folded:
                 self._due.pop(worker, None)
-                if worker.applied > due.reported or worker.frames:
+                if worker.visible > due.reported or worker.frames:
                     # Something was published meanwhile, and ``published`` still found the old entry.
                     self._due[worker] = again = _Due()
                     again.at = time.monotonic() + IDLE_S
@@ -173,11 +174,11 @@ class Checkpointer:
     def _fold(self, worker: DatabaseWorker, opened: OpenDatabase, due: _Due) -> bool:
         """Checkpoint, and start the WAL anew if possible; whether that was done. Raises sqlite3.Error, OSError."""
         for _ in range(_PASSES):
-            txid = worker.applied
+            visible = worker.visible
             moved_all = _checkpoint(opened, "PASSIVE")
             if not moved_all:
                 return False  # a reader still needs the rest: TRUNCATE could only hold up applies, and fail
-            self._report(worker, due, txid, truncated=False)
+            self._report(worker, due, visible, truncated=False)
             long = worker.frames >= LONG_WAL_FRAMES or worker.wants_empty_wal
             if not (worker.idle or long):
                 continue
@@ -185,21 +186,22 @@ class Checkpointer:
                 continue
             try:
                 if long or _all_backfilled(opened):
-                    txid = worker.applied
+                    visible = worker.visible
                     if _start_anew(opened):
                         worker.frames = 0
-                        self._report(worker, due, txid, truncated=True)
+                        self._report(worker, due, visible, truncated=True)
                         return True
                     return False
             finally:
                 opened.gate.release()
         return False
 
-    def _report(self, worker: DatabaseWorker, due: _Due, txid: int, *, truncated: bool) -> None:
+    def _report(self, worker: DatabaseWorker, due: _Due, visible: tuple[int, int], *, truncated: bool) -> None:
         due.reported_problem = False
-        if txid and (truncated or txid > due.reported):
-            due.reported = txid
-            self._send(Checkpointed(worker.name, txid, truncated))
+        history, txid = visible
+        if txid and (truncated or visible > due.reported):
+            due.reported = visible
+            self._send(Checkpointed(worker.name, txid, truncated, history))
 
 
 def _is_deleted(opened: OpenDatabase) -> bool:

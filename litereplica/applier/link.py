@@ -91,6 +91,8 @@ class ApplierLink:
         self._under_way: dict[str, list[int]] = {}
         """Last TXIDs of what was handed to a child and not reported as applied or failed since."""
         self._floor: dict[str, int] = {}
+        # Of what was applied last (protocol.Applied).
+        self._history: dict[str, int] = {}
         """Highest TXID that a failed or dead child may have published without saying so."""
         self._stopping = trio.Event()
         self._ended = trio.Event()
@@ -115,6 +117,7 @@ class ApplierLink:
     def install(self, database: str, path: Path, page_size: int, page_count: int, txid: int) -> None:
         """Have all content replaced by the pages in ``path`` (page i at ``(i - 1) * page_size``), giving ``txid``."""
         self._floor.pop(database, None)
+        self._history.pop(database, None)
         self._under_way[database] = [txid]
         self._post(Install(database, os.fspath(path), page_size, page_count, txid))
 
@@ -125,6 +128,7 @@ class ApplierLink:
         """
         self._under_way.pop(database, None)
         self._floor.pop(database, None)
+        self._history.pop(database, None)
         self._post(Close(database))
 
     def warm(self, database: str, length: int) -> None:
@@ -255,6 +259,7 @@ class ApplierLink:
         finally:
             self._process = self._channel = None
             self._outbox.clear()
+            self._history.clear()
             for database in list(self._under_way):
                 self._doubt(database)
             if not self._stopping.is_set():
@@ -301,9 +306,11 @@ class ApplierLink:
 
     def _dispatch(self, message: Message) -> None:
         if isinstance(message, Applied):
+            self._history[message.database] = message.history
             self._applied(message.database, message.txid)
         elif isinstance(message, Checkpointed):
-            self._events.on_checkpointed(message.database, message.txid, truncated=message.truncated)
+            if message.history == self._history.get(message.database):
+                self._events.on_checkpointed(message.database, message.txid, truncated=message.truncated)
         elif isinstance(message, Failed):
             self._doubt(message.database)
             self._events.on_failed(message.database, message.txid, message.reason, retry=message.retry)

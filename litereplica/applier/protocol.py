@@ -172,21 +172,28 @@ class Ready(NamedTuple):
 
 
 class Applied(NamedTuple):
-    """Every reader that begins now sees the database at ``txid`` or later."""
+    """Every reader that begins now sees the database at ``txid`` or later.
+
+    ``history``: another number after each Install, and each time that the database is opened anew: which TXIDs these
+    are.
+    """
 
     database: str
     txid: int
+    history: int = 0
 
 
 class Checkpointed(NamedTuple):
     """Everything up to ``txid`` is in the database file, as far as the daemon has it: nothing was synced.
 
     ``truncated``: the -wal was cut to 0 bytes as well (no reader was in the way), or begins again from its start.
+    ``history``: as in Applied. The checkpoint thread may say so when an Install has replaced what it has folded.
     """
 
     database: str
     txid: int
     truncated: bool
+    history: int = 0
 
 
 class Failed(NamedTuple):

@@ -46,6 +46,7 @@ Interleavings with the checkpoint thread, with applications that write here, and
   does not capture it.
 """
 
+import itertools
 import sqlite3
 import time
 from collections.abc import Callable
@@ -89,6 +90,8 @@ ever: as long as they are, no application of the primary can change the journal 
 LET_GO_S: Final = 1.0
 """After a Release: a promotion is over by then."""
 
+_HISTORIES: Final = itertools.count(1)
+"""Numbers that no other opening or content of a database in this process has."""
 _RELEASED: Final = "the database is being released: this node's role changes"
 _LOCKED: Final = "the write lock is held for a handoff"
 _DROPPED: Final = "the database was dropped"
@@ -102,8 +105,8 @@ class DatabaseWorker:
     """
 
     __slots__ = (
-        "_appender", "_backlog", "_close_at", "_forget", "_job", "_lock", "_on_published", "_send", "_serving", "_work",
-        "applied", "name", "path", "published_at",
+        "_appender", "_backlog", "_close_at", "_forget", "_job", "_lock", "_on_published", "_send", "_serving",
+        "_work", "name", "path", "published_at", "visible",
     )  # fmt: skip
 
     def __init__(
@@ -122,7 +125,8 @@ class DatabaseWorker:
         """
         self.name = name
         self.path = path
-        self.applied = 0
+        # History and TXID, in one: the checkpoint thread reads them, and an Install changes both.
+        self.visible = (next(_HISTORIES), 0)
         self.published_at = 0.0
         self._send = send
         self._on_published = on_published
@@ -319,8 +323,9 @@ class DatabaseWorker:
             self.forget_files()
             self._fail(first_txid, f"SQLite cannot use {self.path}: {error}", retry=True)
         else:
-            self.applied = last_txid
-            self._send(Applied(self.name, last_txid))
+            history = next(_HISTORIES) if isinstance(batch, Install) else self.visible[0]
+            self.visible = (history, last_txid)
+            self._send(Applied(self.name, last_txid, history))
             self.published_at = time.monotonic()
             self._on_published(self)
 
@@ -384,7 +389,7 @@ class DatabaseWorker:
             )
             self._send(ReleaseFailed(self.name, reason[:REASON_LIMIT]))
             return
-        self.applied = 0
+        self.visible = (self.visible[0], 0)
         self._close_at = time.monotonic() + LET_GO_S
         if header is None or not header.max_frame:
             self._send(Released(self.name, 0, 0, 0))

@@ -245,6 +245,20 @@ def test_install_replaces_everything_and_records_go_on_from_there(tmp_path: Path
     assert_equal_files(new, child.mount / "app.db")
 
 
+def test_each_content_has_a_history_of_its_own(tmp_path: Path, child: Child) -> None:
+    primary = Primary(tmp_path)
+    child.apply(primary.change("CREATE TABLE t (n)"))
+    primary.fold()
+    install = Install("app.db", str(primary.path), 4096, len(primary.file_pages()), primary.txid)
+    child.send(install)
+    told = child.expect(Applied)
+    child.send(primary.change("INSERT INTO t VALUES (1)"))
+    assert child.expect(Applied).history == told.history
+    assert child.expect(Checkpointed).history == told.history
+    child.send(install)
+    assert child.expect(Applied).history > told.history
+
+
 def test_install_of_a_file_that_is_too_short_changes_nothing(tmp_path: Path, child: Child) -> None:
     primary = Primary(tmp_path)
     child.apply(primary.change("CREATE TABLE t (n)"))

@@ -16,6 +16,9 @@ import trio
 
 from litereplica.applier import link as link_module
 from litereplica.applier.protocol import (
+    Applied,
+    Apply,
+    Checkpointed,
     CommitRefused,
     Committed,
     Held,
@@ -342,3 +345,23 @@ async def test_commits_holds_and_reports_are_answered_by_number(tmp_path: Path, 
             refusal = await node.answer()
             assert isinstance(refusal, HoldRefused)
             assert refusal.number == 8
+
+
+def test_a_checkpoint_of_what_an_install_has_replaced_is_not_told(tmp_path: Path) -> None:
+    """The checkpoint thread may say so late: the node would take the old history's TXID for one of the new."""
+    node = Node(tmp_path)
+    node.spans.append(Apply("app.db", "", 0, 1, 1, 5))
+    tell = node.link._dispatch
+    tell(Applied("app.db", 5, history=1))
+    tell(Checkpointed("app.db", 5, truncated=False, history=1))
+    assert node.checkpointed == [(5, False)]
+    node.link.install("app.db", tmp_path / "content", 4096, 1, 3)
+    tell(Checkpointed("app.db", 5, truncated=False, history=1))
+    tell(Applied("app.db", 3, history=2))
+    tell(Checkpointed("app.db", 5, truncated=False, history=1))
+    assert node.checkpointed == [(5, False)]
+    tell(Checkpointed("app.db", 3, truncated=True, history=2))
+    assert node.checkpointed == [(5, False), (3, True)]
+    node.link.close_database("app.db")
+    tell(Checkpointed("app.db", 3, truncated=True, history=2))
+    assert len(node.checkpointed) == 2

@@ -72,7 +72,9 @@ def test_a_transaction_that_nobody_published_is_there_before_the_next_one(demote
     assert demoted.seen() == [(1,)]
     child.send(demoted.claim, demoted.next())
     assert child.receive() == Invalidated("app.db")
-    assert child.receive() == Applied("app.db", 4)
+    told = child.receive()
+    assert isinstance(told, Applied)
+    assert (told.database, told.txid) == ("app.db", 4)
     assert demoted.seen() == [(1,), (2,), (3,)]
     assert_equal_files(demoted.primary, demoted.path)
 
