@@ -24,6 +24,7 @@ import pytest
 from tests.support.nodes import ROOT, free_ports
 from tests.support.waiting import wait_until
 
+MEMORY: Final = Path("/dev/shm")
 READY_LIMIT_S: Final = 40.0
 STOP_LIMIT_S: Final = 10.0
 # Sets PR_SET_PDEATHSIG (1) to SIGKILL, and becomes the agent: it dies with the thread that started it.
@@ -163,7 +164,8 @@ class Consuls:
     """Makes agents below a folder of its own, and takes them down. Use the fixture ``consuls``."""
 
     def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="litereplica-consul-"))
+        # In memory: whatever else writes to the disk does not delay an election.
+        self.folder = Path(tempfile.mkdtemp(prefix="litereplica-consul-", dir=MEMORY if MEMORY.is_dir() else None))
         self.made: list[Agent] = []
 
     def single(self, **options: Any) -> Agent:
