@@ -91,9 +91,9 @@ class ApplierLink:
         self._under_way: dict[str, list[int]] = {}
         """Last TXIDs of what was handed to a child and not reported as applied or failed since."""
         self._floor: dict[str, int] = {}
-        # Of what was applied last (protocol.Applied).
-        self._history: dict[str, int] = {}
         """Highest TXID that a failed or dead child may have published without saying so."""
+        self._history: dict[str, int] = {}
+        """Of what was applied last (protocol.Applied); no checkpoint of another one counts."""
         self._stopping = trio.Event()
         self._ended = trio.Event()
 

@@ -180,7 +180,7 @@ class Applied(NamedTuple):
 
     database: str
     txid: int
-    history: int = 0
+    history: int
 
 
 class Checkpointed(NamedTuple):
@@ -193,7 +193,7 @@ class Checkpointed(NamedTuple):
     database: str
     txid: int
     truncated: bool
-    history: int = 0
+    history: int
 
 
 class Failed(NamedTuple):

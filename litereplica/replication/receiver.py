@@ -241,8 +241,7 @@ class Receiver:
         """Follow the other databases; this one needs a snapshot."""
         log.warning("snapshot_needed", database=name, reason=reason)
         self._receivers.pop(name, None)
-        self._part(name)
-        self._awaited.add(name)
+        self.hide(name)
         self._replies.forget(name)
         self._confirmed.discard(name)
         resync = Resync(self._epoch, name, reason)

@@ -58,15 +58,14 @@ def begin_install(
     disk.fsync_directory(target.parent)
     if page_count == 0 and database.exists:
         keep_dropped(disk, database.file_path, database.directory)
-    before = (database.saved_base, database.saved_base_pages, database.epoch, database.timestamp_ms)
-    known_size = database.page_size
+    before = (database.saved_base, database.saved_base_pages, database.epoch, database.timestamp_ms, database.page_size)
     database.set_page_size(page_size)
     database.saved_base, database.saved_base_pages = position, page_count
     database.epoch, database.timestamp_ms = epoch, timestamp_ms
     try:
         database.save_meta(installing=True)
     except OSError:
-        database.saved_base, database.saved_base_pages, database.epoch, database.timestamp_ms = before
+        database.saved_base, database.saved_base_pages, database.epoch, database.timestamp_ms, known_size = before
         database.set_page_size(known_size)
         raise
     database.settled = False

@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import os
 import re
+import shutil
 import signal
 import sys
 import tempfile
@@ -21,7 +22,7 @@ from typing import Any, Final, Self
 from tests.failover.clients import Clients, prepare
 from tests.failover.machine import KEY, Machine
 from tests.failover.network import Network, remove_namespaces
-from tests.failover.servers import Servers, memory_of
+from tests.failover.servers import Servers, data_of
 from tests.support.mounts import abort, mounts_below, take_away
 from tests.support.waiting import wait_until
 
@@ -49,7 +50,7 @@ def clean_left_overs() -> None:
             found = re.fullmatch(rf"{_FOLDER}(\d+)-.*", folder.name)
             if found:
                 remove_namespaces(f"{_PREFIX}{found[1]}-")
-            take_away(memory_of(folder))
+            shutil.rmtree(data_of(folder), ignore_errors=True)
             take_away(folder)
 
 
@@ -247,7 +248,7 @@ class Field:
                 each.signal(signal.SIGTERM)
         problems = [problem for each in self.all for problem in each.tear_down()]
         self._stack.close()
-        take_away(memory_of(self.folder))
+        shutil.rmtree(data_of(self.folder), ignore_errors=True)
         take_away(self.folder)
         self._lock.close()
         return problems

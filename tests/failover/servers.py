@@ -10,18 +10,15 @@ import json
 import os
 import signal
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from tests.failover.network import Network
-from tests.support.nodes import ROOT
+from tests.support.nodes import MEMORY, ROOT
 from tests.support.waiting import wait_until
 
 PORT: Final = 8500
-DATA: Final = "data"
-MEMORY: Final = Path("/dev/shm")
 FETCH_LIMIT_S: Final = 110.0
 """The first use on a machine fetches Consul."""
 FORM_LIMIT_S: Final = 30.0
@@ -39,11 +36,9 @@ def program() -> str:
     return done.stdout.strip()
 
 
-def memory_of(folder: Path) -> Path:
-    """Where the servers of a folder keep their data: in memory, so that tests that fill the disk do not delay them."""
-    memory = MEMORY / folder.name if MEMORY.is_dir() else folder / "memory"
-    memory.mkdir(exist_ok=True)
-    return memory
+def data_of(folder: Path) -> Path:
+    """Where the servers of a folder keep their data."""
+    return MEMORY / f"{folder.name}-consul"
 
 
 class Servers:
@@ -74,8 +69,6 @@ class Servers:
     def _start(self, machine: str) -> None:
         home = self._folder / machine
         home.mkdir(parents=True, exist_ok=True)
-        if not (home / DATA).exists():
-            (home / DATA).symlink_to(tempfile.mkdtemp(prefix=home.name, dir=memory_of(self._folder)))
         configuration = home / "consul.json"
         configuration.write_text(json.dumps(self._configuration(machine)), encoding="utf-8")
         with (home / "log").open("ab") as log:
@@ -93,7 +86,7 @@ class Servers:
             "server": True,
             "bootstrap_expect": len(self.machines),
             "node_name": machine,
-            "data_dir": str(self._folder / machine / DATA),
+            "data_dir": str(data_of(self._folder) / machine),
             "bind_addr": addresses[machine],
             "client_addr": "0.0.0.0",
             "retry_join": [addresses[each] for each in self.machines],
@@ -155,9 +148,7 @@ class Servers:
     def wipe(self) -> None:
         """They lose everything, and begin anew."""
         self.kill()
-        for machine in self.machines:
-            data = self._folder / machine / DATA
-            subprocess.run(["rm", "-rf", "--", data.resolve(), data], check=True, timeout=END_LIMIT_S)
+        subprocess.run(["rm", "-rf", "--", data_of(self._folder)], check=True, timeout=END_LIMIT_S)
         self.start()
 
     def hang(self) -> None:

@@ -16,8 +16,6 @@ pytestmark = pytest.mark.timeout(110)
 # A field of its own: a node that is killed as soon as it leads knows of a reign that nobody else has heard of.
 OPTIONS = {"outage": "stop"}
 LARGE, SMALL = "large.db", "small.db"
-
-
 LIMIT_S = 20.0
 
 

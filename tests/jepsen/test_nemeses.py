@@ -42,6 +42,7 @@ from jepsen.nemeses.ring import Ring
 from jepsen.nemeses.slow import Slow
 from jepsen.nemeses.wipe_consul import WipeConsul
 from tests.failover.network import inside
+from tests.failover.servers import data_of
 from tests.jepsen.breaking import DATABASE, TAKEOVER_S, Shared, calls_in, newest_timestamp_s
 from tests.jepsen.ears import Ears, Pairs
 from tests.support.sql import SqlError
@@ -144,7 +145,7 @@ def test_without_their_leader_consul_servers_have_another_and_it_comes_back(shar
 
 def _consul_ids(shared: Shared) -> set[str]:
     """Made by chance by each server that begins with nothing."""
-    return {(shared.cluster.folder / each / "data" / "node-id").read_text() for each in CONSUL}
+    return {(data_of(shared.cluster.folder) / each / "node-id").read_text() for each in CONSUL}
 
 
 def test_a_wiped_consul_begins_anew_and_epochs_do_not(shared: Shared) -> None:

@@ -21,10 +21,9 @@ from typing import Any, Final
 
 import pytest
 
-from tests.support.nodes import ROOT, free_ports
+from tests.support.nodes import MEMORY, ROOT, free_ports
 from tests.support.waiting import wait_until
 
-MEMORY: Final = Path("/dev/shm")
 READY_LIMIT_S: Final = 40.0
 STOP_LIMIT_S: Final = 10.0
 # Sets PR_SET_PDEATHSIG (1) to SIGKILL, and becomes the agent: it dies with the thread that started it.
@@ -164,8 +163,7 @@ class Consuls:
     """Makes agents below a folder of its own, and takes them down. Use the fixture ``consuls``."""
 
     def __init__(self) -> None:
-        # In memory: whatever else writes to the disk does not delay an election.
-        self.folder = Path(tempfile.mkdtemp(prefix="litereplica-consul-", dir=MEMORY if MEMORY.is_dir() else None))
+        self.folder = Path(tempfile.mkdtemp(prefix="litereplica-consul-", dir=MEMORY))
         self.made: list[Agent] = []
 
     def single(self, **options: Any) -> Agent:

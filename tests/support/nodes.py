@@ -24,6 +24,8 @@ from tests.support.mounts import force_unmount, is_mounted, mounts_below, proces
 from tests.support.waiting import wait_until
 
 ROOT: Final = Path(__file__).parents[2]
+MEMORY: Final = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(tempfile.gettempdir())
+"""Where Consul's data lies: whatever else writes to the disk does not delay an election."""
 READY_LIMIT_S: Final = 30.0
 # The node gives its application 30 s, its applier 5 s and replicas 2 s; no test's application needs that long.
 STOP_LIMIT_S: Final = 20.0
