@@ -25,6 +25,7 @@ from litereplica.store.adopt import adopt, is_wal_database, whole_pages
 from litereplica.store.database import Database
 from litereplica.store.folded import changed_pages
 from litereplica.store.store import Store
+from litereplica.store.verify import is_settled
 
 if TYPE_CHECKING:
     from litereplica.mount.journal_file import JournalFile
@@ -353,8 +354,11 @@ class DatabaseFile(File):
     def _is_in_wal_beyond(database: Database, size: int) -> bool:
         """Whether a checkpoint may leave ``size`` bytes: pages beyond them have to be in the WAL.
 
-        It cuts the file to the size at the commit that it has read, and commits go on meanwhile (walCheckpoint).
+        It cuts the file to the size at the commit that it has read, and commits go on meanwhile (walCheckpoint). The
+        pages of a content that is on its way into the file are all in the WAL, or in a file of their own.
         """
+        if not is_settled(database):
+            return True
         beyond = range(size // database.page_size + 1, database.page_count + 1)
         return not beyond or changed_pages(database.log, database.base.txid).issuperset(
             pgno for pgno in beyond if pgno != database.lock_page

@@ -115,6 +115,33 @@ def test_a_connection_under_a_rollback_journal_does_not_go_on_with_pages_that_ar
     assert_same([a, b])
 
 
+def test_a_checkpoint_shortens_a_file_whose_content_is_about_to_be_replaced(forwarding: Direct) -> None:
+    """It cuts the file to what the WAL has, and the content that is to come may be longer."""
+    a, b = pair(forwarding)
+    run_sql(a.path(), "PRAGMA auto_vacuum=FULL")
+    make(a, "WAL")
+    run_sql(a.path(), "INSERT INTO t VALUES (1, randomblob(400000))")
+    caught_up(a, [b])
+    part(b, b)
+    with Session(a.path()) as session:
+        session.run("DELETE FROM t")
+        a.demote()
+        b.promote(2)
+        insert(b, 2)
+        os.kill(a.applier(), signal.SIGSTOP)
+        try:
+            a.follow(b)
+            wait_until(lambda: bool(a.log_lines("went_back")), "a goes back")
+            assert session.run("PRAGMA wal_checkpoint(PASSIVE)")[0][0] == 0
+            assert a.path().stat().st_size < 100_000
+        finally:
+            os.kill(a.applier(), signal.SIGCONT)
+        caught_up(b, [a])
+        assert session.run("SELECT id FROM t") == [(1,), (2,)]
+    assert not a.log_lines("truncate_refused")
+    assert_same([b, a])
+
+
 def has_wal_after_a_look(node: DirectedNode) -> bool:
     """Who closes a database last removes its WAL."""
     run_sql(node.path(), "SELECT v FROM t")
