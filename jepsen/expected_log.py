@@ -145,6 +145,7 @@ EXPECTED: Final[tuple[Expected, ...]] = (
         "the same, where the node can do nothing about it",
         DISKS,
         "apply_failed",
+        "commit_not_completed",
         "fenced",
         "maintenance_failed",
         "retention_failed",
