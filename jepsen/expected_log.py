@@ -121,6 +121,12 @@ EXPECTED: Final[tuple[Expected, ...]] = (
         "commit_refused",
         saying=("WAL mode is left on the primary only",),
     ),
+    *_group(
+        "a journal of a dead writer is played back by an application and by the node at the same time",
+        CHANGES | APPLICATIONS,
+        "write_refused",
+        saying=("rolled back by this node already",),
+    ),
     # ---------------------------------------------------------------------------------------------------------- disks
     *_group(
         "the disk takes nothing, or answers with an error",

@@ -1,7 +1,8 @@
 """What a node's log says of a COMMIT that ended with an error there.
 
-A replica logs each COMMIT whose outcome nobody knows (docs/writes.md); without such a line, by a daemon that lived and
-was a replica all the time, an error says that nothing was committed. A primary promises nothing of that kind.
+A replica logs each COMMIT whose outcome nobody knows, and each that was committed though it failed (docs/writes.md);
+without such a line, by a daemon that lived and was a replica all the time, an error says that nothing was committed. A
+primary promises nothing of that kind.
 """
 
 import re
@@ -13,7 +14,9 @@ from tests.support.nodes import Node
 
 ASK_LIMIT_S: Final = 1.0
 _ROLE: Final = re.compile(rb"^\S+ +info +role_changed role=(\w+)", re.MULTILINE)
-_UNKNOWN: Final = re.compile(rb"^\S+ +\w+ +commit_(?:outcome_)?unknown .*?database=(\S+)", re.MULTILINE)
+_UNKNOWN: Final = re.compile(
+    rb"^\S+ +\w+ +commit_(?:outcome_unknown|unknown|not_completed) .*?database=(\S+)", re.MULTILINE
+)
 
 
 @dataclass(frozen=True, slots=True)

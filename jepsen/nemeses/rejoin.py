@@ -12,6 +12,7 @@ from jepsen.nemeses.nemesis import NOBODY, OneOf, one_node
 
 COPY_LIMIT_S: Final = 60.0
 DIVERGED: Final = "diverged"
+ASK_LIMIT_S: Final = 2.0
 
 
 class Rejoin(OneOf):
@@ -20,7 +21,8 @@ class Rejoin(OneOf):
     ``away``: it is gone until the end, and has what it had then. ``restored``: it goes on meanwhile, and at the end
     it gets back the directory that it had at the beginning, from a copy that was made while it was stopped.
 
-    What it kept in diverged/ since stays: whoever restores a directory and throws that away has lost it by himself.
+    What it kept in diverged/ since stays, and a node that may have what nobody else has keeps its directory: whoever
+    restores an old one in its place has lost that by himself.
     """
 
     name = "rejoin"
@@ -50,9 +52,12 @@ class Rejoin(OneOf):
         self._node = self._copy = None
         if node is None:
             return NOBODY
+        if copy is not None and not has_what_others_have(node):
+            _run("rm", "-rf", "--", copy)
+            node.start_again()
+            return f"{node.name}, which may have what nobody else has: with what it has"
         if copy is not None:
-            if node.is_running:
-                node.terminate()
+            node.terminate()
             kept = node.data / DIVERGED
             if kept.exists():
                 shutil.rmtree(copy / DIVERGED, ignore_errors=True)
@@ -61,6 +66,14 @@ class Rejoin(OneOf):
             _run("mv", "--", copy, node.data)
         node.start_again()
         return node.name
+
+
+def has_what_others_have(node: BreakableMachine) -> bool:
+    """It follows a primary, and went back with all that this one does not have."""
+    if not node.is_running:
+        return False
+    code, status = node.get("/status", ASK_LIMIT_S)
+    return code == 200 and status["role"] == "replica" and node.get("/readyz", ASK_LIMIT_S)[0] == 200
 
 
 def _run(*command: str | Path) -> None:

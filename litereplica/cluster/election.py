@@ -32,10 +32,16 @@ class Sight(Enum):
 
 
 def judge(view: View, me: Endpoint, unchanged_s: float) -> Sight:
-    """What ``view``, seen unchanged for so long, is to ``me``."""
+    """What ``view``, seen unchanged for so long, is to ``me``.
+
+    What is gone belongs to nobody before its time, whoever had it and whomever it was offered to: whoever took it
+    since has either written it again by then, or accepts nothing any more.
+    """
     holding = view.holding
     if holding is None:
         return Sight.VACANT
+    if view.gone:
+        return Sight.LAPSED if unchanged_s >= holding.ttl_s else Sight.HELD
     if holding.holder.instance == me.instance:
         return Sight.OURS
     if holding.offered_to == me.node:

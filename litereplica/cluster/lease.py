@@ -52,10 +52,15 @@ class Holding:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """The lease at one instant: ``holding`` None when nobody has it. ``index`` differs between any two states."""
+    """The lease at one instant: ``holding`` None when nobody has it. ``index`` differs between any two states.
+
+    ``gone``: ``holding`` is what was there, and it went without being released (its session ended, somebody deleted it,
+    the store was wiped). Another node may have taken it since, in what the store has forgotten: only time tells.
+    """
 
     holding: Holding | None
     index: int
+    gone: bool = False
 
 
 @dataclass(frozen=True, slots=True)

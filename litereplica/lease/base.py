@@ -43,15 +43,16 @@ class Lease(Protocol):
         After Unavailable it may have been taken: the next call finds out by itself, and takes it under a new epoch.
         """
 
-    async def renew(self, mine: Holding, offered_to: str = "") -> Holding:
+    async def renew(self, mine: Holding, offered_to: str = "", *, alone: bool = True) -> Holding:
         """Write the value anew, with the next counter. Raises Refused when it is no longer ours.
 
         After Unavailable it may have been written: the next call with the same ``mine`` finds out by itself. What went
-        by accident and nobody took since is made anew, with the same epoch.
+        by accident is made anew, with the same epoch, if ``alone``: nobody else can have taken it since this node wrote
+        it last, neither because it lapsed nor because it was offered. A store that has forgotten it does not know.
         """
 
     async def release(self, mine: Holding) -> None:
-        """Give it up at once. Raises Refused when it was no longer ours."""
+        """Give it up at once. Raises Refused when it was no longer ours, or nobody can say any more whose it is."""
 
     async def publish(self, member: Member) -> None:
         """Write what this node says of itself; it goes away by itself some time after the process.

@@ -172,9 +172,9 @@ class ConsulLease:
         self._held = await self._lease.acquire(seen, me, ttl_s, seen_epoch)
         return self._held
 
-    async def renew(self, mine: Holding, offered_to: str = "") -> Holding:
+    async def renew(self, mine: Holding, offered_to: str = "", *, alone: bool = True) -> Holding:
         try:
-            self._held = await self._lease.renew(mine, offered_to)
+            self._held = await self._lease.renew(mine, offered_to, alone=alone)
         except Refused:
             self._held = None
             raise

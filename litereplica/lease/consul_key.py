@@ -83,10 +83,11 @@ class LeaseKey:
                 self._remember(holding)
             return View(holding, entry.index)
         record, index = await self.record()
-        if record is not None and record.holder is not None:
-            return View(record.holder, index)
         if self._last is not None and (record is None or record.epoch < self._last.epoch):
-            return View(self._last, index)  # Consul forgot it, or whoever wrote the record did not know
+            # Consul forgot it, or whoever wrote the record did not know.
+            return View(self._last, index, gone=True)
+        if record is not None and record.holder is not None:
+            return View(record.holder, index, gone=True)
         return View(None, index)
 
     def _read_record(self, entry: Entry | None) -> tuple[ClusterRecord | None, int]:
@@ -173,7 +174,7 @@ class LeaseKey:
             raise Refused(f"the lease was lost while it was taken ({refused})") from refused
         return self._have(replace(mine, index=found[self._key].index))
 
-    async def renew(self, mine: Holding, offered_to: str = "") -> Holding:
+    async def renew(self, mine: Holding, offered_to: str = "", *, alone: bool = True) -> Holding:
         written = replace(mine, counter=mine.counter + 1, offered_to=offered_to)
         todo = [
             operation("check-session", self._key, session=await self._session.ensure()),
@@ -192,6 +193,8 @@ class LeaseKey:
             session = await self._session.ensure()
             lock = operation("lock", self._key, write_lease(self.cluster, written), session=session)
             if entry is None:
+                if not alone:
+                    raise Refused("the lease is gone from Consul, and another node may have taken it meanwhile")
                 log.warning("lease_key_made_anew", key=self._key, epoch=mine.epoch)
                 gone = [operation("check-not-exists", self._key), self._record_is(view.index)]
                 todo = [*gone, lock, self._set_record(written)]
@@ -219,6 +222,8 @@ class LeaseKey:
                 return self._have_not()  # an earlier call did it
             _, entry = await self._look_at_mine(mine)
             if entry is None:
+                if record is None or record.holder is None or record.epoch != mine.epoch:
+                    raise Refused("the lease is gone from Consul, and it is not known who took it last")
                 todo = [operation("check-not-exists", self._key), self._record_is(index), clear]
             else:
                 todo = [operation("delete-cas", self._key, index=entry.index), clear]
@@ -261,7 +266,7 @@ class LeaseKey:
         return mine
 
     def _have_not(self) -> None:
-        self._last = None
+        # What is remembered of it stays: should Consul forget the record too, somebody may have taken it since.
         self._on_change([])
 
     def _tell(self, epoch: int) -> None:

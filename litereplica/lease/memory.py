@@ -101,7 +101,7 @@ class MemoryStore:
         self.index += 1
         self.holding = None if holding is None else replace(holding, index=self.index)
         self.lapsed = lapsed
-        self.view = View(self.holding or lapsed, self.index)
+        self.view = View(self.holding or lapsed, self.index, gone=lapsed is not None)
         self.past.append(self.view)
         self.changed.set()
         self.changed = trio.Event()
@@ -156,7 +156,9 @@ class MemoryLease:
             await trio.sleep_until(began + limit_s + self._limit_s)
             raise Unavailable("the lease's store does not answer")
         await trio.sleep(answer_s)
-        self._last = view.holding
+        if view.holding is not None and view.holding.epoch:
+            self._last = view.holding
+            self._top_epoch = max(self._top_epoch, view.holding.epoch)
         return view
 
     async def acquire(self, seen: View, me: Endpoint, ttl_s: float, seen_epoch: int) -> Holding:
@@ -183,8 +185,10 @@ class MemoryLease:
         taken = await self._call("acquire", take)
         return await self._call("acquire epoch", say_epoch)
 
-    async def renew(self, mine: Holding, offered_to: str = "") -> Holding:
+    async def renew(self, mine: Holding, offered_to: str = "", *, alone: bool = True) -> Holding:
         def write(found: Holding) -> Holding:
+            if not alone and self._seen(0).gone:
+                raise Refused("the lease is gone, and another node may have taken it meanwhile")
             self._remake_cluster()
             counter = found.counter + 1
             return self._written(
@@ -195,8 +199,9 @@ class MemoryLease:
 
     async def release(self, mine: Holding) -> None:
         def write(_found: Holding) -> None:
+            if self._seen(0).gone and self._store.top_epoch < mine.epoch:
+                raise Refused("the lease is gone, and it is not known who took it last")
             self._store.put(None)
-            self._last = None
 
         await self._change("release", mine, write)
 
@@ -216,9 +221,12 @@ class MemoryLease:
 
     def _written(self, holding: Holding) -> Holding:
         self._store.put(holding)
-        assert self._store.holding is not None
-        self._last = self._store.holding
-        return self._last
+        written = self._store.holding
+        assert written is not None
+        if written.epoch:
+            self._last = written
+            self._top_epoch = max(self._top_epoch, written.epoch)
+        return written
 
     async def publish(self, member: Member) -> None:
         self._sent += 1
@@ -259,8 +267,8 @@ class MemoryLease:
         """What this node makes of what a server says: a wiped one does not end a holding that was seen."""
         past = self._store.past
         view = past[max(0, len(past) - 1 - behind)]
-        if view.holding is None and not self._store.cluster and self._last is not None:
-            return View(self._last, view.index)
+        if self._last is not None and self._store.top_epoch < self._last.epoch and (view.holding is None or view.gone):
+            return View(self._last, view.index, gone=True)
         return view
 
     def _publish(self, member: Member) -> None:

@@ -39,6 +39,7 @@ NO_JOURNAL: Final = (
     "written without a journal (PRAGMA journal_mode is MEMORY or OFF), so that a crash could not be undone: set PRAGMA "
     "journal_mode=WAL, or DELETE, TRUNCATE, PERSIST"
 )
+UNDONE: Final = "the journal that is played back was rolled back by this node already: begin again"
 
 
 class DatabaseFile(File):
@@ -51,6 +52,7 @@ class DatabaseFile(File):
         "importers",
         "is_held",
         "is_torn",
+        "is_undone",
         "is_written_through",
         "journal",
         "refusing",
@@ -68,6 +70,8 @@ class DatabaseFile(File):
         self.is_written_through = False
         # It has been given what is held, and perhaps taken only some: a rollback has to be written to it too.
         self.is_torn = False
+        # The node has rolled a dead writer's journal back; somebody may be about to do so too, and need not any more.
+        self.is_undone = False
         # The first bytes have been seen to be a database's.
         self._known = False
         # Somebody tried to make another kind of file of it; when it is closed, nothing of it stays.
@@ -137,7 +141,8 @@ class DatabaseFile(File):
                 # A checkpoint copies what it found committed, whether a write completed that or not.
                 await wal.settle()
             if not self._has_wal():
-                raise self.refuse("write_refused", f"a replicated database is {NO_JOURNAL}")
+                undone, self.is_undone = self.is_undone, False
+                raise self.refuse("write_refused", UNDONE if undone else f"a replicated database is {NO_JOURNAL}")
             if database.settled:
                 database.unsettle()
         # The log is never behind the files: a page may carry a transaction whose record is not on the disk.

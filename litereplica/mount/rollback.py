@@ -184,6 +184,7 @@ async def roll_back_abandoned(store: Store, journal: "JournalFile", forget_cache
         database.open_pages.close(rolled_back=True)
     # Of one who had begun to play it back.
     file.journal_ended()
+    file.is_undone = True
     log.info("transaction_rolled_back", database=file.name, reason="its writer died, and this node is not the primary")
     return True
 

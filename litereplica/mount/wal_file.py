@@ -25,6 +25,7 @@ from litereplica.sqlite.detector import Rewind
 from litereplica.sqlite.frames import Transaction
 from litereplica.sqlite.outcome import Examined
 from litereplica.sqlite.wal import FRAME_HEADER_BYTES
+from litereplica.store.database import Database
 from litereplica.store.store import Store
 
 if TYPE_CHECKING:
@@ -283,10 +284,20 @@ class WalFile(KeptFile):
     async def _restart(self) -> None:
         database = self._owner.database
         if database is not None:
+            self._check_folded(database)
             database.file_complete()
             self.access.wal_restarted(database.name, self.size())
         else:
             await self._owner.adopt_if_wal()
+
+    def _check_folded(self, database: Database) -> None:
+        """SQLite begins the WAL anew or empties it. Raises Rewind when something is in it alone.
+
+        SQLite goes by the wal-index: all that this shows is in the database file. A writer that died within its COMMIT
+        has logged it and not shown it. That can only be the last one: who comes next goes on behind it, or stops here.
+        """
+        if self.detector.committed_frames and not database.is_folded(self._owner.read_now, newest=True):
+            raise Rewind("the last transaction of the WAL is not in the database file")
 
     async def log(
         self,
@@ -320,13 +331,18 @@ class WalFile(KeptFile):
             self._pending = []
         self.flush()
         if self.access.primary:
+            database = self._owner.database
+            if size == 0 and database is not None:
+                try:
+                    self._check_folded(database)
+                except Rewind as error:
+                    raise self.failure(error) from None
             try:
                 self.detector.truncate(size)
             except Rewind:
                 raise self.refuse(
                     "truncate_refused", "the WAL holds transactions that are not yet in the database file"
                 ) from None
-            database = self._owner.database
             if size == 0:
                 self.unsummed.end = 0
                 if database is not None:

@@ -8,8 +8,9 @@ more does the actions that take time. State changes only in ``_step``, without a
 in which the reason is known, and actions of an earlier step that are still under way are ended; nothing is heard of
 them any more.
 
-The clock is the fence's: it counts while the machine is suspended, and the scheduler's may not. So whatever waits for
-an instant looks at it again.
+Two clocks, each on its safe side. How long this node may accept commits goes by the fence's, which counts while the
+machine is suspended, and the scheduler's may not: so whatever waits for an instant looks at it again. How long another
+node's lease has been unchanged goes by ``awake``, which counts only while this node could have seen a change.
 """
 
 from collections.abc import Callable
@@ -51,7 +52,7 @@ STOP_LIMIT_S: Final = 10.0
 
 
 class Keeper:
-    """The role of one node, from ``run`` to ``stop``. ``clock`` is the fence's, in seconds."""
+    """The role of one node, from ``run`` to ``stop``. ``clock`` is the fence's, ``awake`` stops in sleep."""
 
     def __init__(
         self,
@@ -64,6 +65,7 @@ class Keeper:
         priority: int,
         outage: Literal["stop", "continue"],
         clock: Callable[[], float],
+        awake: Callable[[], float],
         known_cluster: str,
     ) -> None:
         self._lease = lease
@@ -85,9 +87,9 @@ class Keeper:
         self.epoch = 0
         self._continues = outage == "continue"
         self._members = Members(lease, plane, Member(me, plane.standing(), candidate, priority), clock)
-        self._watch = Watch(lease, clock, timing.ttl_s, self._wake_up)
+        self._watch = Watch(lease, awake, timing.ttl_s, self._wake_up)
         self._renewal = Renewal(lease, timing, clock, self._step, self._extend, self._counts_on, plane.renewed)
-        self._eligible = Eligibility(clock, self._members.mine)
+        self._eligible = Eligibility(awake, self._members.mine)
         self._look = Look(me, self._watch, self._eligible)
         self._actions = Actions(
             lease,

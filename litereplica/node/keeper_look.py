@@ -37,9 +37,13 @@ class Look:
     def primary(self) -> Holding | None:
         """The lease of another node that holds it, as far as can be seen, and has said its epoch."""
         view = self._watch.view
-        if view is None or view.holding is None or view.holding.epoch == 0:
+        if view is None or view.holding is None or view.holding.epoch == 0 or self._is_mine(view.holding):
             return None
         return view.holding if self.sight(view) in {Sight.HELD, Sight.OFFERED} else None
+
+    def _is_mine(self, holding: Holding) -> bool:
+        """This node had it, gave it up or lost it, and the store has forgotten who came next, if anybody did."""
+        return holding.holder.instance == self._me.instance
 
     def may_take(self) -> View | None:
         """The version of the lease at which this node may try to take it now; None: it may not."""
@@ -100,7 +104,7 @@ class Look:
             if holding is not None and holding.epoch == 0 and sight is Sight.HELD:
                 return None  # taken, and its epoch not yet said: that comes in a moment
         name = holding.holder.node if holding is not None else ""
-        if sight in {Sight.HELD, Sight.OFFERED}:
+        if sight in {Sight.HELD, Sight.OFFERED} and holding is not None and not self._is_mine(holding):
             return Event.HELD, f"{name} has the lease"
         return Event.NOBODY, f"{name} did not renew its lease" if name else "nobody has the lease"
 

@@ -58,6 +58,8 @@ class Renewal:
         """Why the last renewal had no answer."""
         # Whom the lease may name as it is stored now: as last written, and in attempts without an answer since.
         self._named: frozenset[str] = frozenset()
+        # Whether the lease, as it is stored now, may be offered to somebody.
+        self._offered = False
         self._wanted = trio.Event()
         self._scope: trio.CancelScope | None = None
         self._calling = trio.Lock()
@@ -70,6 +72,7 @@ class Renewal:
         """The lease was granted, to a call that was sent at ``sent_at``."""
         self.mine = mine
         self._named = frozenset()
+        self._offered = False
         self.fence_until = self._timing.accepts_until(sent_at)
         self._next_at = sent_at + self._timing.renew_every_s
 
@@ -114,7 +117,8 @@ class Renewal:
         try:
             # After the ttl is over by our own clock (the process was stopped, or the store was away) this is tried as
             # ever: the write is a compare-and-set on what we wrote last. If it succeeds, nobody has taken the lease in
-            # between, so nobody else has accepted a commit, and to go on is right. If somebody has, it is refused.
+            # between, so nobody else has accepted a commit, and to go on is right. If somebody has, it is refused; and
+            # so it is where the store has lost what we wrote (``alone``).
             await self.renew()
         except Refused as error:
             self._told("refused")
@@ -155,11 +159,15 @@ class Renewal:
             named = () if offered_to else self._counts_on()
             self._named |= frozenset(named)
             sent_at = self._clock()
+            alone = sent_at < self.fence_until and not self._offered
+            self._offered |= bool(offered_to)
             try:
                 with trio.fail_after(self.call_limit_s):
-                    self.mine = await self._lease.renew(replace(self.mine, counts_on=named), offered_to)
+                    mine = replace(self.mine, counts_on=named)
+                    self.mine = await self._lease.renew(mine, offered_to, alone=alone)
             except trio.TooSlowError:
                 raise Unavailable(f"no answer within {self.call_limit_s:g} s") from None
             self._named = frozenset(named)
+            self._offered = bool(offered_to)
             if not offered_to:
                 self.fence_until = max(self.fence_until, self._timing.accepts_until(sent_at))

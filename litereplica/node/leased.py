@@ -3,6 +3,7 @@
 Knows which settings become what. Does not know how roles are decided (node.keeper) or changed (node.data_plane).
 """
 
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,6 +53,7 @@ def make_keeper(settings: Settings, store: Store, plane: DataPlane, will: Will |
         priority=settings.node.priority,
         outage=consul.outage,
         clock=fence_clock,
+        awake=time.monotonic,
         known_cluster=store.state.cluster,
     )
 

@@ -97,6 +97,8 @@ def _opened(settings: Settings, open_store: OpenStore, direct: Direct | None) ->
         cleanups.callback(store.close)
         will = cleanups.enter_context(opened_will(settings))
         node = Node(settings, store, http, will=will, direct=direct)
+        with _disk_errors(settings, "nothing of it was lost"):
+            node.make_wals()
         node.mount()
         cleanups.callback(node.unmount)
         try:

@@ -93,11 +93,14 @@ class Node:
 
     # -- before and after the event loop ---------------------------------------------------------------------------
 
-    def mount(self) -> None:
-        """Mount; nothing is answered until ``serve_mount`` runs."""
+    def make_wals(self) -> None:
+        """Before ``mount``: readers find what a replica's databases have a WAL for. Raises OSError."""
         if not self.is_fixed_primary:
             for database in self.store.databases.values():
                 ensure_wal(database)
+
+    def mount(self) -> None:
+        """Mount; nothing is answered until ``serve_mount`` runs."""
         session = Session(self.operations, self._wait)
         mount = self.settings.mount
         session.open(mount.dir, allow_other=mount.allow_other, guarded=mount.guard)

@@ -374,15 +374,14 @@ class Database:
             self.base, self.base_pages = base, pages
             self.install_folded = self.kept_install is not None
 
-    def is_folded(self, read: Callable[[int, int], bytes]) -> bool:
+    def is_folded(self, read: Callable[[int, int], bytes], *, newest: bool = False) -> bool:
         """Whether the database file (read by ``read(offset, size)``) has every page changed since ``base``.
 
-        Page 1 may lack what is unlaid, and is brought in then.
+        Page 1 may lack what is unlaid, and is brought in then. ``newest``: only what the last record has changed.
         """
-        first_pgno = 2 if self.unlaid else 1
-        return has_pages(
-            self.log, self.base.txid, range(first_pgno, self.page_count + 1), self.page_size, self.checksums.table, read
-        )
+        after_txid = max(self.base.txid, self.position.txid - 1) if newest else self.base.txid
+        pgnos = range(2 if self.unlaid else 1, self.page_count + 1)
+        return has_pages(self.log, after_txid, pgnos, self.page_size, self.checksums.table, read)
 
     # -- what is certain -------------------------------------------------------------------------------------------
 

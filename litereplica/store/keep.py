@@ -8,6 +8,7 @@ import errno
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -47,9 +48,9 @@ async def keep(
     """Keep the records after ``base``, and the database as it is: durable when this returns.
 
     ``base`` is of its log, or the position before that; ``common``: the primary has it. What an earlier attempt has
-    kept of the same is taken for this one. Without room for the database only the records are kept, and the entry says
-    so. Nobody may write to the database meanwhile; readers, and the applier's checkpoints, go on.
-    Raises Corrupt, Trimmed (the log), OSError (no room for the records either).
+    kept of the same is taken for this one. Nobody may write to the database meanwhile; readers, and the applier's
+    checkpoints, go on. Raises Corrupt, Trimmed (the log), OSError: nothing is kept, nor may anything be given up. A
+    full disk is that too: records are no database, and where the last one is replaced it cannot be had any more.
     """
     store = database.store
     remove_half_kept(store, database.name)
@@ -62,11 +63,18 @@ async def keep(
             return known
     folder = new_entry_folder(database)
     with Held(database, base.txid) as held:
+        whole = bool(held.page_count)
         try:
             await in_steps(_copy_records(held, base.txid, folder / RECORDS_NAME))
+            if whole:
+                await in_steps(_copy_database(held, folder / DATABASE_NAME, folder / CHECKSUMS_NAME))
         except FileNotFoundError as error:
             raise Trimmed(f"the log of {database.name} was trimmed meanwhile ({error.filename})") from None
-        whole = bool(held.page_count) and await _keep_database(held, folder)
+        except OSError:
+            # A disk that is full needs what it has taken so far.
+            with suppress(OSError):
+                remove_half_kept(store, database.name)
+            raise
     entry = replace(entry, id=folder.name, whole=whole)
     store.disk.fsync_directory(folder)
     store.disk.write_file(folder / ENTRY_NAME, encode_entry(entry))
@@ -114,25 +122,6 @@ def _copy_records(held: Held, after_txid: int, target: Path) -> Iterator[None]:
         disk.fdatasync(descriptor)
     finally:
         disk.close(descriptor)
-
-
-async def _keep_database(held: Held, folder: Path) -> bool:
-    """Keep the database file; False when there is no room for it."""
-    disk, paths = held.disk, (folder / DATABASE_NAME, folder / CHECKSUMS_NAME)
-    try:
-        await in_steps(_copy_database(held, *paths))
-    except OSError as error:
-        if error.errno not in _NO_ROOM:
-            raise
-        for path in paths:
-            if path.exists():
-                disk.unlink(path)
-        log.warning(
-            "diverged_database_not_kept", database=held.name, size_bytes=held.page_count * held.page_size,
-            reason=error.strerror, then="only its records are",
-        )  # fmt: skip
-        return False
-    return True
 
 
 def _copy_database(held: Held, target: Path, checksums: Path) -> Iterator[None]:

@@ -126,6 +126,20 @@ def test_an_address_of_another_machine_is_named_with_its_key(nodes: Nodes) -> No
     fails(node, 1, "192.0.2.1:20202", "http.listen")
 
 
+# --------------------------------------------------------------------------------------------------------------- disk
+def test_a_disk_that_does_not_take_what_a_replica_needs_is_one_line(nodes: Nodes) -> None:
+    """It has to make a WAL for a database in rollback mode, before it mounts."""
+    node = nodes.make_primary()
+    node.start()
+    run_sql(node.path(), "CREATE TABLE t (v); INSERT INTO t VALUES (1)")
+    node.stop()
+    at = {"name": "nobody", "http": "http://127.0.0.1:1", "replication": "127.0.0.1:1"}
+    node.configure(lease={"type": "static", "static": {"primary": at}})
+    read_only = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"'
+    prefix = ("unshare", "-m", "sh", "-c", read_only, str(node.data / "files"))
+    fails(node, 3, str(node.data), "Read-only file system", "check the disk and its rights", prefix=prefix)
+
+
 # -------------------------------------------------------------------------------------------------------- mount point
 def test_a_missing_mount_point_is_refused(node: Node) -> None:
     node.mount.rmdir()

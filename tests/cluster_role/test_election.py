@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -53,6 +54,10 @@ def held(holder: Endpoint, *, offered_to: str = "", counts_on: tuple[str, ...] =
         (held(endpoint("b"), offered_to="c"), 5.0, Sight.LAPSED),
         (held(ME), 0.0, Sight.OURS),
         (held(endpoint("a", start=2)), 0.0, Sight.HELD),
+        (replace(held(endpoint("b"), offered_to="a"), gone=True), 4.999, Sight.HELD),
+        (replace(held(endpoint("b"), offered_to="a"), gone=True), 5.0, Sight.LAPSED),
+        (replace(held(ME), gone=True), 4.999, Sight.HELD),
+        (replace(held(ME), gone=True), 5.0, Sight.LAPSED),
     ],
 )
 def test_what_a_lease_looks_like(view: View, unchanged_s: float, sight: Sight) -> None:

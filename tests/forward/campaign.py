@@ -33,7 +33,7 @@ PROGRESS_LIMIT_S: Final = 45.0
 BEGIN_LIMIT_S: Final = 30.0
 SAME_LIMIT_S: Final = 40.0
 # Of a COMMIT, and of the fsync that SQLite makes after one.
-UNKNOWN_EVENTS: Final = ("commit_outcome_unknown", "commit_unknown")
+UNKNOWN_EVENTS: Final = ("commit_outcome_unknown", "commit_unknown", "commit_not_completed")
 """A node says so when it tells an application an error although the transaction may be committed."""
 
 

@@ -158,6 +158,7 @@ def test_a_client_that_hangs_is_given_up_and_said_to(bench: Bench) -> None:
         ('2026-11-21T14:09:20.685Z warning commit_outcome_unknown database=x.db txid=01 reason="no answer"', False),
         ("2026-11-21T14:09:20.685Z warning commit_unknown database=x.db reason=why", False),
         ("2026-11-21T14:09:20.685Z warning commit_unknown database=y.db reason=why", True),
+        ("2026-11-21T14:09:20.685Z error   commit_not_completed database=x.db position=1/2 reason=why", False),
         ("2026-11-21T14:09:20.685Z info    role_changed role=primary primary=a epoch=2 reason=why", False),
     ],
 )

@@ -57,6 +57,13 @@ class Place:
         await made.join(cluster, member(at))
         return made, at
 
+    def forget(self) -> None:
+        """The store loses everything of this cluster."""
+        if self.agent is None:
+            self.store.wipe()
+        else:
+            assert self.agent.ask("DELETE", f"/v1/kv/{self.options['key']}?recurse") is True
+
     async def close(self) -> None:
         for made in self._made:
             await made.close()

@@ -238,6 +238,63 @@ async def test_a_released_lease_is_vacant_at_once_and_once_is_enough(kept: Place
     assert theirs.epoch > mine.epoch
 
 
+async def test_what_the_store_has_forgotten_is_made_anew_by_who_was_alone_only(kept: Place) -> None:
+    lease, at = await kept.joined("a")
+    other, _ = await kept.joined("b")
+    mine = await lease.acquire(await lease.watch(None, LIMIT_S), at, TTL_S, 0)
+    await other.watch(None, LIMIT_S)
+    kept.forget()
+    with pytest.raises(Refused, match="may have taken it"):
+        await lease.renew(mine, alone=False)
+    for each in (lease, other):
+        view = await each.watch(None, LIMIT_S)
+        assert view.gone
+        assert view.holding == mine
+    renewed = await lease.renew(mine)
+    assert renewed.epoch == mine.epoch
+    assert await other.watch(None, LIMIT_S) == View(renewed, renewed.index)
+
+
+async def test_nobody_gives_up_what_the_store_has_forgotten(kept: Place) -> None:
+    lease, at = await kept.joined("a")
+    other, _ = await kept.joined("b")
+    mine = await lease.acquire(await lease.watch(None, LIMIT_S), at, TTL_S, 0)
+    await other.watch(None, LIMIT_S)
+    kept.forget()
+    with pytest.raises(Refused, match="not known who took it last"):
+        await lease.release(mine)
+    view = await other.watch(None, LIMIT_S)
+    assert view.gone
+    assert view.holding == mine
+
+
+async def test_a_lease_that_was_released_and_then_forgotten_is_not_vacant(kept: Place) -> None:
+    lease, at = await kept.joined("a")
+    await lease.release(await lease.acquire(await lease.watch(None, LIMIT_S), at, TTL_S, 0))
+    assert (await lease.watch(None, LIMIT_S)).holding is None
+    kept.forget()
+    view = await lease.watch(None, LIMIT_S)
+    assert view.gone
+    assert view.holding is not None
+    assert view.holding.holder == at
+
+
+async def test_who_knows_less_does_not_keep_the_holder_from_making_it_anew(kept: Place) -> None:
+    lease, at = await kept.joined("a")
+    third = endpoint("c")
+    late = kept.lease(third)
+    cluster = await late.join("", member(third))
+    mine = await lease.acquire(await lease.watch(None, LIMIT_S), at, TTL_S, 0)
+    seen = await late.watch(None, LIMIT_S)
+    assert seen.holding == mine
+    await lease.release(mine)
+    newer = await lease.acquire(await lease.watch(None, LIMIT_S), at, TTL_S, 0)
+    kept.forget()
+    await late.join(cluster, member(third))
+    assert (await lease.renew(newer)).epoch == newer.epoch
+    assert (await late.watch(None, LIMIT_S)).holding is not None
+
+
 async def test_a_watch_ends_with_a_change_or_at_its_limit(kept: Place) -> None:
     lease, at = await kept.joined("a")
     other, _ = await kept.joined("b")

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from litereplica.sqlite.wal import FRAME_HEADER_BYTES, WAL_HEADER_BYTES, WalHeader, encode_frames, parse_wal_header
+from tests.cluster.comparing import assert_same, caught_up
+from tests.mount.test_visible import late
 from tests.support.mounts import is_mounted
 from tests.support.nodes import Node, Nodes
 from tests.support.sql import Session, SqlError, fold, integrity, make_database, run_sql
@@ -113,6 +115,42 @@ def test_a_database_stays_writable_for_others_whenever_a_writer_is_killed(node: 
         assert other.run("PRAGMA integrity_check") == [("ok",)]
     fold(path)
     assert integrity(path) == "ok"
+
+
+@pytest.mark.parametrize("what", ["INSERT INTO t VALUES (3, 'three')", "PRAGMA wal_checkpoint(TRUNCATE)"])
+def test_a_wal_does_not_begin_again_without_the_last_commit_of_a_dead_writer(
+    nodes: Nodes, tmp_path: Path, what: str
+) -> None:
+    """All that others see is in the database file; the last one is logged, and its writer died before it showed it."""
+    primary = nodes.primary()
+    replica = nodes.replica(primary)
+    path = primary.path()
+    run_sql(path, "PRAGMA journal_mode=WAL; CREATE TABLE t (id INTEGER PRIMARY KEY, v);")
+    with Session(path) as other, Session(path) as reader:
+        other.run("INSERT INTO t VALUES (1, 'one')")
+        # A reader from before the checkpoint: what is written now goes behind what is folded.
+        reader.run("BEGIN")
+        reader.run("SELECT * FROM t")
+        assert other.run("PRAGMA wal_checkpoint(PASSIVE)") == [(0, 1, 1)]
+        writer = Session(path)
+        logged = int(primary.position("app.db")[:16], 16) + 1
+        with late(writer, "pwrite64", 0.3, tmp_path / "trace"):
+            writer.send("INSERT INTO t VALUES (2, randomblob(20000))")
+            wait_until(lambda: int(primary.position("app.db")[:16], 16) == logged, "it is logged", 20)
+            os.kill(primary.applier(), signal.SIGSTOP)  # which would see to it that it is shown
+            writer.kill()
+        reader.run("COMMIT")
+        try:
+            with pytest.raises(SqlError, match="SQLITE_IOERR"):
+                other.run(what)
+        finally:
+            os.kill(primary.applier(), signal.SIGCONT)
+        wait_until(lambda: primary.log_lines("wal_index_reset"), "it is shown")
+        other.run("INSERT INTO t VALUES (4, 'four')")
+        assert other.run("SELECT id FROM t") == [(1,), (2,), (4,)]
+    assert len(primary.log_lines("wal_rewind_refused")) == 1
+    caught_up(primary, [replica])
+    assert_same([primary, replica])
 
 
 def test_log_and_files_are_one_after_writers_were_killed(nodes: Nodes, tmp_path: Path) -> None:

@@ -55,14 +55,18 @@ class SimNode:
         self.ended.set()
         # Clocks begin anywhere, and run as fast as quartz does.
         self._offset = world.rng.uniform(0.0, 1e5)
+        self.slept_s = 0.0
         self._rate = 1.0 + world.rng.uniform(-5e-4, 5e-4)
 
     @property
     def up(self) -> bool:
         return self.plane is not None
 
-    def clock(self) -> float:
+    def awake(self) -> float:
         return self._offset + self._rate * trio.current_time()
+
+    def clock(self) -> float:
+        return self.awake() + self.slept_s
 
     def start(self, nursery: trio.Nursery) -> None:
         assert not self.up
@@ -81,6 +85,7 @@ class SimNode:
             priority=self.priority,
             outage="continue" if world.continues else "stop",
             clock=self.clock,
+            awake=self.awake,
             known_cluster=self.durable.cluster,
         )
         self.gate, self.scope, self.ended = Gate(), trio.CancelScope(), trio.Event()

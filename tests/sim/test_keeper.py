@@ -1,6 +1,9 @@
 """Keepers without faults: commands, their refusals, and stopping."""
 
+import math
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Final
 
 import pytest
 import trio
@@ -8,7 +11,7 @@ import trio
 from litereplica.cluster.lease import Timing
 from litereplica.cluster.role import State
 from litereplica.errors import Refused, Unavailable
-from litereplica.lease.memory import LOST
+from litereplica.lease.memory import LOST, Turn
 from litereplica.node.keeper import Keeper
 from tests.sim.gate import run
 from tests.sim.node import SimNode
@@ -350,6 +353,76 @@ def test_a_primary_that_was_stopped_accepts_nothing_late(stopped_s: float) -> No
             assert keeper(old).epoch == epoch
         else:
             assert cluster.primary is not old
+
+    play(scenario)
+
+
+# Nothing arrives, and nothing comes back: also what was asked before.
+SILENCE: Final = Turn(math.inf, math.inf)
+
+
+async def forget(cluster: Cluster, old: SimNode) -> None:
+    """Another node accepts commits; the lease's store loses everything, and ``old`` is the first who hears of it.
+
+    The checker says it when two of them accept commits; whoever has the newer epoch stays.
+    """
+    world = cluster.world
+    await cluster.wait(lambda: world.checker.acknowledged[-1].epoch > keeper(old).epoch)
+    epoch = world.checker.acknowledged[-1].epoch
+    world.store.wipe()
+    world.away = {each.name: lambda: SILENCE for each in world.nodes if each is not old}
+    plane(old).frozen = False
+    old.gate.open()
+    await trio.sleep(0.8)
+    world.away.clear()
+    await trio.sleep(2 * TTL_S)
+    await cluster.wait_agreed()
+    assert cluster.primary is not old
+    assert keeper(cluster.primary).epoch == epoch
+
+
+def test_an_offer_that_may_have_been_taken_is_not_taken_back_from_a_store_that_has_forgotten() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        old, target, store = cluster.primary, cluster.replicas[0], cluster.world.store
+
+        async def hand_off() -> None:
+            with suppress(Refused):
+                await keeper(old).failover(target.name, force=False)
+
+        cluster.nursery.start_soon(hand_off)
+        while store.holding is None or not store.holding.offered_to:
+            await trio.sleep(0.001)
+        cluster.world.away[old.name] = lambda: SILENCE
+        await cluster.wait(lambda: keeper(old).state is State.RECLAIMING)
+        await forget(cluster, old)
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("what", ["stopped", "cut off"])
+def test_a_lease_that_has_run_out_is_not_made_anew_in_a_store_that_has_forgotten(what: str) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        old = cluster.primary
+        if what == "stopped":
+            plane(old).frozen = True
+            old.gate.close()
+        else:
+            cluster.world.away[old.name] = lambda: SILENCE
+        await forget(cluster, old)
+
+    play(scenario)
+
+
+def test_a_node_whose_machine_has_slept_does_not_take_the_lease_of_a_primary_that_it_could_not_see_renew() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        old, (sleeper, other) = cluster.primary, cluster.replicas
+        await other.crash()
+        cluster.world.away[old.name] = lambda: SILENCE
+        await trio.sleep(0.1)
+        sleeper.slept_s += 3700.0
+        await trio.sleep(TTL_S / 2)
+        assert cluster.primary is old
+        await cluster.wait(lambda: cluster.world.primaries() == [sleeper])
 
     play(scenario)
 

@@ -229,20 +229,21 @@ async def test_what_is_kept_is_the_records_and_the_database_as_it_was(tmp_path: 
     store.close()
 
 
-async def test_a_disk_without_room_for_the_database_keeps_the_records(tmp_path: Path) -> None:
+async def test_a_disk_without_room_for_the_database_keeps_nothing_and_is_left_as_it_was(tmp_path: Path) -> None:
     root = tmp_path / "data"
     disk = FaultyDisk(root, tmp_path / "graves")
     store = open_store(root, disk, segment_bytes=1 << 20)
     app = await history(store, 3, fold_at=30)
     app.commit({pgno: app.page() for pgno in range(1, 200)}, 199)
     app.commit({1: app.page()}, 199)
-    disk.room_bytes = 199 * 512
+    for room_bytes in (199 * 512, 0):
+        disk.room_bytes = room_bytes
+        with pytest.raises(OSError, match="No space"):
+            await keep(app.database, position_at(app, 41), common=True, primary="b", primary_epoch=7, reason="why")
+        assert not list(store.diverged.iterdir())
+    disk.room_bytes = None
     entry = await keep(app.database, position_at(app, 41), common=True, primary="b", primary_epoch=7, reason="why")
-    assert not entry.whole
-    assert sorted(path.name for path in (store.diverged / entry.id).iterdir()) == ["entry.json", "records"]
-    disk.room_bytes = 0
-    with pytest.raises(OSError, match="No space"):
-        await keep(app.database, position_at(app, 40), common=True, primary="b", primary_epoch=7, reason="why")
+    assert entry.whole
     assert kept(store) == [entry]
     store.close()
 
