@@ -84,7 +84,9 @@ def _read(call: Call, keys: dict[Atom, _Key], excused: frozenset[int], findings:
     after = number(entry_of(call.completion, "after"), call.completion)
     value = atom(entry_of(call.completion, "value"), call.completion)
     key = keys.get(key_name, _Key())
-    known = [] if elsewhere else [write for txid, write in key.acknowledged if txid <= after]
+    # A write that was begun later has been given the same TXID in another history.
+    begun = [write for txid, write in key.acknowledged if txid <= after and write.index < call.completion.index]
+    known = [] if elsewhere else begun
     expected = max(known, key=lambda write: write.index, default=None)
     who = f"{of_process(call)} waited for TXID {after:016x}{f' on {call.node}' if call.node else ''}"
     found = key.by_value.get(value)

@@ -35,6 +35,15 @@ def test_what_was_written_at_the_txid_is_seen_or_something_newer() -> None:
         assert checker.check(making.calls()).valid is True
 
 
+def test_what_was_begun_after_the_read_is_not_expected_though_it_has_the_txid() -> None:
+    """Of another history: the node that read has been given back a directory, and nothing says that it went back."""
+    making = Making()
+    wrote(making, 1, 10)
+    found(making, 1, 12)
+    wrote(making, 2, 11)
+    assert checker.check(making.calls()).valid is True
+
+
 @pytest.mark.parametrize(
     ("value", "after", "kind"),
     [(1, 11, "not-seen"), (None, 10, "not-seen"), (7, 10, "from-nowhere"), (3, 10, "failed-seen")],
