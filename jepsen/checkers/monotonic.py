@@ -9,7 +9,8 @@ nodes nothing is promised: a replica lags (who wants more waits for a TXID, see 
 Across failover, in its documented form: a node that has transactions which its cluster does not have keeps them in
 ``diverged/``, lists them, and goes back to the last common position. So each entry there excuses one step back on its
 node and database, after it was made, and not below the position that it names. (The position steps back a moment before
-what readers see: within PUT_ASIDE_S both are one step.)
+what readers see: whoever began within PUT_ASIDE_S may still see the lost state, and both are one step. When the second
+half of it is seen depends on when somebody reads.)
 
 A node that is given back the directory that it had some time ago begins where it was then: what its readers saw before
 bounds nobody.
@@ -142,11 +143,12 @@ def _judge(one: _Seen, bound: tuple[_Seen | None, _Seen | None], place: _Place, 
     newest, deepest = bound
     behind = [each for each in (newest, deepest) if each is not None and _behind(one, each)]
     if not behind:
-        place.newest = one if place.newest is None or one.seen > place.newest.seen else place.newest
+        # The last one of those that saw the same: until then it was to be seen.
+        place.newest = one if place.newest is None or one.seen >= place.newest.seen else place.newest
         if one.txid is not None and (place.deepest is None or one.txid > (place.deepest.txid or 0)):
             place.deepest = one
         return False
-    entry = _excuse(one, deepest, place)
+    entry = _excuse(one, newest, deepest, place)
     if entry is None:
         first = behind[0]
         findings.add("went-back", f"{_said(one)}, and {_said(first)} before that began", first.call, one.call)
@@ -167,11 +169,12 @@ def _behind(one: _Seen, other: _Seen) -> bool:
     return one.seen < other.seen or (one.txid is not None and other.txid is not None and one.txid < other.txid)
 
 
-def _excuse(one: _Seen, deepest: _Seen | None, place: _Place) -> Kept | None:
+def _excuse(one: _Seen, newest: _Seen | None, deepest: _Seen | None, place: _Place) -> Kept | None:
     """The first entry of ``diverged/`` that this step back can be."""
     assert one.call.completion is not None
     now_ns = one.call.completion.time_ns
-    recent = [each for each in place.half_used if now_ns <= each.time_ns + PUT_ASIDE_S * 1e9]
+    seen_ns = now_ns if newest is None else newest.call.invocation.time_ns
+    recent = [each for each in place.half_used if seen_ns <= each.time_ns + PUT_ASIDE_S * 1e9]
     for entry in [*recent, *place.entries]:
         if entry.time_ns > now_ns:
             continue
