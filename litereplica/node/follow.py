@@ -371,10 +371,15 @@ class Follower:
         progress.under_way.append(database.base.txid)
         progress.installing = True
         log.info("snapshot_replaces_database", database=database.name, position=str(database.base))
-        # Of the snapshot: the database's own may be another one by now, if a record after it says so.
-        with path.open("rb") as file:
-            page_size = parse_database_header(file.read(DATABASE_HEADER_BYTES)).page_size
-        self._link.install(database.name, path, page_size, path.stat().st_size // page_size, database.base.txid)
+        try:
+            # Of the snapshot: the database's own may be another one by now, if a record after it says so.
+            with path.open("rb") as file:
+                page_size = parse_database_header(file.read(DATABASE_HEADER_BYTES)).page_size
+            pages = path.stat().st_size // page_size
+        except (OSError, LitereplicaError) as error:
+            self.failed(database.name, database.base.txid, str(error), retry=isinstance(error, OSError))
+        else:
+            self._link.install(database.name, path, page_size, pages, database.base.txid)
 
     async def _make_file(self, database: Database, progress: Progress) -> None:
         """Build a database that does not exist here yet under a name of its own, then show it whole."""

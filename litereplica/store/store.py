@@ -355,6 +355,8 @@ class Store:
             database.dropped_txid = position.txid
         if had_file and page_count and not apart:
             database.pending_install = database.kept_install = install_path(database.directory, position)
+            # An earlier one may be in the file by now, and its pages not yet removed; these are not.
+            database.install_folded = False
         else:
             place_install(database)
             if page_count or not had_file:

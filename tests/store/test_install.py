@@ -140,6 +140,32 @@ async def test_the_installed_pages_go_when_the_file_holds_them_durably(tmp_path:
     store.close()
 
 
+@pytest.mark.parametrize("at", [AT, Position(51, AT.checksum)])
+async def test_the_pages_of_an_install_stay_when_the_one_before_it_was_folded_just_then(
+    tmp_path: Path, at: Position
+) -> None:
+    store = open_store(tmp_path / "data")
+    app = with_history(store, 10)
+    await app.checkpoint()
+    database = install(store)
+    database.installed()
+    database.file_path.write_bytes(b"".join(SNAPSHOT.values()))
+    database.checkpointed(50)
+    # Nobody has made it durable yet that the file has it, and the node goes back once more.
+    install(store, at=at)
+    pending = database.pending_install
+    assert pending is not None
+    await store.advance_base(database)
+    assert pending.exists()
+    database.installed()
+    await store.advance_base(database)
+    assert pending.exists()
+    store.close()
+    store = open_store(tmp_path / "data")
+    check(store.databases[NAME], SNAPSHOT, at)
+    store.close()
+
+
 @pytest.mark.parametrize("commits", [0, 3, 60])
 def test_a_snapshot_of_a_dropped_database(tmp_path: Path, commits: int) -> None:
     store = open_store(tmp_path / "data")
