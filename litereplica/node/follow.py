@@ -17,7 +17,7 @@ import structlog
 import trio
 
 from litereplica.applier.link import ApplierLink
-from litereplica.errors import LitereplicaError
+from litereplica.errors import Corrupt, LitereplicaError
 from litereplica.mount.operations import Operations
 from litereplica.node.progress import Progress
 from litereplica.node.resting import Resting
@@ -122,7 +122,11 @@ class Follower:
         """The applier has folded everything up to ``txid`` into the database file."""
         database = self._store.get(name)
         if database is not None and database.pending_install is None:
-            database.checkpointed(min(txid, database.position.txid))
+            try:
+                database.checkpointed(min(txid, database.position.txid))
+            except (OSError, Corrupt) as error:
+                # The next report counts for this one; a crash before it means more to redo.
+                log.warning("log_unreadable", database=name, reason=str(error), then="redo begins where it did")
 
     def failed(self, name: str, txid: int, reason: str, *, retry: bool) -> None:
         """The applier could not apply."""
@@ -339,7 +343,11 @@ class Follower:
             # What follows does not hold page 1.
             progress.sent = unlaid.newest - 1
         while len(progress.under_way) < WINDOW_SPANS:
-            span = database.log.spans(progress.sent, SPAN_BYTES, SPAN_RECORDS)
+            try:
+                span = database.log.spans(progress.sent, SPAN_BYTES, SPAN_RECORDS)
+            except (OSError, Corrupt) as error:
+                self.failed(database.name, progress.sent + 1, str(error), retry=isinstance(error, OSError))
+                return
             if span is None:
                 return
             self._send_span(database, progress, span)

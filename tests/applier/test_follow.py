@@ -1,0 +1,108 @@
+"""A replica whose disk cannot be read for a moment goes on with what it was told, and with what it has to send."""
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+import trio
+
+from litereplica.mount.access import Access
+from litereplica.mount.operations import Operations
+from litereplica.node.follow import Follower
+from litereplica.store.disk import Disk
+from litereplica.store.segment import INDEX_SUFFIX
+from tests.store.application import NAME, Application, open_store
+
+
+class UnreadableDisk(Disk):
+    """Reads fail while it is ``broken``."""
+
+    __slots__ = ("broken",)
+
+    def __init__(self) -> None:
+        self.broken = False
+
+    def pread(self, descriptor: int, size: int, offset: int) -> bytes:
+        if self.broken:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return super().pread(descriptor, size, offset)
+
+
+class TwinLink:
+    """Takes what an applier would, and does nothing with it."""
+
+    def __init__(self) -> None:
+        self.given: list[tuple[int, int]] = []
+
+    def apply(
+        self, _name: str, _path: Path, _offset: int, _length: int, first_txid: int, last_txid: int, **_more: Any
+    ) -> None:
+        self.given.append((first_txid, last_txid))
+
+
+@pytest.fixture
+def disk() -> UnreadableDisk:
+    return UnreadableDisk()
+
+
+@pytest.fixture
+def app(tmp_path: Path, disk: UnreadableDisk) -> Application:
+    """A database of 20 transactions."""
+    app = Application(open_store(tmp_path / "data", disk, segment_bytes=4096))
+    app.start()
+    for _ in range(20):
+        app.commit()
+    # A start makes the file.
+    app.store.close()
+    app.go_on(open_store(tmp_path / "data", disk, segment_bytes=4096))
+    return app
+
+
+async def test_a_checkpoint_that_cannot_be_looked_up_does_not_count_and_the_next_one_does(
+    app: Application, disk: UnreadableDisk
+) -> None:
+    follower = Follower(app.store, Operations(app.store, Access()), TwinLink())  # type: ignore[arg-type]
+    before = app.database.base.txid
+    for _ in range(5):
+        app.commit()
+    disk.broken = True
+    with structlog.testing.capture_logs() as lines:
+        follower.checkpointed(NAME, 22)
+    assert [(line["event"], line["database"]) for line in lines] == [("log_unreadable", NAME)]
+    assert app.database.base.txid == before
+    disk.broken = False
+    follower.checkpointed(NAME, 23)
+    assert app.database.base.txid == 23
+    app.store.close()
+
+
+async def test_records_that_cannot_be_looked_up_are_given_to_the_applier_later(
+    app: Application, disk: UnreadableDisk
+) -> None:
+    link = TwinLink()
+    follower = Follower(app.store, Operations(app.store, Access()), link)  # type: ignore[arg-type]
+    app.database.applied = 5
+    # Where its records are has to be read again.
+    for segment in app.database.log.segments():
+        segment.path.with_suffix(INDEX_SUFFIX).unlink(missing_ok=True)
+        segment.starts = None
+    disk.broken = True
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(follower.run)
+        with trio.move_on_after(5), structlog.testing.capture_logs() as lines:
+            while not lines:
+                await trio.sleep(0.01)
+        assert [(line["event"], line["txid"], line["retry"]) for line in lines] == [
+            ("apply_failed", "0000000000000006", True)
+        ]
+        assert link.given == []
+        disk.broken = False
+        with trio.fail_after(20):
+            while not link.given:
+                await trio.sleep(0.01)
+        assert link.given[0][0] == 6
+        nursery.cancel_scope.cancel()
+    app.store.close()
