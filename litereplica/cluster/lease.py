@@ -6,6 +6,7 @@ node does about it (role.py), or the time: instants are arguments, in seconds on
 
 from dataclasses import dataclass
 from typing import Final
+from zlib import crc32
 
 PROTOCOL: Final = 1
 """Version of what nodes write for each other; a node that finds a newer one refuses to take part."""
@@ -17,6 +18,8 @@ MARGIN_SHARE: Final = 0.1
 clock and the answer that the kernel gets, on a machine that is busy."""
 SHORTEST_MARGIN_S: Final = 0.1
 SHORTEST_TTL_S: Final = 1.0
+LEAST_LEAP: Final = 1000
+LEAPS: Final = 65_536
 LONGEST_TTL_S: Final = 300.0
 
 
@@ -122,6 +125,14 @@ class Timing:
     def accepts_until(self, sent_at: float) -> float:
         """Until when commits are accepted after a renewal that was sent at ``sent_at`` and succeeded."""
         return sent_at + self.ttl_s - self.margin_s
+
+
+def epochs_forgotten(instance: str) -> int:
+    """How far to leap where the store has forgotten who had the lease: nobody here may know the newest epochs.
+
+    It is another number for each start of a node: two that leap from the same epoch do not meet.
+    """
+    return LEAST_LEAP + crc32(instance.encode()) % LEAPS
 
 
 def next_epoch(index: int, *seen: int) -> int:

@@ -12,7 +12,7 @@ from typing import Any, Final
 import structlog
 import trio
 
-from litereplica.cluster.lease import Endpoint, Holding, View, next_epoch
+from litereplica.cluster.lease import Endpoint, Holding, View, epochs_forgotten, next_epoch
 from litereplica.errors import Refused, Unavailable
 from litereplica.lease.consul_client import Agents, Entry, NotDone, get, get_changed, operation, transact
 from litereplica.lease.consul_session import Session
@@ -131,7 +131,8 @@ class LeaseKey:
         beside = [operation("get-tree", self._record_key), operation("get-tree", self._members_key)]
         if now.holding is not None and now.holding.holder == me and entry and entry.session == self._session.id:
             # An earlier call took it, and its answer was lost: nobody has committed anything in that epoch.
-            return await self._say_epoch(seen, now.holding, seen_epoch, await transact(self._agents, *beside))
+            beside_it = await transact(self._agents, *beside)
+            return await self._say_epoch(seen, now.holding, seen_epoch, beside_it, was_there=False)
         if now != seen:
             raise Refused("the lease has changed since")
         if entry is None:
@@ -140,7 +141,8 @@ class LeaseKey:
             conditions = [operation("delete-cas", self._key, index=seen.index)]
         taken = Holding(me, 0, 0, ttl_s, 0)
         found = await self._take(conditions, write_lease(self.cluster, taken), beside)
-        return await self._say_epoch(seen, replace(taken, index=found[self._key].index), seen_epoch, found)
+        mine = replace(taken, index=found[self._key].index)
+        return await self._say_epoch(seen, mine, seen_epoch, found, was_there=entry is not None)
 
     async def _take(self, conditions: Steps, value: bytes, beside: Steps) -> Mapping[str, Entry]:
         for _ in range(WRITES_LIMIT):
@@ -154,11 +156,18 @@ class LeaseKey:
                     raise Refused(f"another node was faster ({refused})") from refused
         raise Unavailable("every session in Consul ends as soon as it is made")
 
-    async def _say_epoch(self, seen: View, taken: Holding, seen_epoch: int, beside: Mapping[str, Entry]) -> Holding:
-        _, record_index = self._read_record(beside.get(self._record_key))
+    async def _say_epoch(
+        self, seen: View, taken: Holding, seen_epoch: int, beside: Mapping[str, Entry], *, was_there: bool
+    ) -> Holding:
+        """``was_there``: another's holding was taken over, so every later one would have been seen."""
+        known = max(seen_epoch, self._last.epoch if self._last is not None else 0)
+        record, record_index = self._read_record(beside.get(self._record_key))
+        was_released = record is not None and record.holder is None and record.epoch >= known
         before = 0 if seen.holding is None else seen.holding.epoch
         members = _highest_epoch([entry for key, entry in beside.items() if key.startswith(self._members_key)])
         epoch = next_epoch(taken.index, seen_epoch, before, members, self._top_epoch)
+        if not was_there and not was_released and known:
+            epoch += epochs_forgotten(taken.holder.instance)
         # What an earlier call of this node's left there may still be offered to another: not in the new epoch.
         mine = replace(taken, epoch=epoch, counter=taken.counter + 1, offered_to="", counts_on=())
         try:

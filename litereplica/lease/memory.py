@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 
 import trio
 
-from litereplica.cluster.lease import PROTOCOL, Endpoint, Holding, Member, Reign, View, next_epoch
+from litereplica.cluster.lease import PROTOCOL, Endpoint, Holding, Member, Reign, View, epochs_forgotten, next_epoch
 from litereplica.errors import Refused, Unavailable
 
 LONGEST_HISTORY: Final = 100
@@ -162,12 +162,17 @@ class MemoryLease:
         return view
 
     async def acquire(self, seen: View, me: Endpoint, ttl_s: float, seen_epoch: int) -> Holding:
+        leap = 0
+
         def take() -> Holding:
             there = self._store.holding
             if there is not None and there.holder == me:
                 return there  # an earlier call took it, and its answer was lost
             if self._seen(0) != seen:
                 raise Refused("the lease has changed since")
+            nonlocal leap
+            if there is None and (seen.gone or self._store.top_epoch < seen_epoch):
+                leap = epochs_forgotten(me.instance)
             self._remake_cluster()
             return self._written(Holding(me, 0, 0, ttl_s, 0))
 
@@ -177,7 +182,7 @@ class MemoryLease:
                 raise Refused("the lease was taken by another node")
             before = 0 if seen.holding is None else seen.holding.epoch
             members = max((each.standing.epoch for each, _ in store.members.values()), default=0)
-            epoch = next_epoch(taken.index, seen_epoch, before, members, store.top_epoch)
+            epoch = next_epoch(taken.index, seen_epoch, before, members, store.top_epoch) + leap
             store.top_epoch = self._top_epoch = epoch
             # What an earlier call of this node's left there may still be offered to another: not in the new epoch.
             return self._written(replace(taken, epoch=epoch, counter=1, offered_to="", counts_on=()))

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import trio
 
-from litereplica.cluster.lease import Holding, Reign, View
+from litereplica.cluster.lease import LEAST_LEAP, Holding, Reign, View
 from litereplica.errors import Refused
 from tests.lease.support import TTL_S, Place, endpoint, member, place
 
@@ -125,7 +125,7 @@ async def test_the_epoch_is_above_everything_that_anybody_has_seen(kept: Place) 
     lease, at = await kept.joined("a")
     other, second = await kept.joined("b")
     mine = await lease.acquire(await lease.watch(None, LIMIT_S), at, TTL_S, 5_000_000)
-    assert mine.epoch == 5_000_001
+    assert mine.epoch > 5_000_000
     await lease.release(mine)
     assert (await other.acquire(await other.watch(None, LIMIT_S), second, TTL_S, 0)).epoch > mine.epoch
     await lease.publish(member(at, epoch=7_000_000))
@@ -293,6 +293,30 @@ async def test_who_knows_less_does_not_keep_the_holder_from_making_it_anew(kept:
     await late.join(cluster, member(third))
     assert (await lease.renew(newer)).epoch == newer.epoch
     assert (await late.watch(None, LIMIT_S)).holding is not None
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_an_epoch_that_only_its_holder_knew_is_not_given_again_by_a_store_that_has_forgotten(
+    kept: Place, times: int
+) -> None:
+    """Each time another one takes it, who knows the first epoch and none of those after it."""
+    at = endpoint("a")
+    lease = kept.lease(at)
+    cluster = await lease.join("", member(at))
+    known = (await lease.acquire(await lease.watch(None, LIMIT_S), at, TTL_S, 0)).epoch
+    await lease.close()
+    epochs = []
+    for number in range(times + 1):
+        if number:
+            kept.forget()
+        # It has started since, with what its data directory knows.
+        node = endpoint(f"n{number}")
+        other = kept.lease(node)
+        await other.join(cluster, member(node))
+        epochs.append((await other.acquire(await other.watch(None, LIMIT_S), node, TTL_S, known)).epoch)
+    assert len(set(epochs)) == len(epochs)
+    assert epochs[0] > known
+    assert min(epochs[1:]) >= known + LEAST_LEAP
 
 
 async def test_a_watch_ends_with_a_change_or_at_its_limit(kept: Place) -> None:
