@@ -13,6 +13,9 @@ from tests.support.consul import Consuls
 from tests.support.waiting import wait_until
 
 
+HANDOFFS = 3
+
+
 @pytest.fixture
 def consuls() -> Iterator[Consuls]:
     """Makes real agents."""
@@ -123,7 +126,7 @@ def test_a_handoff_while_clients_write_everywhere(site: Site, consuls: Consuls) 
     stages = cluster(site, consuls)
     visitors = visit(stages)
     try:
-        for _ in range(3):
+        for _ in range(HANDOFFS):
             time.sleep(1.0)
             old = primary_of(stages)
             new = stages[(stages.index(old) + 1) % 3]
@@ -139,7 +142,7 @@ def test_a_handoff_while_clients_write_everywhere(site: Site, consuls: Consuls) 
     for visitor in visitors:
         assert set(visitor.done) <= set(rows), "a planned handoff loses nothing"
     # One that was given to the application of the old primary may come to its COMMIT on a replica, and be stale there.
-    assert sum(len(visitor.refused) for visitor in visitors) <= 1, "a write waits for the new primary"
+    assert sum(len(visitor.refused) for visitor in visitors) <= HANDOFFS, "a write waits for the new primary"
 
 
 def test_a_primary_that_dies_while_clients_write_everywhere(site: Site, consuls: Consuls) -> None:
