@@ -12,7 +12,6 @@ from tests.proxy.site import Site, Stage
 from tests.support.consul import Consuls
 from tests.support.waiting import wait_until
 
-
 HANDOFFS = 3
 
 
