@@ -18,9 +18,11 @@ MARGIN_SHARE: Final = 0.1
 clock and the answer that the kernel gets, on a machine that is busy."""
 SHORTEST_MARGIN_S: Final = 0.1
 SHORTEST_TTL_S: Final = 1.0
-LEAST_LEAP: Final = 1000
-LEAPS: Final = 65_536
 LONGEST_TTL_S: Final = 300.0
+LEAST_LEAP: Final = 1000
+"""More epochs than may have come and gone without anybody who hears of the store again."""
+LEAPS: Final = 65_536
+"""So many lengths, by which two leaps from the same epoch seldom meet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +132,7 @@ class Timing:
 def epochs_forgotten(instance: str) -> int:
     """How far to leap where the store has forgotten who had the lease: nobody here may know the newest epochs.
 
-    It is another number for each start of a node: two that leap from the same epoch do not meet.
+    Each start of a node has a length of its own, of LEAPS.
     """
     return LEAST_LEAP + crc32(instance.encode()) % LEAPS
 

@@ -42,7 +42,7 @@ class Look:
         return view.holding if self.sight(view) in {Sight.HELD, Sight.OFFERED} else None
 
     def _is_mine(self, holding: Holding) -> bool:
-        """This node had it, gave it up or lost it, and the store has forgotten who came next, if anybody did."""
+        """This start of this node has it; or had it, and the store has forgotten who came next, if anybody did."""
         return holding.holder.instance == self._me.instance
 
     def may_take(self) -> View | None:
@@ -81,7 +81,7 @@ class Look:
     def _as_holder(self, view: View, mine: Holding) -> Happening | None:
         """Only a higher epoch says something; everything else the next renewal finds out by compare-and-set."""
         holding = view.holding
-        if holding is None or holding.holder.instance == self._me.instance or holding.epoch <= mine.epoch:
+        if holding is None or self._is_mine(holding) or holding.epoch <= mine.epoch:
             return None
         return Event.HELD, f"{holding.holder.node} has taken the lease"
 
