@@ -8,9 +8,9 @@ nodes nothing is promised: a replica lags (who wants more waits for a TXID, see 
 
 Across failover, in its documented form: a node that has transactions which its cluster does not have keeps them in
 ``diverged/``, lists them, and goes back to the last common position. So each entry there excuses one step back on its
-node and database, after it was made, and not below the position that it names. (The position steps back a moment before
-what readers see: whoever began within PUT_ASIDE_S may still see the lost state, and both are one step. When the second
-half of it is seen depends on when somebody reads.)
+node and database, after it was made, and not below the position that it names. (The position steps back before what
+readers see, by as long as the applier needs: whoever began within PUT_ASIDE_S, or sees just what was seen when the
+position stepped back, may see the lost state, and both are one step.)
 
 A node that is given back the directory that it had some time ago begins where it was then: what its readers saw before
 bounds nobody.
@@ -42,14 +42,14 @@ class _Place:
 
     ``restores``: those that no read has begun after.
 
-    ``half_used``: those that have excused a step of the position alone.
+    ``half_used``: those that have excused a step of the position alone, and what was seen then.
     """
 
     newest: _Seen | None = None
     deepest: _Seen | None = None
     restores: list[Span] = field(default_factory=list)
     entries: list[Kept] = field(default_factory=list)
-    half_used: list[Kept] = field(default_factory=list)
+    half_used: dict[Kept, int] = field(default_factory=dict)
     went_back: int = -1
 
 
@@ -153,11 +153,11 @@ def _judge(one: _Seen, bound: tuple[_Seen | None, _Seen | None], place: _Place, 
         first = behind[0]
         findings.add("went-back", f"{_said(one)}, and {_said(first)} before that began", first.call, one.call)
     elif entry in place.half_used:
-        place.half_used.remove(entry)
+        del place.half_used[entry]
     else:
         place.entries.remove(entry)
         if newest is not None and one.seen >= newest.seen:
-            place.half_used.append(entry)
+            place.half_used[entry] = one.seen
     assert one.call.completion is not None
     place.newest = one
     place.deepest = one if one.txid is not None else None
@@ -174,12 +174,15 @@ def _excuse(one: _Seen, newest: _Seen | None, deepest: _Seen | None, place: _Pla
     assert one.call.completion is not None
     now_ns = one.call.completion.time_ns
     seen_ns = now_ns if newest is None else newest.call.invocation.time_ns
+    unapplied = [each for each, lost in place.half_used.items() if newest is not None and newest.seen == lost]
     recent = [each for each in place.half_used if seen_ns <= each.time_ns + PUT_ASIDE_S * 1e9]
-    for entry in [*recent, *place.entries]:
+    for entry in [*unapplied, *recent, *place.entries]:
         if entry.time_ns > now_ns:
             continue
         if one.txid is not None and one.txid < entry.base_txid:
             continue
+        if entry in unapplied:
+            return entry
         if deepest is not None and (deepest.txid or 0) > entry.end_txid and not _meanwhile(deepest, entry):
             continue
         return entry

@@ -49,6 +49,7 @@ log = structlog.get_logger()
 DRAIN_LIMIT_S: Final = 2.0
 # The applier gets this long to finish what it was given; what it does not finish is redone from the log.
 APPLIER_STOP_LIMIT_S: Final = 5.0
+CHECK_DISK: Final = "check the disk, then restart this node"
 
 
 class Node:
@@ -276,7 +277,7 @@ class Node:
         if self.access.fenced is not None:
             return False, self.access.fenced
         if failed := [each.name for each in self.store.databases.values() if each.log.failure is not None]:
-            return False, f"the log of {', '.join(failed)} failed: check the disk, then restart this node"
+            return False, f"the log of {', '.join(failed)} failed: {CHECK_DISK}"
         if is_primary and (problem := self.access.problem()) is not None:
             return False, problem
         if not is_primary and ready and (plane.following.client is None or not plane.following.client.connected):
@@ -287,6 +288,9 @@ class Node:
             # A replica's readers have others to turn to; the primary is the only one there is.
             then = "see docs/operations.md, Damage" if is_primary else "they are being fetched anew"
             return ready and is_primary, f"damaged pages in {', '.join(sorted(plane.scrubber.damaged))}: {then}"
+        if failed := [each.name for each in self.store.databases.values() if each.file_failure is not None]:
+            # The log has it all, and the next start makes the files of it.
+            return ready, f"the files of {', '.join(failed)} could not be made durable: {CHECK_DISK}"
         return ready, reason
 
     def _database_status(self, database: Database, halt: HaltStatus | None) -> DatabaseStatus:

@@ -290,14 +290,17 @@ class Store:
         await advance_base(database)
 
     async def maintain(self, age_s: float, size_bytes: int) -> None:
-        """Retention, once over all databases. What the disk refuses is logged and tried again the next time."""
+        """Retention, once over all databases. What the disk refuses is logged and tried again the next time.
+
+        But for a database of which nobody knows any more what the disk has: its log is kept whole until a restart.
+        """
         for database in list(self.databases.values()):
             try:
                 await advance_base(database)
                 forget_unlinked(self.disk, database.file_path, database.directory)
                 removed = database.log.trim(database.saved_base.txid, age_s, size_bytes)
             except OSError as error:
-                log.error("maintenance_failed", database=database.name, reason=error.strerror)  # noqa: TRY400
+                _say_failed(database, error)
                 continue
             if removed:
                 log.info(
@@ -372,6 +375,16 @@ class Store:
     def changed(self, database: Database) -> None:
         """Tell every listener."""
         database.changed()
+
+
+def _say_failed(database: Database, error: OSError) -> None:
+    """Say what the disk refused to retention; what only a restart mends is said once."""
+    lasting = database.file_failure or database.log.failure
+    if lasting is None:
+        log.error("maintenance_failed", database=database.name, reason=error.strerror)
+    elif error is lasting:
+        advice = "its log is kept until then: check the disk, then restart this node"
+        log.error("maintenance_failed", database=database.name, reason=error.strerror, advice=advice)
 
 
 def folder_name(name: str) -> str:

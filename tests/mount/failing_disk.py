@@ -1,5 +1,6 @@
 """Runs a node whose disk cannot make log segments durable as long as a certain file is there.
 
+The file's text may name another kind of file, by the end of its path.
 Usage, put before a node's own command: ``python -m tests.mount.failing_disk FILE python -m litereplica -c CONFIG run``.
 """
 
@@ -20,7 +21,7 @@ _DESCRIPTORS: Final = Path("/proc/self/fd")
 
 
 class FailingDisk(Disk):
-    """While ``fails`` exists, fdatasync of a segment answers as the kernel does when the disk has lost a write."""
+    """While ``fails`` exists, fdatasync of such a file answers as the kernel does when the disk has lost a write."""
 
     __slots__ = ("_fails",)
 
@@ -28,8 +29,10 @@ class FailingDisk(Disk):
         self._fails = fails
 
     def fdatasync(self, descriptor: int) -> None:
-        if self._fails.exists() and (_DESCRIPTORS / str(descriptor)).readlink().suffix == ".ltx":
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        if self._fails.exists():
+            ending = self._fails.read_text(encoding="utf-8") or ".ltx"
+            if str((_DESCRIPTORS / str(descriptor)).readlink()).endswith(ending):
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
         super().fdatasync(descriptor)
 
 

@@ -1,6 +1,7 @@
 """A disk that loses writes: the node promises nothing more, says what to do, and goes on after a restart."""
 
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from tests.support.nodes import Node, Nodes
 from tests.support.sql import Session, SqlError, fold, integrity, make_database, run_sql
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -20,6 +22,9 @@ INSERT = "INSERT INTO t (v) VALUES (randomblob(100))"
 def fails(nodes: Nodes) -> Path:
     """As long as this file is there, no log can be made durable."""
     return nodes.folder / "fails"
+
+
+FILE_REASON = "the files of app.db could not be made durable: check the disk, then restart this node"
 
 
 @pytest.fixture
@@ -135,3 +140,33 @@ def test_a_checkpoint_before_which_the_log_cannot_be_made_durable_fences_the_nod
     fails.unlink()
     restart(primary, session, clean=False)
     assert_goes_on(primary, replica, (ROWS + 1,))
+
+
+@pytest.mark.parametrize("clean", [True, False])
+def test_a_database_file_that_cannot_be_made_durable_is_said_once_and_made_again_by_a_restart(
+    nodes: Nodes, fails: Path, clean: bool
+) -> None:
+    """Its log has everything and is kept, so commits go on; without a restart it would grow for ever."""
+    node = nodes.make_primary().start(prefix=[sys.executable, "-m", "tests.mount.failing_disk", str(fails)])
+    make_database(node.path("app.db"), rows=ROWS)
+    fails.write_text("/files/app.db", encoding="utf-8")
+    fold(node.path())
+    wait_until(lambda: node.log_lines("maintenance_failed"), "retention has met the disk", 20)
+    fails.unlink()
+    run_sql(node.path(), INSERT)
+    fold(node.path())
+    status = node.status()
+    assert (status["ready"], status["reason"]) == (True, FILE_REASON)
+    # Retention runs every 5 s.
+    time.sleep(11)
+    (line,) = node.log_lines("maintenance_failed")
+    assert "restart this node" in line
+    assert node.log_lines("fenced") == []
+    if clean:
+        node.stop()
+    else:
+        node.kill()
+    node.start()
+    assert node.status()["reason"] == ""
+    assert run_sql(node.path(), "SELECT count(*) FROM t") == [(ROWS + 1,)]
+    assert integrity(node.path()) == "ok"

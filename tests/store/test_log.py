@@ -6,6 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import structlog
 import trio
 import trio.testing
 
@@ -244,9 +245,14 @@ async def test_maintenance_goes_on_with_the_other_databases_when_one_is_refused(
         app.commit()
         await app.checkpoint()
     disk.fail["fdatasync"] = (0, errno.EIO)
-    await store.maintain(0, 0)
-    disk.fail.clear()
-    await store.maintain(0, 0)
+    with structlog.testing.capture_logs() as lines:
+        await store.maintain(0, 0)
+        disk.fail.clear()
+        await store.maintain(0, 0)
+        await store.maintain(0, 0)
+    # Nothing but a restart helps, and that is said once of each.
+    said = [(line["event"], line["database"], "restart" in line["advice"]) for line in lines]
+    assert said == [("maintenance_failed", "a.db", True), ("maintenance_failed", "b.db", True)]
     # The kernel reports a lost write once: a later success would mean nothing, so the base stays.
     assert [each.database.saved_base.txid for each in apps] == [0, 0]
     store.close()
