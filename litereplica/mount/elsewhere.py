@@ -112,7 +112,14 @@ async def commit_elsewhere(
     try:
         _check_seen(database)
         prepare()
-        awaited = Awaited(origin, transaction.base, transaction.post_checksum, complete, transaction.first_page)
+        awaited = Awaited(
+            origin,
+            transaction.base,
+            transaction.post_checksum,
+            complete,
+            transaction.first_page,
+            transaction.changed,
+        )
         awaited.begin(database)
         try:
             await elsewhere.commit(transaction, awaited, durable=durable)

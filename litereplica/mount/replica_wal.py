@@ -184,6 +184,7 @@ class ReplicaWal:
         database = wal.owner.database
         try:
             if database is not None:
+                wal.check_folded(database)
                 self._folded(database)
             wal.flush_before(examined)
             wal.store.disk.pwrite(wal.descriptor, data, offset)
@@ -194,14 +195,9 @@ class ReplicaWal:
         wal.detector.accept()
         wal.unsummed.reset()
 
-    def _folded(self, database: Database) -> None:
-        """All that is visible is in the database file, or what was completed last was never published: Rewind."""
-        if (
-            database.claim is not None
-            and database.applied == database.position.txid
-            and not database.is_folded(self._wal.owner.read_now)
-        ):
-            raise Rewind("a WAL would begin again whose last transaction is not in the database file")
+    @staticmethod
+    def _folded(database: Database) -> None:
+        """All that is visible is in the database file."""
         database.checkpointed(database.applied)
         database.claim = None
 
@@ -281,6 +277,7 @@ class ReplicaWal:
                     errno.EIO,
                 )
             if database is not None:
+                wal.check_emptied(database)
                 self._folded(database)
             wal.drop_kept()
             wal.unsummed.reset()

@@ -284,20 +284,27 @@ class WalFile(KeptFile):
     async def _restart(self) -> None:
         database = self._owner.database
         if database is not None:
-            self._check_folded(database)
+            self.check_folded(database)
             database.file_complete()
             self.access.wal_restarted(database.name, self.size())
         else:
             await self._owner.adopt_if_wal()
 
-    def _check_folded(self, database: Database) -> None:
-        """SQLite begins the WAL anew or empties it. Raises Rewind when something is in it alone.
+    def check_folded(self, database: Database) -> None:
+        """SQLite begins the WAL anew. Raises Rewind when something is in it alone.
 
         SQLite goes by the wal-index: all that this shows is in the database file. A writer that died within its COMMIT
         has logged it and not shown it. That can only be the last one: who comes next goes on behind it, or stops here.
         """
-        if self.detector.committed_frames and not database.is_folded(self._owner.read_now, newest=True):
+        if self.size() and database.lacks_newest(self._owner.read_now):
             raise Rewind("the last transaction of the WAL is not in the database file")
+
+    def check_emptied(self, database: Database) -> None:
+        """SQLite empties the WAL. Raises EIO when something is in it alone."""
+        try:
+            self.check_folded(database)
+        except Rewind as error:
+            raise self.failure(error) from None
 
     async def log(
         self,
@@ -333,10 +340,7 @@ class WalFile(KeptFile):
         if self.access.primary:
             database = self._owner.database
             if size == 0 and database is not None:
-                try:
-                    self._check_folded(database)
-                except Rewind as error:
-                    raise self.failure(error) from None
+                self.check_emptied(database)
             try:
                 self.detector.truncate(size)
             except Rewind:
@@ -374,6 +378,9 @@ class WalFile(KeptFile):
     async def truncate_applied(self, size: int) -> None:
         self.ensure_open()
         await self.wait_held()
+        database = self._owner.database
+        if size == 0 and database is not None:
+            self.check_emptied(database)
         self.replica.lose_sight()
         await super().truncate(size)
 

@@ -39,6 +39,7 @@ class Awaited:
         "_first_before",
         "_settled",
         "base",
+        "changed",
         "committed",
         "complete",
         "failure",
@@ -56,13 +57,15 @@ class Awaited:
         post_checksum: int,
         complete: Callable[[], None],
         first_page: int | None = None,
+        changed: tuple[int, int] | None = None,
     ) -> None:
-        """``first_page``: as LocalTransaction has it."""
+        """``first_page``, ``changed``: as LocalTransaction has them."""
         self.origin = origin
         self.base = base
         self.post_checksum = post_checksum
         self.complete = complete
         self.first_page = first_page
+        self.changed = changed
         # Checksum of page 1 at ``base``.
         self._first_before = 0
         self.committed = False
@@ -134,6 +137,7 @@ class Awaited:
                 return
             database.unlaid.add(txid, self._first_before, self.first_page)
         database.applied = txid
+        database.committed_here(txid, self.changed)
 
     def replaced(self, database: "Database") -> None:
         """The content, and with it the log, gives way to one in which the transaction may be or not."""

@@ -18,6 +18,7 @@ from litereplica.ltx.checksum import page_checksum
 from litereplica.ltx.encode import RecordEncoder, block_capacity
 from litereplica.ltx.format import Origin, RecordHeader
 from litereplica.ltx.position import Position
+from litereplica.store.folded import changed_page
 
 if TYPE_CHECKING:
     from litereplica.store.database import Database
@@ -65,6 +66,8 @@ class PendingCommit:
             database.checksums.clear_from(1)
             database.set_page_size(header.page_size)
         database.advance(Position(header.max_txid, self._checksum), header.commit, header.epoch, header.timestamp_ms)
+        entries = zip(reversed(self._pgnos), reversed(self._entries), strict=True)
+        database.committed_here(header.max_txid, changed_page(entries, database.checksums.table))
         database.checksums.set_entries(self._pgnos, self._entries)
         if self._pgnos[:1] == [1]:
             database.unlaid.replaced()

@@ -22,7 +22,7 @@ from litereplica.ltx.small import RecordWriter
 from litereplica.sqlite.pages import lock_page
 from litereplica.store.commit import log_pages
 from litereplica.store.dropped import keep_dropped
-from litereplica.store.folded import has_pages
+from litereplica.store.folded import changed_page, has_pages
 from litereplica.store.log import Log
 from litereplica.store.meta import NOT_CLEAN, Meta, save_meta
 from litereplica.store.open_pages import OpenPages
@@ -68,13 +68,15 @@ class Database:
     newest that has come back as the cluster's, 0 when none has since this process started; ``claim``, the newest commit
     in the WAL that one of them made and need not have published yet: (salt 1, salt 2, frames); ``unlaid``: those of
     theirs whose page 1 the files here lack.
+    ``telltale``: of the newest transaction that was committed through this node's files, (TXID, pgno, checksum) of a
+    page that it has changed; None: it has changed none, or there is none.
     """
 
     __slots__ = (
         "__weakref__", "_writer", "applied", "awaited", "base", "base_pages", "checksums", "claim", "directory",
         "dropped_txid", "epoch", "file_failure", "install_folded", "journal_mode", "kept_install", "lock_page", "log",
         "name", "open_pages", "own_txid", "page_count", "page_size", "pending_install", "position", "saved_base",
-        "saved_base_pages", "settled", "store", "timestamp_ms", "unlaid", "waiters",
+        "saved_base_pages", "settled", "store", "telltale", "timestamp_ms", "unlaid", "waiters",
     )  # fmt: skip
 
     def __init__(self, store: "Store", name: str, directory: Path) -> None:
@@ -101,6 +103,7 @@ class Database:
         self.awaited: Awaited | None = None
         self.own_txid = 0
         self.claim: tuple[int, int, int] | None = None
+        self.telltale: tuple[int, int, int] | None = None
         self.unlaid = Unlaid()
         # The fdatasync of the database file failed: what of it is on the disk is unknown until the next start.
         self.file_failure: OSError | None = None
@@ -189,6 +192,7 @@ class Database:
             log.cut_last()
             raise
         self.advance(Position(txid, checksum), commit, self.store.epoch, timestamp_ms)
+        self.committed_here(txid, changed_page(reversed(entries), table))
         for pgno, entry in entries:
             table[pgno - 1] = entry
         self.applied = txid
@@ -262,6 +266,11 @@ class Database:
             self.pending_install = None
             self.install_folded = self.kept_install is not None
             self.unlaid.replaced()
+            self.telltale = None
+
+    def committed_here(self, txid: int, page: tuple[int, int] | None) -> None:
+        """An application, or the applier for another node, has committed ``txid``; ``page``: as ``changed_page``."""
+        self.telltale = None if page is None else (txid, *page)
 
     def changed(self) -> None:
         """Tell every listener."""
@@ -335,6 +344,9 @@ class Database:
             self.set_page_size(header.page_size)
         position = Position(header.max_txid, checksum)
         self.advance(position, header.commit, header.epoch, header.timestamp_ms)
+        if self.telltale is not None and self.telltale[0] >= header.max_txid:
+            # It was of a history that is lost.
+            self.telltale = None
         for pgno, entry in record.pages:
             table[pgno - 1] = entry
         if record.pages and record.pages[0][0] == 1:
@@ -374,14 +386,29 @@ class Database:
             self.base, self.base_pages = base, pages
             self.install_folded = self.kept_install is not None
 
-    def is_folded(self, read: Callable[[int, int], bytes], *, newest: bool = False) -> bool:
+    def is_folded(self, read: Callable[[int, int], bytes]) -> bool:
         """Whether the database file (read by ``read(offset, size)``) has every page changed since ``base``.
 
-        Page 1 may lack what is unlaid, and is brought in then. ``newest``: only what the last record has changed.
+        Page 1 may lack what is unlaid, and is brought in then.
         """
-        after_txid = max(self.base.txid, self.position.txid - 1) if newest else self.base.txid
         pgnos = range(2 if self.unlaid else 1, self.page_count + 1)
-        return has_pages(self.log, after_txid, pgnos, self.page_size, self.checksums.table, read)
+        return has_pages(self.log, self.base.txid, pgnos, self.page_size, self.checksums.table, read)
+
+    def lacks_newest(self, read: Callable[[int, int], bytes]) -> bool:
+        """Whether what readers here see last is not in the database file, of which SQLite says that it has all.
+
+        SQLite goes by the wal-index, and that it does not show a transaction whose writer died within its COMMIT. Such
+        a one is not in the file at all, every other one as a whole: one page that it has changed tells which it is.
+        """
+        if self.telltale is None or self.telltale[0] != self.applied:
+            return False
+        _, pgno, entry = self.telltale
+        page = read((pgno - 1) * self.page_size, self.page_size)
+        if len(page) != self.page_size:
+            return True
+        found = page_checksum(pgno, page)
+        # The applier may have laid the log's page 1 over it since.
+        return found != entry and not (pgno == 1 and found in self.unlaid.firsts)
 
     # -- what is certain -------------------------------------------------------------------------------------------
 

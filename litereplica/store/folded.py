@@ -3,13 +3,24 @@
 Knows how to find the pages that records changed. Does not know who asks, or what follows from the answer.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from litereplica.ltx.checksum import page_checksum
 from litereplica.ltx.decode import Event, PageBlock, RecordDecoder
 from litereplica.store.log import Log
 
 _READ_BYTES = 256 * 1024
+
+
+def changed_page(entries: Iterable[tuple[int, int]], table: memoryview) -> tuple[int, int] | None:
+    """The first of the (pgno, checksum) that is another one in ``table``.
+
+    ``entries`` end with page 1, which a primary in rollback mode may change by itself.
+    """
+    for pgno, entry in entries:
+        if entry != table[pgno - 1]:
+            return pgno, entry
+    return None
 
 
 def decode_all(pieces: Iterator[bytes]) -> Iterator[Event]:

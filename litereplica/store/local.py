@@ -28,11 +28,15 @@ class LocalTransaction:
     """One record, whole. ``base``: the position it was made on, and so what its pre-checksum says.
 
     ``post_checksum``: the rolling checksum after it, if the primary commits it as it is. ``commit``: pages after it.
-    ``first_page``: the checksum of page 1, None when the record does not hold it. ``length``: bytes of the record.
+    ``first_page``: the checksum of page 1, None when the record does not hold it. ``changed``: a page that it changes,
+    and its checksum; None: it changes none. ``length``: bytes of the record.
     Whoever has it calls ``close``.
     """
 
-    __slots__ = ("_spool", "base", "commit", "database", "first_page", "length", "origin", "page_size", "post_checksum")
+    __slots__ = (
+        "_spool", "base", "changed", "commit", "database", "first_page", "length", "origin", "page_size",
+        "post_checksum",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -44,6 +48,7 @@ class LocalTransaction:
         page_size: int,
         spool: Spool,
         first_page: int | None,
+        changed: tuple[int, int] | None,
     ) -> None:
         self.database = database
         self.origin = origin
@@ -52,6 +57,7 @@ class LocalTransaction:
         self.commit = commit
         self.page_size = page_size
         self.first_page = first_page
+        self.changed = changed
         self.length = spool.length
         self._spool = spool
 
@@ -96,6 +102,7 @@ async def record_local(
     is_new_content = page_size != database.page_size
     checksum = 0 if is_new_content else base.checksum
     first_page: int | None = None
+    changed: tuple[int, int] | None = None
     encoder = RecordEncoder(database.next_header(page_size, len(pgnos), commit, origin))
     spool, step = Spool(database.store), block_capacity(page_size)
     try:
@@ -108,6 +115,9 @@ async def record_local(
                 known = 0 if is_new_content or pgno > table_pages else table[pgno - 1]
                 entry = page_checksum(pgno, page)
                 checksum ^= entry ^ known
+                if entry != known:
+                    # Page 1, which the primary may change too, only if there is no other.
+                    changed = pgno, entry
                 if pgno == 1:
                     first_page = entry
             spool.append(encoder.block(pages))
@@ -120,4 +130,4 @@ async def record_local(
     except BaseException:
         spool.close()
         raise
-    return LocalTransaction(database, origin, base, checksum, commit, page_size, spool, first_page)
+    return LocalTransaction(database, origin, base, checksum, commit, page_size, spool, first_page, changed)

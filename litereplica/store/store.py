@@ -366,6 +366,7 @@ class Store:
                 database.applied = position.txid
             # Whatever a commit of an application has said of the WAL: this file has another.
             database.claim = None
+        database.telltale = None
         database.unlaid.replaced()
         if database.awaited is not None:
             database.awaited.replaced(database)

@@ -153,6 +153,48 @@ def test_a_wal_does_not_begin_again_without_the_last_commit_of_a_dead_writer(
     assert_same([primary, replica])
 
 
+@pytest.mark.parametrize("what", ["INSERT INTO t VALUES (3, 'three')", "PRAGMA wal_checkpoint(TRUNCATE)"])
+@pytest.mark.parametrize("is_behind", [False, True])
+def test_nor_does_that_of_a_replica_whose_applications_write(
+    nodes: Nodes, tmp_path: Path, what: str, is_behind: bool
+) -> None:
+    """``is_behind``: a newer transaction is logged by then, and not applied."""
+    primary = nodes.primary(writes={"on_replica": "forward"})
+    replica = nodes.replica(primary, writes={"on_replica": "forward"})
+    run_sql(primary.path(), "PRAGMA journal_mode=WAL; CREATE TABLE t (id INTEGER PRIMARY KEY, v);")
+    replica.wait_for("app.db", primary.position())
+    path = replica.path()
+    with Session(path) as other, Session(path) as reader:
+        other.run("INSERT INTO t VALUES (1, 'one')")
+        reader.run("BEGIN")
+        reader.run("SELECT * FROM t")
+        ((busy, frames, folded),) = other.run("PRAGMA wal_checkpoint(PASSIVE)")
+        assert (busy, frames) == (0, folded)
+        writer = Session(path)
+        logged = int(replica.position("app.db")[:16], 16) + 1
+        with late(writer, "pwrite64", 0.3, tmp_path / "trace"):
+            writer.send("INSERT INTO t VALUES (2, randomblob(20000))")
+            wait_until(lambda: int(replica.position("app.db")[:16], 16) == logged, "it is logged", 20)
+            os.kill(replica.applier(), signal.SIGSTOP)
+            writer.kill()
+        if is_behind:
+            run_sql(primary.path(), "INSERT INTO t VALUES (5, 'five')")
+            wait_until(lambda: int(replica.position("app.db")[:16], 16) == logged + 1, "the next is logged", 20)
+        reader.run("COMMIT")
+        try:
+            with pytest.raises(SqlError, match="SQLITE_IOERR"):
+                other.run(what)
+        finally:
+            os.kill(replica.applier(), signal.SIGCONT)
+        caught_up(primary, [replica])
+        expected = [(1,), (2,), *([(5,)] if is_behind else [])]
+        wait_until(lambda: other.run("SELECT id FROM t ORDER BY id") == expected, "it is shown")
+        other.run("INSERT INTO t VALUES (6, 'six')")
+    caught_up(primary, [replica])
+    assert_same([primary, replica])
+    assert replica.log_lines("wal_rewind_refused")
+
+
 def test_log_and_files_are_one_after_writers_were_killed(nodes: Nodes, tmp_path: Path) -> None:
     primary = nodes.primary()
     make_database(primary.path())

@@ -103,7 +103,14 @@ class Held:
 
     def awaited(self, transaction: LocalTransaction, post_checksum: int | None = None) -> Awaited:
         promised = transaction.post_checksum if post_checksum is None else post_checksum
-        return Awaited(transaction.origin, transaction.base, promised, self.complete, transaction.first_page)
+        return Awaited(
+            transaction.origin,
+            transaction.base,
+            promised,
+            self.complete,
+            transaction.first_page,
+            transaction.changed,
+        )
 
 
 def file_names(store: Store) -> list[str]:

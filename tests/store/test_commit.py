@@ -269,3 +269,21 @@ async def test_a_file_is_folded_when_it_has_every_page_of_the_wal(app: Applicati
     assert not database.is_folded(read)
     database.file_complete()
     assert database.is_folded(read)
+
+
+async def test_one_page_tells_whether_the_newest_transaction_is_in_the_file(app: Application) -> None:
+    app.commit()
+    database = app.database
+    content = dict(app.oracle[app.acknowledged])
+
+    def read(offset: int, size: int) -> bytes:
+        return content.get(offset // 512 + 1, b"")[:size]
+
+    assert not database.lacks_newest(read)
+    for change in ({2: app.page()}, {1: app.page()}, {1: app.page(), len(content) + 1: app.page()}):
+        app.commit(change)
+        assert database.lacks_newest(read)
+        content.update(change)
+        assert not database.lacks_newest(read)
+    app.commit({3: content[3]})
+    assert not database.lacks_newest(lambda _offset, _size: b""), "it has changed nothing"

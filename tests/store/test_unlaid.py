@@ -104,6 +104,20 @@ async def test_what_another_node_commits_afterwards_lays_it(pair: Pair) -> None:
     assert database.unlaid.at_rest
 
 
+async def test_page_1_alone_tells_that_the_newest_is_in_the_file_also_when_it_was_laid_over(pair: Pair) -> None:
+    database = pair.database
+    before, own, logged = pair.content[1], pair.application.page(), pair.application.page()
+    awaited = Held(database).awaited(await pair.record([(1, own)]))
+    awaited.begin(database)
+    pair.commit([(1, logged)])
+    pair.deliver()
+    assert (awaited.committed, database.applied, bool(database.unlaid)) == (True, 4, True)
+    assert database.lacks_newest(lambda _offset, _size: before)
+    assert not database.lacks_newest(lambda _offset, _size: own)
+    database.unlaid.lay(4, database.checksums.table[0])
+    assert not database.lacks_newest(lambda _offset, _size: logged)
+
+
 @pytest.mark.parametrize("how", ["drop", "snapshot"])
 async def test_another_content_has_nothing_unlaid(pair: Pair, how: str) -> None:
     database = pair.database
