@@ -19,7 +19,7 @@ import trio
 
 from litereplica.mount.access import Access
 from litereplica.mount.files import File, fence
-from litereplica.sqlite.pages import DATABASE_HEADER_BYTES
+from litereplica.sqlite.pages import DATABASE_HEADER_BYTES, SMALLEST_PAGE
 from litereplica.sqlite.version import header_problem
 from litereplica.store.adopt import adopt, is_wal_database, whole_pages
 from litereplica.store.database import Database
@@ -360,10 +360,12 @@ class DatabaseFile(File):
         """Whether a checkpoint may leave ``size`` bytes: pages beyond them have to be in the WAL.
 
         It cuts the file to the size at the commit that it has read, and commits go on meanwhile (walCheckpoint). The
-        pages of a content that is on its way into the file are all in the WAL, or in a file of their own.
+        pages of a content that is on its way into the file are all in the WAL, or in a file of their own; but a
+        checkpoint leaves whole pages, and at least one. Whoever copies a file here begins with none.
         """
         if not is_settled(database):
-            return True
+            # The content that is replaced may have pages of another size.
+            return size > 0 and size % SMALLEST_PAGE == 0
         beyond = range(size // database.page_size + 1, database.page_count + 1)
         return not beyond or changed_pages(database.log, database.base.txid).issuperset(
             pgno for pgno in beyond if pgno != database.lock_page

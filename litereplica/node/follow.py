@@ -300,7 +300,9 @@ class Follower:
         if progress is not None and database is not None and progress.failed:
             progress.failed = False
             progress.sent = database.applied
-            self.changed(database)
+            # Not only if it is behind: what has failed may have been to apply the newest transaction once more.
+            self._dirty[name] = None
+            self._wake.set()
 
     def _feed(self, database: Database, nursery: trio.Nursery) -> None:
         progress = self._progress.get(database.name)
@@ -359,7 +361,12 @@ class Follower:
         if not is_idle or progress.under_way or database.unlaid.laying or progress.reported >= txid or self._lets_go:
             return
         if database.base.txid < txid and database.log.first_txid <= txid:
-            span = database.log.spans(txid - 1, SPAN_BYTES, 1)
+            try:
+                span = database.log.spans(txid - 1, SPAN_BYTES, 1)
+            except (OSError, Corrupt) as error:
+                progress.again = True
+                self.failed(database.name, txid, str(error), retry=isinstance(error, OSError))
+                return
             assert span is not None
             database.unlaid.lay(txid, database.checksums.table[0])
             self._send_span(database, progress, span)

@@ -45,6 +45,9 @@ log = structlog.get_logger(__name__)
 
 RESYNC_PAUSE_S: Final = 5.0
 """Before a snapshot that did not fit together is asked for again."""
+KEEPING_WAIT_S: Final = 5.0
+"""How long no page is taken while what this node may have alone is kept. A disk without room for that says so within
+milliseconds; a copy takes as long as it takes, and a primary closes a connection that takes nothing for a minute."""
 INLINE_BYTES: Final = 64 * 1024
 """Pages up to this size are written in place: a worker thread costs more."""
 
@@ -282,6 +285,7 @@ class Receiver:
         self._part(name)
         self._awaited.discard(name)
         self._replies.forget(name)
+        await self._begin_keeping(name)
         sinks = self._client.sinks
         sink = sinks.get(name)
         if sink is None or not sink.begin(message):
@@ -295,6 +299,26 @@ class Receiver:
             "snapshot_begins", database=name, base=str(message.base), pages=message.page_count,
             first_pgno=message.first_pgno,
         )  # fmt: skip
+
+    async def _begin_keeping(self, name: str) -> None:
+        """Keep what is here alone before the pages come: for lack of room none of them shall come in vain.
+
+        The install sees to it again, and finds what was kept here.
+        """
+        database = self._store.get(name)
+        if database is None or name in self._confirmed:
+            return
+        known, kept = database, trio.Event()
+
+        async def keep() -> None:
+            await self._reconciler.keep_own(known)
+            kept.set()
+
+        assert self._nursery is not None
+        self._nursery.start_soon(self._guard, keep)
+        self._channel.hold()
+        with trio.move_on_after(KEEPING_WAIT_S):
+            await kept.wait()
 
     async def _pages(self, message: Pages) -> None:
         name = message.database

@@ -49,6 +49,8 @@ class Reconciler:
         self._asked: Search | None = None
         self._found = 0
         self._wake = Wake()
+        # Who keeps something clears away what an earlier attempt has left half kept.
+        self._keeping = trio.Lock()
 
     async def run(self) -> None:
         """Until nothing is left. Raises Corrupt (what the primary says), Unavailable, OSError."""
@@ -116,9 +118,13 @@ class Reconciler:
     async def keep_own(self, database: Database) -> bool:
         """Before a snapshot that nobody could compare with what is here: whether that ends with commits of this node.
 
-        They were acknowledged to its applications, and the cluster may not have them: they are kept then.
+        They were acknowledged to its applications, and the cluster may not have them: they are kept then, once.
         Raises OSError.
         """
+        async with self._keeping:
+            return await self._keep_own(database)
+
+    async def _keep_own(self, database: Database) -> bool:
         try:
             end = database.position.txid
             if end < database.log.first_txid or database.log.header(end).node != self._store.node:

@@ -80,11 +80,9 @@ class Entry:
     whole: bool = False
     log_only: bool = False
 
-    def same_history(self, other: "Entry") -> bool:
-        """Whether both are of the same transactions."""
-        return (self.database, self.base, self.end, self.records) == (
-            other.database, other.base, other.end, other.records,
-        )  # fmt: skip
+    def has_all_of(self, other: "Entry") -> bool:
+        """Whether the other's transactions are here too; retention may have trimmed the log since."""
+        return (self.database, self.end) == (other.database, other.end) and self.base.txid <= other.base.txid
 
 
 def encode_entry(entry: Entry) -> bytes:

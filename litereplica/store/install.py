@@ -116,6 +116,18 @@ def new_folder(disk: Disk, folder: Path, stem: str) -> Path:
     return target
 
 
+def forget_older_install(database: "Database") -> None:
+    """After step 4: remove the pages of a content that was on its way into the file, and has been replaced itself.
+
+    Before it they are what a start puts in place; from then on a start after a crash removes them, so the disk may
+    refuse here.
+    """
+    older, disk = database.kept_install, database.store.disk
+    if older is not None and older != install_path(database.directory, database.saved_base):
+        with contextlib.suppress(OSError):
+            disk.unlink(older)
+
+
 def place_install(database: "Database") -> None:
     """Step 5, if there is something to put in place; nobody has the file open."""
     path = install_path(database.directory, database.saved_base)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 import structlog
+import trio
 
 from litereplica.ltx.position import Position
 from litereplica.store.apply import lay_over
@@ -59,12 +60,15 @@ async def keep(
         kept_ms=time.time_ns() // 1_000_000, reason=reason, common=common,
     )  # fmt: skip
     for known in entries(store.diverged):
-        if isinstance(known, Entry) and not known.log_only and known.same_history(entry):
+        if isinstance(known, Entry) and not known.log_only and known.has_all_of(entry):
             return known
     folder = new_entry_folder(database)
     with Held(database, base.txid) as held:
         whole = bool(held.page_count)
         try:
+            if whole:
+                # First, and all of it at once: a disk that has no room for it says so soon, and is not filled before.
+                await trio.to_thread.run_sync(_reserve, held, folder / DATABASE_NAME)
             await in_steps(_copy_records(held, base.txid, folder / RECORDS_NAME))
             if whole:
                 await in_steps(_copy_database(held, folder / DATABASE_NAME, folder / CHECKSUMS_NAME))
@@ -110,6 +114,16 @@ def _size(database: Database, after_txid: int) -> int:
     return total
 
 
+def _reserve(held: Held, target: Path) -> None:
+    """Take the room for the database."""
+    disk = held.disk
+    descriptor = disk.open(target, os.O_RDWR | os.O_CREAT)
+    try:
+        disk.allocate(descriptor, 0, held.page_count * held.page_size)
+    finally:
+        disk.close(descriptor)
+
+
 def _copy_records(held: Held, after_txid: int, target: Path) -> Iterator[None]:
     disk = held.disk
     descriptor = disk.open(target, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
@@ -127,10 +141,8 @@ def _copy_records(held: Held, after_txid: int, target: Path) -> Iterator[None]:
 def _copy_database(held: Held, target: Path, checksums: Path) -> Iterator[None]:
     """The database at its end, in ``target``: its file, and over it the records after its base."""
     disk = held.disk
-    descriptor = disk.open(target, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+    descriptor = disk.open(target, os.O_RDWR)
     try:
-        # All of it at once: a disk that has no room for it shall not be filled first.
-        disk.allocate(descriptor, 0, held.page_count * held.page_size)
         yield from _copy_file(held, descriptor)
         for span in held.after(held.base.txid):
             lay_over(disk, descriptor, held.events(span))

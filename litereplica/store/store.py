@@ -27,7 +27,7 @@ from litereplica.store.disk import Disk
 from litereplica.store.dropped import forget_unlinked
 from litereplica.store.foreign import settle_unknown
 from litereplica.store.group import settle_groups
-from litereplica.store.install import begin_install, end_install, install_path, place_install
+from litereplica.store.install import begin_install, end_install, forget_older_install, install_path, place_install
 from litereplica.store.log import SEGMENT_BYTES
 from litereplica.store.meta import META_NAME, Meta, load_meta
 from litereplica.store.recover import bring_up, open_log, stop
@@ -348,6 +348,7 @@ class Store:
             # The snapshot counts and its place is not ready: the next start makes it so.
             database.log.fail(error)
             raise
+        forget_older_install(database)
         database.base, database.base_pages = position, page_count
         if had_file and database.applied >= position.txid:
             # What readers see is of another history, whatever its number.

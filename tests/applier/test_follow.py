@@ -9,6 +9,7 @@ import pytest
 import structlog
 import trio
 
+from litereplica.ltx.position import Position
 from litereplica.mount.access import Access
 from litereplica.mount.operations import Operations
 from litereplica.node.follow import Follower
@@ -104,5 +105,43 @@ async def test_records_that_cannot_be_looked_up_are_given_to_the_applier_later(
             while not link.given:
                 await trio.sleep(0.01)
         assert link.given[0][0] == 6
+        nursery.cancel_scope.cancel()
+    app.store.close()
+
+
+async def test_the_newest_transaction_that_cannot_be_looked_up_is_given_to_a_new_applier_later(
+    app: Application, disk: UnreadableDisk
+) -> None:
+    link = TwinLink()
+    follower = Follower(app.store, Operations(app.store, Access()), link)  # type: ignore[arg-type]
+    newest = app.database.position.txid
+    app.database.applied = newest - 1
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(follower.run)
+        with trio.fail_after(20):
+            while not link.given:
+                await trio.sleep(0.01)
+        follower.applied(NAME, newest)
+        link.given.clear()
+        # It rests, and where its newest record is has to be read again.
+        for segment in app.database.log.segments():
+            segment.path.with_suffix(INDEX_SUFFIX).unlink(missing_ok=True)
+            segment.starts = None
+        # The file has all up to there only.
+        app.database.base = Position(newest - 1, 0)
+        disk.broken = True
+        with trio.move_on_after(5), structlog.testing.capture_logs() as lines:
+            follower.restarted()
+            while not lines:
+                await trio.sleep(0.01)
+        assert [(line["event"], line["txid"], line["retry"]) for line in lines] == [
+            ("apply_failed", f"{newest:016x}", True)
+        ]
+        assert link.given == []
+        disk.broken = False
+        with trio.fail_after(20):
+            while not link.given:
+                await trio.sleep(0.01)
+        assert link.given == [(newest, newest)]
         nursery.cancel_scope.cancel()
     app.store.close()

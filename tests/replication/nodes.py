@@ -2,6 +2,7 @@
 
 import errno
 import random
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -63,11 +64,21 @@ class FailingDisk(Disk):
     full = False
     loses = False
     unreadable: Path | None = None
+    no_large_files = False
+    # A large file gets its room when this is set.
+    allocating: threading.Event | None = None
 
     def pread(self, descriptor: int, size: int, offset: int) -> bytes:
         if self.unreadable is not None and Path(f"/proc/self/fd/{descriptor}").readlink() == self.unreadable:
             raise OSError(errno.EIO, "Input/output error")
         return super().pread(descriptor, size, offset)
+
+    def allocate(self, descriptor: int, offset: int, size: int) -> None:
+        if self.no_large_files and size > 1_000_000:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        if self.allocating is not None and size > 1_000_000:
+            assert self.allocating.wait(20)
+        super().allocate(descriptor, offset, size)
 
     def pwrite(self, descriptor: int, data: bytes | memoryview, offset: int) -> int:
         if self.full:

@@ -1,5 +1,6 @@
 """A replica with transactions that the primary does not have: what is lost is kept, the rest goes on, over TCP."""
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -204,6 +205,83 @@ async def test_commits_of_this_node_that_nobody_can_compare_any_more_are_kept_wh
     assert (entry.end, entry.records, entry.common, entry.log_only) == (end, end.txid, False, False)
     assert export(replica, entry, tmp_path) == had
     assert count(lines, "snapshot_installed") == 1
+
+
+async def beyond_the_log(primary: Node, replica: Node) -> Position:
+    """A large database whose replica ends with commits of its own, which the primary's log cannot tell any more."""
+    primary.grow(6000, step=500)
+    async with primary.serving(), replica.following(primary.port):
+        await until(lambda: same(primary, replica))
+    for node in (primary, replica):
+        node.checkpoint()
+    await replica.begin_segment()
+    replica.random.seed(99)
+    replica.touch(3)
+    await forget(primary, 30)
+    return replica.position()
+
+
+async def test_no_snapshot_comes_while_there_is_no_room_to_keep_what_it_replaces(
+    primary: Node, replica: Node, lines: Lines, tmp_path: Path
+) -> None:
+    end = await beyond_the_log(primary, replica)
+    had = content(replica.database())
+    replica.disk.no_large_files = True
+    line = Line()
+    async with primary.serving(), line.to(primary.port), replica.following(line.port):
+        await until(lambda: line.connections == 4)
+        assert any("free some room" in str(each.get("reason")) for each in lines)
+        assert not any(each["event"] == "snapshot_begins" and "replica" not in each for each in lines)
+        assert count(lines, "snapshot_sent") == 0
+        replica.disk.no_large_files = False
+        await until(lambda: same(primary, replica))
+    [entry] = kept(replica)
+    assert (entry.end, entry.whole) == (end, True)
+    assert export(replica, entry, tmp_path) == had
+    assert count(lines, "snapshot_installed") == 1
+    assert content(primary.database()) == content(replica.database())
+
+
+async def test_what_was_kept_before_a_snapshot_was_cut_is_not_kept_again(
+    primary: Node, replica: Node, lines: Lines, tmp_path: Path
+) -> None:
+    await beyond_the_log(primary, replica)
+    had = content(replica.database())
+    first = replica.database().log.first_txid
+    line = Line()
+    async with primary.serving(), line.to(primary.port):
+        line.cut_after_bytes = 9_000_000
+        async with replica.following(line.port):
+            await until(lambda: line.cut_after_bytes is None)
+        assert [entry.whole for entry in kept(replica)] == [True]
+        await replica.trim()
+        assert replica.database().log.first_txid > first
+        async with replica.following(line.port):
+            await until(lambda: same(primary, replica))
+    [entry] = kept(replica)
+    assert export(replica, entry, tmp_path) == had
+    assert content(primary.database()) == content(replica.database())
+
+
+async def test_pages_come_while_a_copy_that_takes_long_is_made_and_the_install_waits_for_it(
+    primary: Node, replica: Node, lines: Lines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await beyond_the_log(primary, replica)
+    had = content(replica.database())
+    monkeypatch.setattr("litereplica.replication.receiver.KEEPING_WAIT_S", 0.01)
+    slow = threading.Event()
+    replica.disk.allocating = slow
+    async with primary.serving(), replica.following(primary.port):
+        await until(lambda: count(lines, "snapshot_sent") == 1)
+        with trio.move_on_after(0.3):
+            await until(lambda: same(primary, replica))
+        assert not same(primary, replica)
+        slow.set()
+        await until(lambda: same(primary, replica))
+    [entry] = kept(replica)
+    assert export(replica, entry, tmp_path) == had
+    assert count(lines, "transactions_kept") == 1
+    assert content(primary.database()) == content(replica.database())
 
 
 async def test_a_log_that_was_trimmed_while_it_was_to_be_set_aside_comes_back_without_its_beginning(

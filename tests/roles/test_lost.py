@@ -2,6 +2,8 @@
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -117,6 +119,30 @@ def test_a_connection_under_a_rollback_journal_does_not_go_on_with_pages_that_ar
 
 def test_a_checkpoint_shortens_a_file_whose_content_is_about_to_be_replaced(forwarding: Direct) -> None:
     """It cuts the file to what the WAL has, and the content that is to come may be longer."""
+    with about_to_be_replaced(forwarding) as (a, session):
+        assert session.run("PRAGMA wal_checkpoint(PASSIVE)")[0][0] == 0
+        assert a.path().stat().st_size < 100_000
+    assert not a.log_lines("truncate_refused")
+
+
+def test_nobody_empties_a_file_whose_content_is_about_to_be_replaced(forwarding: Direct) -> None:
+    """As a shell's redirection, or a copy over it, would begin."""
+    with about_to_be_replaced(forwarding) as (a, session):
+        size = a.path().stat().st_size
+        for wrong in (0, 100, size - 1):
+            with pytest.raises(PermissionError):
+                os.truncate(a.path(), wrong)
+        assert a.path().stat().st_size == size
+        assert session.run("SELECT id FROM t") == []
+    assert len(a.log_lines("truncate_refused")) == 3
+
+
+@contextmanager
+def about_to_be_replaced(forwarding: Direct) -> Iterator[tuple[DirectedNode, Session]]:
+    """A node that goes back to a longer content than its own, and whose applier has not begun to write that.
+
+    With a connection there. Afterwards it has the content.
+    """
     a, b = pair(forwarding)
     run_sql(a.path(), "PRAGMA auto_vacuum=FULL")
     make(a, "WAL")
@@ -132,13 +158,11 @@ def test_a_checkpoint_shortens_a_file_whose_content_is_about_to_be_replaced(forw
         try:
             a.follow(b)
             wait_until(lambda: bool(a.log_lines("went_back")), "a goes back")
-            assert session.run("PRAGMA wal_checkpoint(PASSIVE)")[0][0] == 0
-            assert a.path().stat().st_size < 100_000
+            yield a, session
         finally:
             os.kill(a.applier(), signal.SIGCONT)
         caught_up(b, [a])
         assert session.run("SELECT id FROM t") == [(1,), (2,)]
-    assert not a.log_lines("truncate_refused")
     assert_same([b, a])
 
 

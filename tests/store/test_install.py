@@ -1,5 +1,6 @@
 """A snapshot becomes a database's content, whatever it had before and wherever it is cut."""
 
+import errno
 import random
 from array import array
 from pathlib import Path
@@ -24,7 +25,9 @@ SNAPSHOT: Content = {pgno: random.Random(pgno).randbytes(512) for pgno in range(
 AT = Position(50, rolling(SNAPSHOT))
 
 
-def install(store: Store, content: Content = SNAPSHOT, at: Position = AT, page_size: int = 512) -> Database:
+def install(
+    store: Store, content: Content = SNAPSHOT, at: Position = AT, page_size: int = 512, *, apart: bool = False
+) -> Database:
     disk = store.disk
     path = store.incoming / "pages"
     descriptor = disk.open(path, 0o102)
@@ -32,7 +35,12 @@ def install(store: Store, content: Content = SNAPSHOT, at: Position = AT, page_s
     disk.fdatasync(descriptor)
     disk.close(descriptor)
     checksums = array("Q", [page_checksum(pgno, content[pgno]) for pgno in sorted(content)])
-    return store.install(NAME, path, page_size, len(content), at, checksums, 1, 1234)
+    return store.install(NAME, path, page_size, len(content), at, checksums, 1, 1234, apart=apart)
+
+
+def waiting(database: Database) -> list[Path]:
+    """The contents that lie beside the database file."""
+    return sorted(database.directory.glob("install-*"))
 
 
 def with_history(store: Store, commits: int) -> Application:
@@ -156,14 +164,90 @@ async def test_the_pages_of_an_install_stay_when_the_one_before_it_was_folded_ju
     pending = database.pending_install
     assert pending is not None
     await store.advance_base(database)
-    assert pending.exists()
+    assert waiting(database) == [pending]
     database.installed()
     await store.advance_base(database)
-    assert pending.exists()
+    assert waiting(database) == [pending]
     store.close()
     store = open_store(tmp_path / "data")
     check(store.databases[NAME], SNAPSHOT, at)
     store.close()
+
+
+@pytest.mark.parametrize("how", ["over it", "apart", "dropped"])
+async def test_a_content_that_is_replaced_before_it_is_in_the_file_leaves_nothing_on_the_disk(
+    tmp_path: Path, how: str
+) -> None:
+    store = open_store(tmp_path / "data")
+    app = with_history(store, 10)
+    await app.checkpoint()
+    database = install(store, {1: bytes(512)}, Position(40, page_checksum(1, bytes(512))))
+    if how == "dropped":
+        install(store, {}, Position(50, 0), page_size=0)
+    else:
+        install(store, apart=how == "apart")
+    assert waiting(database) == ([database.pending_install] if how == "over it" else [])
+    store.close()
+
+
+def test_the_disk_may_refuse_to_remove_a_content_that_is_replaced(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    disk = FaultyDisk(root, tmp_path / "graves")
+    store = open_store(root, disk)
+    database = with_history(store, 10).database
+    install(store, {1: bytes(512)}, Position(40, page_checksum(1, bytes(512))))
+    older = database.pending_install
+    assert older is not None
+    disk.fail["unlink"] = (0, errno.EIO)
+    install(store)
+    del disk.fail["unlink"]
+    newer = database.pending_install
+    assert newer is not None
+    assert newer != older
+    assert waiting(database) == [older, newer]
+    store.close()
+    store = open_store(root, disk)
+    check(store.databases[NAME], SNAPSHOT, AT)
+    assert waiting(store.databases[NAME]) == []
+    store.close()
+
+
+@pytest.mark.parametrize("keep", [None, "nothing", "everything", "random"])
+def test_stopped_after_any_step_of_a_second_install_it_is_the_first_content_or_the_second(
+    tmp_path: Path, keep: str | None
+) -> None:
+    first = {pgno: random.Random(100 + pgno).randbytes(512) for pgno in range(1, 8)}
+    first_at = Position(40, rolling(first))
+    for step in range(200):
+        root = tmp_path / str(step)
+        disk = FaultyDisk(root, tmp_path / f"graves-{step}")
+        store = open_store(root, disk)
+        with_history(store, 8)
+        install(store, first, first_at)
+        disk.stop_after = disk.steps + step
+        try:
+            install(store)
+        except Stopped:
+            done = False
+        else:
+            done = True
+        store.close()
+        disk.revive()
+        if keep is not None:
+            disk.lose_power(keep, step)
+        store = open_store(root, disk)
+        database = store.databases[NAME]
+        if database.position == AT:
+            check(database, SNAPSHOT, AT)
+        else:
+            assert not done
+            check(database, first, first_at)
+        assert waiting(database) == []
+        store.close()
+        if done:
+            assert step > 10
+            return
+    pytest.fail("it does not end")
 
 
 @pytest.mark.parametrize("commits", [0, 3, 60])
