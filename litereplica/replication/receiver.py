@@ -5,6 +5,7 @@ acknowledged. Does not know how a connection is made or when to try again (clien
 (replies.py).
 """
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
@@ -86,6 +87,8 @@ class Receiver:
         self._awaited: set[str] = set()
         self._sinks: dict[str, SnapshotSink] = {}
         self._saving = False
+        # Snapshots of which a save has failed.
+        self._unsaved: list[str] = []
         self._saved = trio.lowlevel.ParkingLot()
         self._replies = Replies(
             client.store, channel, welcome.epoch, hidden=self._foreign, heartbeat_s=client.heartbeat_s,
@@ -116,6 +119,9 @@ class Receiver:
                 upstream.disconnected(self.reason.message if self.reason is not None else "the connection ended")
             for receiver in self._receivers.values():
                 receiver.abort()
+            for name in self._unsaved:
+                with contextlib.suppress(OSError):  # then it goes on from what was saved before
+                    self._forget_sink(name)
         raise self.reason or Unavailable("the connection with the primary ended")
 
     async def _guard(self, task: Callable[[], Awaitable[None]]) -> None:
@@ -189,7 +195,7 @@ class Receiver:
         if message.epoch != self._epoch:
             raise Refused(f"a message of epoch {message.epoch} came from a primary of epoch {self._epoch}")
         if type(message) is Records:
-            self._records(message)
+            await self._records(message)
         elif type(message) is Heartbeat:
             self._heartbeat(message)
         elif type(message) is Pages:
@@ -211,7 +217,7 @@ class Receiver:
         else:
             raise Corrupt(f"the primary sent a {type(message).__name__}, which only a replica may")
 
-    def _records(self, message: Records) -> None:
+    async def _records(self, message: Records) -> None:
         name = message.database
         if name in self._awaited:
             return
@@ -220,7 +226,7 @@ class Receiver:
             try:
                 sink.feed(message.data, message.epoch)
             except (Corrupt, Refused) as error:
-                self._drop_sink(name)
+                await self._drop_sink(name)
                 self._ask_snapshot(name, error.message, pause_s=RESYNC_PAUSE_S)
             return
         receiver = self._receivers.get(name)
@@ -290,7 +296,7 @@ class Receiver:
         sink = sinks.get(name)
         if sink is None or not sink.begin(message):
             if sink is not None:
-                self._drop_sink(name)
+                await self._drop_sink(name)
             if message.first_pgno != 1:
                 raise Corrupt(f"a snapshot of {name} begins at page {message.first_pgno}, which this node cannot join")
             sink = sinks[name] = self._client.new_sink(message)
@@ -345,8 +351,8 @@ class Receiver:
             try:
                 await trio.to_thread.run_sync(write)
             except OSError:
-                # What the disk has of the pages is unknown now (fsync(2)): begin anew.
-                self._drop_sink(sink.database)
+                # What the disk has of the pages is unknown now (fsync(2)): begin anew, once nobody writes any more.
+                self._unsaved.append(sink.database)
                 raise
             finally:
                 self._saving = False
@@ -371,7 +377,7 @@ class Receiver:
             self._ask_snapshot(name, error.message, pause_s=RESYNC_PAUSE_S)
         finally:
             # Its files are gone or closed, whatever came of it.
-            self._drop_sink(name)
+            self._forget_sink(name)
 
     async def _install(self, finished: FinishedSnapshot) -> None:
         name = finished.database
@@ -404,7 +410,13 @@ class Receiver:
         database = self._store.get(name)
         return database is not None and database.epoch != self._epoch
 
-    def _drop_sink(self, name: str) -> None:
+    async def _drop_sink(self, name: str) -> None:
+        """For who reads, and so does not write pages: not while a thread saves those of before."""
+        while self._saving:
+            await self._saved.park()
+        self._forget_sink(name)
+
+    def _forget_sink(self, name: str) -> None:
         self._sinks.pop(name, None)
         sink = self._client.sinks.pop(name, None)
         if sink is not None:

@@ -1,10 +1,16 @@
 """Snapshots over TCP: joining under load, cuts, other histories."""
 
+import errno
+import threading
+import time
 from collections.abc import Callable
+from pathlib import Path
 
+import pytest
 import trio
 
 from litereplica.cluster.messages import PAGES_LIMIT_BYTES, Acknowledged
+from litereplica.replication.receiver import INLINE_BYTES
 from litereplica.store.snapshot import resume_snapshots
 from tests.replication.nodes import PAGE, Line, Node, content, same, until
 
@@ -231,3 +237,41 @@ async def test_a_replica_beyond_the_hard_cap_gets_a_snapshot(primary: Node, repl
         assert content(primary.database()) == content(replica.database())
     # What it had was the primary's history: nothing of it is lost, and nothing is kept.
     assert not any((replica.root / "diverged").iterdir())
+
+
+def name_of(descriptor: int) -> str:
+    return str(Path(f"/proc/self/fd/{descriptor}").readlink())
+
+
+async def test_pages_are_not_written_to_another_file_when_those_before_cannot_be_saved(
+    primary: Node, replica: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The save fails in one thread while another one writes: the descriptor must stay what it is until that is done."""
+    monkeypatch.setattr("litereplica.store.snapshot.SAVE_BYTES", 1_000_000)
+    saving, writing = threading.Event(), threading.Event()
+    write, make_durable = replica.disk.pwrite, replica.disk.fdatasync
+    found: list[str] = []
+
+    def pwrite(descriptor: int, data: bytes | memoryview, offset: int) -> int:
+        if saving.is_set() and not writing.is_set() and len(data) > INLINE_BYTES:
+            writing.set()
+            time.sleep(0.3)
+            found.append(name_of(descriptor))
+        return write(descriptor, data, offset)
+
+    def fdatasync(descriptor: int) -> None:
+        if not saving.is_set() and "/incoming/" in name_of(descriptor):
+            saving.set()
+            assert writing.wait(10)
+            raise OSError(errno.EIO, "Input/output error")
+        make_durable(descriptor)
+
+    monkeypatch.setattr(replica.disk, "pwrite", pwrite)
+    monkeypatch.setattr(replica.disk, "fdatasync", fdatasync)
+    await old(primary, 4000)
+    async with primary.serving(), replica.following(primary.port):
+        await until(lambda: same(primary, replica))
+    assert content(primary.database()) == content(replica.database())
+    [path] = found
+    assert "/incoming/" in path
+    assert "deleted" not in path
