@@ -102,7 +102,7 @@ class ConsulLease:
         self._will = will
         self._agents = Agents(options.urls, options.token, options.tls, call_limit_s(options.ttl_s))
         self._session = Session(self._agents, f"litereplica {instance}", options.ttl_s)
-        self._lease = LeaseKey(self._agents, self._session, options.key, self._bequeath)
+        self._lease = LeaseKey(self._agents, self._session, options.key, options.ttl_s, self._bequeath)
         self._steps: Steps = []
         self._member: Member | None = None
         self._member_session = ""

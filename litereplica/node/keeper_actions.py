@@ -95,7 +95,7 @@ class Actions:
 
     async def _follow(self) -> None:
         holding = self._look.holding()
-        if holding is not None and (holding.epoch == 0 or holding.holder.instance == self._me.instance):
+        if holding is not None and (holding.epoch == 0 or not self._look.is_anothers(holding)):
             return
         if holding is not None:
             try:

@@ -413,6 +413,33 @@ def test_a_lease_that_has_run_out_is_not_made_anew_in_a_store_that_has_forgotten
     play(scenario)
 
 
+def test_who_saw_a_lease_given_up_only_waits_when_the_store_has_forgotten_who_took_it_since() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        old, (late, other) = cluster.primary, cluster.replicas
+        await late.crash()
+        await other.crash()
+        await old.stop()
+        world = cluster.world
+        late.start(cluster.nursery)
+        plane(late).whole = False
+        await trio.sleep(1.0)
+        plane(late).frozen = True
+        late.gate.close()
+        old.start(cluster.nursery)
+        await cluster.wait(lambda: world.primaries() == [old])
+        await trio.sleep(0.5)
+        world.store.wipe()
+        world.away[old.name] = lambda: SILENCE
+        plane(late).whole, plane(late).frozen = True, False
+        late.gate.open()
+        await trio.sleep(0.5 * TTL_S)
+        assert keeper(late).primary is None
+        await cluster.wait(lambda: keeper(late).role == "primary")
+        assert keeper(late).epoch > keeper(old).epoch
+
+    play(scenario)
+
+
 def test_a_node_whose_machine_has_slept_does_not_take_the_lease_of_a_primary_that_it_could_not_see_renew() -> None:
     async def scenario(cluster: Cluster) -> None:
         old, (sleeper, other) = cluster.primary, cluster.replicas
