@@ -269,6 +269,32 @@ async def test_nobody_gives_up_what_the_store_has_forgotten(kept: Place) -> None
     assert view.holding == mine
 
 
+@pytest.mark.parametrize("how", ["release", "close"])
+async def test_who_was_not_alone_does_not_give_up_what_somebody_made_anew_who_did_not_hear_of_the_next(
+    kept: Place, how: str
+) -> None:
+    lease, at = await kept.joined("a")
+    other, second = await kept.joined("b")
+    third = endpoint("c")
+    late = kept.lease(third)
+    cluster = await late.join("", member(third))
+    mine = await lease.acquire(await lease.watch(None, LIMIT_S), at, TTL_S, 0)
+    await late.watch(None, LIMIT_S)
+    offer = await lease.renew(mine, "b")
+    await other.acquire(await other.watch(None, LIMIT_S), second, TTL_S, 0)
+    kept.forget()
+    await late.join(cluster, member(third))
+    if how == "close":
+        await lease.close()
+    else:
+        with pytest.raises(Refused, match="not known who took it last"):
+            await lease.release(offer, alone=False)
+    seen = await late.watch(None, LIMIT_S)
+    assert seen.gone
+    assert seen.holding is not None
+    assert (seen.holding.holder, seen.holding.epoch) == (at, mine.epoch)
+
+
 async def test_a_lease_that_was_released_and_then_forgotten_is_not_vacant(kept: Place) -> None:
     lease, at = await kept.joined("a")
     await lease.release(await lease.acquire(await lease.watch(None, LIMIT_S), at, TTL_S, 0))
