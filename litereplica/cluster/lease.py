@@ -55,12 +55,17 @@ class Holding:
     counts_on: tuple[str, ...] = ()
 
 
+FORGOTTEN: Final = Endpoint("", "", "", "")
+"""Holds a lease of which only the epoch is known: perhaps nobody, perhaps a node that lives."""
+
+
 @dataclass(frozen=True, slots=True)
 class View:
     """The lease at one instant: ``holding`` None when nobody has it. ``index`` differs between any two states.
 
     ``gone``: ``holding`` is what was there, and it went without being released (its session ended, somebody deleted it,
-    the store was wiped). Another node may have taken it since, in what the store has forgotten: only time tells.
+    the store was wiped). Another node may have taken it since, in what the store has forgotten: only time tells. Its
+    holder is FORGOTTEN where nobody remembers one.
     """
 
     holding: Holding | None
@@ -127,6 +132,14 @@ class Timing:
     def accepts_until(self, sent_at: float) -> float:
         """Until when commits are accepted after a renewal that was sent at ``sent_at`` and succeeded."""
         return sent_at + self.ttl_s - self.margin_s
+
+
+def forgotten(epoch: int, ttl_s: float) -> Holding:
+    """What to take a store for that has forgotten everything, on a node that knows ``epoch`` and nobody who has it.
+
+    Not vacant: another node may have taken the lease since this one heard of it last.
+    """
+    return Holding(FORGOTTEN, epoch, 0, ttl_s, 0)
 
 
 def epochs_forgotten(instance: str) -> int:

@@ -51,8 +51,11 @@ class Lease(Protocol):
         it last, neither because it lapsed nor because it was offered. A store that has forgotten it does not know.
         """
 
-    async def release(self, mine: Holding) -> None:
-        """Give it up at once. Raises Refused when it was no longer ours, or nobody can say any more whose it is."""
+    async def release(self, mine: Holding, *, alone: bool = True) -> None:
+        """Give it up at once. Raises Refused when it was no longer ours, or nobody can say any more whose it is.
+
+        What went by accident is given up if ``alone``, as in ``renew``; else it is left to lapse.
+        """
 
     async def publish(self, member: Member) -> None:
         """Write what this node says of itself; it goes away by itself some time after the process.
@@ -70,4 +73,4 @@ class Lease(Protocol):
         """Past and present primaries, oldest first."""
 
     async def close(self) -> None:
-        """Leave: the member entry and the connections go; a lease that is still held is released."""
+        """Leave: the member entry and the connections go; a lease that is still held is released, not ``alone``."""

@@ -102,7 +102,7 @@ class ConsulLease:
         self._will = will
         self._agents = Agents(options.urls, options.token, options.tls, call_limit_s(options.ttl_s))
         self._session = Session(self._agents, f"litereplica {instance}", options.ttl_s)
-        self._lease = LeaseKey(self._agents, self._session, options.key, self._bequeath)
+        self._lease = LeaseKey(self._agents, self._session, options.key, options.ttl_s, self._bequeath)
         self._steps: Steps = []
         self._member: Member | None = None
         self._member_session = ""
@@ -153,8 +153,8 @@ class ConsulLease:
     async def close(self) -> None:
         try:
             if self._held is not None:
-                with contextlib.suppress(Refused):  # somebody else has it: fine
-                    await self.release(self._held)
+                with contextlib.suppress(Refused):  # somebody else has it, or may have it: fine
+                    await self.release(self._held, alone=False)
         except LitereplicaError as error:
             log.warning("lease_not_released", reason=error.message)
         try:
@@ -180,9 +180,9 @@ class ConsulLease:
             raise
         return self._held
 
-    async def release(self, mine: Holding) -> None:
+    async def release(self, mine: Holding, *, alone: bool = True) -> None:
         self._held = None
-        await self._lease.release(mine)
+        await self._lease.release(mine, alone=alone)
 
     def _bequeath(self, steps: Steps) -> None:
         """Tell the child what it does when this process dies."""

@@ -2,7 +2,8 @@
 
 Knows which transaction makes each step safe. A key that is gone is not a lease that was given up: a session may end and
 an operator may delete while its holder still accepts commits. So the record says who acquired the lease last, and a
-release clears that in the same transaction. Does not know members or the history.
+release clears that in the same transaction. A record that is gone too is never taken for a release: whoever knows an
+epoch takes it for held, by whoever is remembered or FORGOTTEN, and writes it so. Does not know members or the history.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,7 +13,7 @@ from typing import Any, Final
 import structlog
 import trio
 
-from litereplica.cluster.lease import Endpoint, Holding, View, epochs_forgotten, next_epoch
+from litereplica.cluster.lease import Endpoint, Holding, View, epochs_forgotten, forgotten, next_epoch
 from litereplica.errors import Refused, Unavailable
 from litereplica.lease.consul_client import Agents, Entry, NotDone, get, get_changed, operation, transact
 from litereplica.lease.consul_session import Session
@@ -39,15 +40,18 @@ SPURIOUS_PAUSE_S: Final = 0.05
 class LeaseKey:
     """One node's view of it. ``cluster`` is set by ``join``; ``on_change`` hears what is to be undone after a crash."""
 
-    def __init__(self, agents: Agents, session: Session, key: str, on_change: Callable[[Steps], None]) -> None:
+    def __init__(
+        self, agents: Agents, session: Session, key: str, ttl_s: float, on_change: Callable[[Steps], None]
+    ) -> None:
         self._agents = agents
         self._session = session
         self._key = key
         self._record_key = f"{key}/cluster"
         self._members_key = f"{key}/members/"
+        self._ttl_s = ttl_s
         self._on_change = on_change
-        self._last: Holding | None = None
-        self._top_epoch = 0
+        # Of the highest epoch that this node knows; epoch 0: it knows none.
+        self._last = forgotten(0, ttl_s)
         self.cluster = ""
 
     # -- reading ---------------------------------------------------------------------------------------------------
@@ -83,7 +87,7 @@ class LeaseKey:
                 self._remember(holding)
             return View(holding, entry.index)
         record, index = await self.record()
-        if self._last is not None and (record is None or record.epoch < self._last.epoch):
+        if (record.epoch if record is not None else 0) < self._last.epoch:
             # Consul forgot it, or whoever wrote the record did not know.
             return View(self._last, index, gone=True)
         if record is not None and record.holder is not None:
@@ -95,7 +99,11 @@ class LeaseKey:
             return None, 0
         record = read_cluster(entry.key, entry.value, entry.index)
         self._check_cluster(record.cluster)
-        self._top_epoch = max(self._top_epoch, record.epoch)
+        if record.epoch > self._last.epoch:
+            holder = record.holder
+            if holder is None or holder.epoch < record.epoch:
+                holder = forgotten(record.epoch, self._ttl_s)
+            self._last = holder
         return record, entry.index
 
     def _check_cluster(self, cluster: str) -> None:
@@ -106,8 +114,8 @@ class LeaseKey:
             )
 
     def _remember(self, holding: Holding) -> None:
-        self._last = holding
-        self._top_epoch = max(self._top_epoch, holding.epoch)
+        if holding.epoch >= self._last.epoch:
+            self._last = holding
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
@@ -117,7 +125,7 @@ class LeaseKey:
             record, _index = await self.record()
             if record is not None:
                 return record.cluster
-            record = ClusterRecord(cluster, self._top_epoch, self._last)
+            record = ClusterRecord(cluster, self._last.epoch, self._last if self._last.epoch else None)
             try:
                 await transact(self._agents, operation("cas", self._record_key, write_cluster(record)))
             except NotDone:
@@ -147,7 +155,7 @@ class LeaseKey:
     async def _take(self, conditions: Steps, value: bytes, beside: Steps) -> Mapping[str, Entry]:
         for _ in range(WRITES_LIMIT):
             session = await self._session.ensure()
-            self._tell(self._top_epoch)  # a process that dies between the two writes leaves nothing behind
+            self._tell(self._last.epoch)  # a process that dies between the two writes leaves nothing behind
             lock = operation("lock", self._key, value, session=session)
             try:
                 return await transact(self._agents, *conditions, lock, *beside)
@@ -160,12 +168,12 @@ class LeaseKey:
         self, seen: View, taken: Holding, seen_epoch: int, beside: Mapping[str, Entry], *, was_there: bool
     ) -> Holding:
         """``was_there``: another's holding was taken over, so every later one would have been seen."""
-        known = max(seen_epoch, self._last.epoch if self._last is not None else 0)
+        known = max(seen_epoch, self._last.epoch)
         record, record_index = self._read_record(beside.get(self._record_key))
         was_released = record is not None and record.holder is None and record.epoch >= known
         before = 0 if seen.holding is None else seen.holding.epoch
         members = _highest_epoch([entry for key, entry in beside.items() if key.startswith(self._members_key)])
-        epoch = next_epoch(taken.index, seen_epoch, before, members, self._top_epoch)
+        epoch = next_epoch(taken.index, seen_epoch, before, members, self._last.epoch)
         if not was_there and not was_released and known:
             epoch += epochs_forgotten(taken.holder.instance)
         # What an earlier call of this node's left there may still be offered to another: not in the new epoch.
@@ -211,7 +219,7 @@ class LeaseKey:
                 todo = [operation("delete-cas", self._key, index=entry.index), lock]
         raise Unavailable("the lease changes faster than it can be renewed")
 
-    async def release(self, mine: Holding) -> None:
+    async def release(self, mine: Holding, *, alone: bool = True) -> None:
         session = await self._session.ensure()
         clear = self._clear_record(mine.epoch)
         todo = [
@@ -231,7 +239,8 @@ class LeaseKey:
                 return self._have_not()  # an earlier call did it
             _, entry = await self._look_at_mine(mine)
             if entry is None:
-                if record is None or record.holder is None or record.epoch != mine.epoch:
+                # It says so also where somebody has made it anew who did not hear of the next one.
+                if not alone or record is None or record.holder is None or record.epoch != mine.epoch:
                     raise Refused("the lease is gone from Consul, and it is not known who took it last")
                 todo = [operation("check-not-exists", self._key), self._record_is(index), clear]
             else:

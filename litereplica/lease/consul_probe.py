@@ -40,7 +40,7 @@ async def _probe(options: ConsulOptions) -> None:
     agents = Agents(options.urls, options.token, options.tls, call_limit_s(options.ttl_s))
     session = Session(agents, "litereplica doctor", options.ttl_s)
     try:
-        await LeaseKey(agents, session, options.key, lambda _: None).look()
+        await LeaseKey(agents, session, options.key, options.ttl_s, lambda _: None).look()
         key = f"{options.key}/doctor/{uuid.uuid4().hex}"
         lock = operation("lock", key, b"", session=await session.ensure())
         await transact(agents, lock, operation("delete", key))

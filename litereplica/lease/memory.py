@@ -14,7 +14,17 @@ from typing import Final, TypeVar
 
 import trio
 
-from litereplica.cluster.lease import PROTOCOL, Endpoint, Holding, Member, Reign, View, epochs_forgotten, next_epoch
+from litereplica.cluster.lease import (
+    PROTOCOL,
+    Endpoint,
+    Holding,
+    Member,
+    Reign,
+    View,
+    epochs_forgotten,
+    forgotten,
+    next_epoch,
+)
 from litereplica.errors import Refused, Unavailable
 
 LONGEST_HISTORY: Final = 100
@@ -110,15 +120,18 @@ class MemoryStore:
 class MemoryLease:
     """A node's lease in a MemoryStore. ``node_id`` is the same for every start of a node, the instance is not."""
 
-    def __init__(self, store: MemoryStore, node: str, node_id: str = "", *, call_limit_s: float = CALL_LIMIT_S) -> None:
+    def __init__(
+        self, store: MemoryStore, node: str, ttl_s: float, node_id: str = "", *, call_limit_s: float = CALL_LIMIT_S
+    ) -> None:
         self._store = store
         self._node = node
         self._node_id = node_id or node
         self._limit_s = call_limit_s
         self._cluster = ""
         self._member: Member | None = None
-        self._last: Holding | None = None
-        self._top_epoch = 0
+        self._ttl_s = ttl_s
+        # Of the highest epoch that this node knows; epoch 0: it knows none.
+        self._last = forgotten(0, ttl_s)
         self._sent = 0
 
     async def join(self, known_cluster: str, member: Member) -> str:
@@ -150,15 +163,16 @@ class MemoryLease:
         with trio.move_on_after(limit_s):
             while known is not None and self._seen(turn.behind) == known:
                 await store.changed.wait()
-        view = self._seen(turn.behind)
+        view, epoch = self._seen(turn.behind), store.top_epoch
         answer_s = store.hook(self._node, "watch answer").answer_s + turn.answer_s
         if answer_s > self._limit_s:
             await trio.sleep_until(began + limit_s + self._limit_s)
             raise Unavailable("the lease's store does not answer")
         await trio.sleep(answer_s)
-        if view.holding is not None and view.holding.epoch:
-            self._last = view.holding
-            self._top_epoch = max(self._top_epoch, view.holding.epoch)
+        if view.holding is not None:
+            self._remember(view.holding)
+        elif epoch > self._last.epoch and not turn.behind:
+            self._last = forgotten(epoch, self._ttl_s)
         return view
 
     async def acquire(self, seen: View, me: Endpoint, ttl_s: float, seen_epoch: int) -> Holding:
@@ -183,7 +197,7 @@ class MemoryLease:
             before = 0 if seen.holding is None else seen.holding.epoch
             members = max((each.standing.epoch for each, _ in store.members.values()), default=0)
             epoch = next_epoch(taken.index, seen_epoch, before, members, store.top_epoch) + leap
-            store.top_epoch = self._top_epoch = epoch
+            store.top_epoch = epoch
             # What an earlier call of this node's left there may still be offered to another: not in the new epoch.
             return self._written(replace(taken, epoch=epoch, counter=1, offered_to="", counts_on=()))
 
@@ -202,9 +216,9 @@ class MemoryLease:
 
         return await self._change("renew", mine, write)
 
-    async def release(self, mine: Holding) -> None:
+    async def release(self, mine: Holding, *, alone: bool = True) -> None:
         def write(_found: Holding) -> None:
-            if self._seen(0).gone and self._store.top_epoch < mine.epoch:
+            if self._seen(0).gone and (not alone or self._store.top_epoch < mine.epoch):
                 raise Refused("the lease is gone, and it is not known who took it last")
             self._store.put(None)
 
@@ -228,10 +242,12 @@ class MemoryLease:
         self._store.put(holding)
         written = self._store.holding
         assert written is not None
-        if written.epoch:
-            self._last = written
-            self._top_epoch = max(self._top_epoch, written.epoch)
+        self._remember(written)
         return written
+
+    def _remember(self, holding: Holding) -> None:
+        if holding.epoch and holding.epoch >= self._last.epoch:
+            self._last = holding
 
     async def publish(self, member: Member) -> None:
         self._sent += 1
@@ -272,7 +288,7 @@ class MemoryLease:
         """What this node makes of what a server says: a wiped one does not end a holding that was seen."""
         past = self._store.past
         view = past[max(0, len(past) - 1 - behind)]
-        if self._last is not None and self._store.top_epoch < self._last.epoch and (view.holding is None or view.gone):
+        if self._store.top_epoch < self._last.epoch and (view.holding is None or view.gone):
             return View(self._last, view.index, gone=True)
         return view
 
@@ -295,8 +311,8 @@ class MemoryLease:
             raise Refused(f"this node belongs to cluster {self._cluster}, and the lease to {store.cluster}")
         if not store.cluster:
             store.cluster = self._cluster
-            store.top_epoch = self._top_epoch
-            if self._last is not None and store.holding is None:
+            store.top_epoch = self._last.epoch
+            if self._last.epoch and store.holding is None:
                 store.put(None, lapsed=self._last)
 
     # -- calls -----------------------------------------------------------------------------------------------------

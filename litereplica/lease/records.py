@@ -29,7 +29,8 @@ class ClusterRecord:
     """Which cluster this is, and what must outlive the lease's own key.
 
     ``epoch``: the highest so far. ``holder``: the lease as it was acquired, None once it was released; so a key that
-    went by accident is not taken for a lease that was given up.
+    went by accident is not taken for a lease that was given up. Held by FORGOTTEN in a record that was made anew by who
+    knows the epoch alone.
     """
 
     cluster: str

@@ -386,7 +386,7 @@ class Keeper:
         holding = self._look.holding()
         if self._state in {State.HANDING_OFF, State.OFFERED, State.RECLAIMING}:
             return
-        if holding is not None and holding.holder.instance != self._me.instance and self._state is not State.PRIMARY:
+        if holding is not None and self._look.is_anothers(holding) and self._state is not State.PRIMARY:
             handoff.succeed(holding.holder)
         elif self._state is not State.DEMOTING:  # the lease will show in a moment who has it
             handoff.refuse(reason)

@@ -95,7 +95,7 @@ class Actions:
 
     async def _follow(self) -> None:
         holding = self._look.holding()
-        if holding is not None and (holding.epoch == 0 or holding.holder.instance == self._me.instance):
+        if holding is not None and (holding.epoch == 0 or not self._look.is_anothers(holding)):
             return
         if holding is not None:
             try:
@@ -213,10 +213,11 @@ class Actions:
         return Event.EXPIRED, f"no answer for {self._timing.ttl_s:g} s to whose the lease is"
 
     async def _release(self) -> None:
-        if self._renewal.mine is None:
+        mine = self._renewal.mine
+        if mine is None:
             return
         try:
             with trio.move_on_after(RELEASE_LIMIT_S):
-                await self._lease.release(self._renewal.mine)
+                await self._lease.release(mine, alone=self._renewal.alone)
         except (Refused, Unavailable) as error:
             log.info("lease_not_released", reason=error.message)

@@ -5,7 +5,7 @@ Knows which event of the table it is. Does not know what follows, and reads noth
 
 from litereplica.cluster import role
 from litereplica.cluster.election import Sight, judge, may_take_over
-from litereplica.cluster.lease import Endpoint, Holding, View
+from litereplica.cluster.lease import FORGOTTEN, Endpoint, Holding, View
 from litereplica.cluster.role import Event, State
 from litereplica.node.keeper_eligible import Eligibility
 from litereplica.node.keeper_watch import Watch
@@ -37,13 +37,16 @@ class Look:
     def primary(self) -> Holding | None:
         """The lease of another node that holds it, as far as can be seen, and has said its epoch."""
         view = self._watch.view
-        if view is None or view.holding is None or view.holding.epoch == 0 or self._is_mine(view.holding):
+        if view is None or view.holding is None or view.holding.epoch == 0 or not self.is_anothers(view.holding):
             return None
         return view.holding if self.sight(view) in {Sight.HELD, Sight.OFFERED} else None
 
-    def _is_mine(self, holding: Holding) -> bool:
-        """This start of this node has it; or had it, and the store has forgotten who came next, if anybody did."""
-        return holding.holder.instance == self._me.instance
+    def is_anothers(self, holding: Holding) -> bool:
+        """Another node has it, as far as is known.
+
+        Not this start of this node, which has it; or had it, and the store has forgotten who came next, if anybody did.
+        """
+        return holding.holder != FORGOTTEN and holding.holder.instance != self._me.instance
 
     def may_take(self) -> View | None:
         """The version of the lease at which this node may try to take it now; None: it may not."""
@@ -81,7 +84,7 @@ class Look:
     def _as_holder(self, view: View, mine: Holding) -> Happening | None:
         """Only a higher epoch says something; everything else the next renewal finds out by compare-and-set."""
         holding = view.holding
-        if holding is None or self._is_mine(holding) or holding.epoch <= mine.epoch:
+        if holding is None or not self.is_anothers(holding) or holding.epoch <= mine.epoch:
             return None
         return Event.HELD, f"{holding.holder.node} has taken the lease"
 
@@ -91,7 +94,7 @@ class Look:
             return Event.INVITED, f"{name} hands off to {self._me.node}"
         if sight is Sight.OURS:
             return Event.INVITED, "the lease is still this node's"
-        gone = f"{name} did not renew its lease" if name else "nobody has the lease"
+        gone = _vacancy(view.holding)
         if self.forced:
             return Event.INVITED, f"{gone}, and a person asked for it"
         return (Event.VACANT, gone) if self._elected_for != view.index else None
@@ -103,10 +106,9 @@ class Look:
                 return None
             if holding is not None and holding.epoch == 0 and sight is Sight.HELD:
                 return None  # taken, and its epoch not yet said: that comes in a moment
-        name = holding.holder.node if holding is not None else ""
-        if sight in {Sight.HELD, Sight.OFFERED} and holding is not None and not self._is_mine(holding):
-            return Event.HELD, f"{name} has the lease"
-        return Event.NOBODY, f"{name} did not renew its lease" if name else "nobody has the lease"
+        if sight in {Sight.HELD, Sight.OFFERED} and holding is not None and self.is_anothers(holding):
+            return Event.HELD, f"{holding.holder.node} has the lease"
+        return Event.NOBODY, _vacancy(holding)
 
     def done(self, state: State, *, follows: bool) -> None:
         """A step was made; ``follows``: what is seen now is followed."""
@@ -116,6 +118,15 @@ class Look:
             self._followed = None
         elif follows and view is not None:
             self._followed = _key(view.holding, self.sight(view))
+
+
+def _vacancy(holding: Holding | None) -> str:
+    """Why it may be had, now or in a while."""
+    if holding is None:
+        return "nobody has the lease"
+    if holding.holder == FORGOTTEN:
+        return "the lease's store has forgotten who has the lease"
+    return f"{holding.holder.node} did not renew its lease"
 
 
 def _key(holding: Holding | None, sight: Sight) -> tuple[str, int, Sight]:

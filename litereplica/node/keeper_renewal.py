@@ -68,6 +68,11 @@ class Renewal:
         self.fence_until = 0.0
         self.call_limit_s = timing.renew_every_s / CALLS_IN_PERIOD
 
+    @property
+    def alone(self) -> bool:
+        """Nobody else can have taken it since it was written last: neither has it run out, nor was it offered."""
+        return self._clock() < self.fence_until and not self._offered
+
     def hold(self, mine: Holding, sent_at: float) -> None:
         """The lease was granted, to a call that was sent at ``sent_at``."""
         self.mine = mine
@@ -159,7 +164,7 @@ class Renewal:
             named = () if offered_to else self._counts_on()
             self._named |= frozenset(named)
             sent_at = self._clock()
-            alone = sent_at < self.fence_until and not self._offered
+            alone = self.alone
             self._offered |= bool(offered_to)
             try:
                 with trio.fail_after(self.call_limit_s):

@@ -41,7 +41,7 @@ class Place:
         """A client that has not joined."""
         made: Lease
         if self.agent is None:
-            made = MemoryLease(self.store, at.node, node_id or at.node)
+            made = MemoryLease(self.store, at.node, TTL_S, node_id or at.node)
         else:
             chosen: dict[str, Any] = {"urls": [self.agent.url], "token": self.agent.token} | self.options | options
             made = ConsulLease(ConsulOptions(**chosen), at.instance, node_id or at.node)

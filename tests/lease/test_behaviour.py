@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import trio
 
+from litereplica.cluster.election import Sight, judge
 from litereplica.cluster.lease import LEAST_LEAP, Holding, Reign, View
 from litereplica.errors import Refused
 from tests.lease.support import TTL_S, Place, endpoint, member, place
@@ -268,6 +269,32 @@ async def test_nobody_gives_up_what_the_store_has_forgotten(kept: Place) -> None
     assert view.holding == mine
 
 
+@pytest.mark.parametrize("how", ["release", "close"])
+async def test_who_was_not_alone_does_not_give_up_what_somebody_made_anew_who_did_not_hear_of_the_next(
+    kept: Place, how: str
+) -> None:
+    lease, at = await kept.joined("a")
+    other, second = await kept.joined("b")
+    third = endpoint("c")
+    late = kept.lease(third)
+    cluster = await late.join("", member(third))
+    mine = await lease.acquire(await lease.watch(None, LIMIT_S), at, TTL_S, 0)
+    await late.watch(None, LIMIT_S)
+    offer = await lease.renew(mine, "b")
+    await other.acquire(await other.watch(None, LIMIT_S), second, TTL_S, 0)
+    kept.forget()
+    await late.join(cluster, member(third))
+    if how == "close":
+        await lease.close()
+    else:
+        with pytest.raises(Refused, match="not known who took it last"):
+            await lease.release(offer, alone=False)
+    seen = await late.watch(None, LIMIT_S)
+    assert seen.gone
+    assert seen.holding is not None
+    assert (seen.holding.holder, seen.holding.epoch) == (at, mine.epoch)
+
+
 async def test_a_lease_that_was_released_and_then_forgotten_is_not_vacant(kept: Place) -> None:
     lease, at = await kept.joined("a")
     await lease.release(await lease.acquire(await lease.watch(None, LIMIT_S), at, TTL_S, 0))
@@ -277,6 +304,35 @@ async def test_a_lease_that_was_released_and_then_forgotten_is_not_vacant(kept: 
     assert view.gone
     assert view.holding is not None
     assert view.holding.holder == at
+
+
+@pytest.mark.parametrize("first", ["who saw it", "a new start"])
+async def test_who_saw_a_lease_given_up_only_does_not_take_a_store_that_has_forgotten_for_that(
+    kept: Place, first: str
+) -> None:
+    """Whoever has it since goes on; or, when that is silent, it is taken after a ttl, and not in the next epoch."""
+    lease, at = await kept.joined("a")
+    await lease.release(await lease.acquire(await lease.watch(None, LIMIT_S), at, TTL_S, 0))
+    third, new = endpoint("c"), endpoint("n")
+    late = kept.lease(third)
+    cluster = await late.join("", member(third))
+    assert (await late.watch(None, LIMIT_S)).holding is None
+    mine = await lease.acquire(await lease.watch(None, LIMIT_S), at, TTL_S, 0)
+
+    async def forget() -> View:
+        kept.forget()
+        if first == "a new start":
+            await kept.lease(new).join(cluster, member(new))
+        await late.join(cluster, member(third))
+        seen = await late.watch(None, LIMIT_S)
+        assert judge(seen, third, 0.0) is Sight.HELD
+        assert judge(seen, third, TTL_S) is Sight.LAPSED
+        return seen
+
+    await forget()
+    mine = await lease.renew(mine)
+    seen = await forget()
+    assert (await late.acquire(seen, third, TTL_S, 0)).epoch >= mine.epoch + LEAST_LEAP
 
 
 async def test_who_knows_less_does_not_keep_the_holder_from_making_it_anew(kept: Place) -> None:

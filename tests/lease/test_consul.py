@@ -284,6 +284,22 @@ async def test_a_node_that_starts_after_a_session_ended_does_not_see_a_vacant_le
     assert found.holding.holder == mine.holder
 
 
+async def test_a_holder_that_a_node_found_in_the_record_only_is_remembered_when_that_is_gone_too(kept: Place) -> None:
+    assert kept.agent is not None
+    _, mine = await held(kept)
+    end_session(kept.agent, str(kept.options["key"]))
+    at = endpoint("n")
+    newcomer = kept.lease(at)
+    cluster = await newcomer.join("", member(at))
+    await newcomer.watch(None, LIMIT_S)
+    kept.forget()
+    await newcomer.join(cluster, member(at))
+    seen = await newcomer.watch(None, LIMIT_S)
+    assert seen.gone
+    assert seen.holding is not None
+    assert (seen.holding.holder, seen.holding.epoch) == (mine.holder, mine.epoch)
+
+
 async def test_the_session_is_kept_alive_and_made_anew_with_the_members_entry(kept: Place) -> None:
     assert kept.agent is not None
     lease, at = await kept.joined("a")

@@ -26,13 +26,13 @@ class Weather:
 
 async def held(store: MemoryStore) -> tuple[MemoryLease, Holding]:
     at = endpoint("a")
-    lease = MemoryLease(store, "a")
+    lease = MemoryLease(store, "a", TTL_S)
     await lease.join("", member(at))
     return lease, await lease.acquire(await lease.watch(None, LIMIT_S), at, TTL_S, 0)
 
 
 async def other_of(store: MemoryStore) -> MemoryLease:
-    lease = MemoryLease(store, "b")
+    lease = MemoryLease(store, "b", TTL_S)
     await lease.join("", member(endpoint("b")))
     return lease
 

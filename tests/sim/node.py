@@ -73,7 +73,8 @@ class SimNode:
         self.starts += 1
         me = Endpoint(self.name, f"{self.name}-{self.starts}", f"http://{self.name}", f"{self.name}:1")
         world = self.world
-        lease = SeenLease(world.store, self.name, call_limit_s=min(0.5, world.timing.ttl_s / 6))
+        ttl_s = world.timing.ttl_s
+        lease = SeenLease(world.store, self.name, ttl_s, call_limit_s=min(0.5, ttl_s / 6))
         lease.world = world
         self.plane = SimPlane(world, me, self.durable, self.clock, candidate=self.candidate)
         self.keeper = Keeper(

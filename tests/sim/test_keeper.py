@@ -413,6 +413,67 @@ def test_a_lease_that_has_run_out_is_not_made_anew_in_a_store_that_has_forgotten
     play(scenario)
 
 
+def test_an_offer_that_may_have_been_taken_is_not_given_up_in_a_store_that_knows_nothing_newer() -> None:
+    """The store was wiped, and made anew by a node that did not hear of the next primary."""
+
+    async def scenario(cluster: Cluster) -> None:
+        old, (target, late), world = cluster.primary, cluster.replicas, cluster.world
+        store = world.store
+
+        async def hand_off() -> None:
+            with suppress(Refused):
+                await keeper(old).failover(target.name, force=False)
+
+        cluster.nursery.start_soon(hand_off)
+        while store.holding is None or not store.holding.offered_to:
+            await trio.sleep(0.001)
+        offer = store.holding
+        plane(late).frozen = True
+        late.gate.close()
+        world.away[old.name] = lambda: SILENCE
+        await cluster.wait(lambda: keeper(old).state is State.RECLAIMING)
+        await cluster.wait(lambda: world.checker.acknowledged[-1].epoch > offer.epoch)
+        store.wipe()
+        store.cluster, store.top_epoch = plane(late).durable.cluster, offer.epoch
+        store.put(None, lapsed=offer)
+        world.away = {target.name: lambda: SILENCE}
+        keeper(old).unfit("its disk has failed")
+        plane(late).frozen = False
+        late.gate.open()
+        await trio.sleep(2 * TTL_S)
+        world.away.clear()
+        await cluster.wait_agreed()
+
+    play(scenario)
+
+
+def test_who_saw_a_lease_given_up_only_waits_when_the_store_has_forgotten_who_took_it_since() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        old, (late, other) = cluster.primary, cluster.replicas
+        await late.crash()
+        await other.crash()
+        await old.stop()
+        world = cluster.world
+        late.start(cluster.nursery)
+        plane(late).whole = False
+        await trio.sleep(1.0)
+        plane(late).frozen = True
+        late.gate.close()
+        old.start(cluster.nursery)
+        await cluster.wait(lambda: world.primaries() == [old])
+        await trio.sleep(0.5)
+        world.store.wipe()
+        world.away[old.name] = lambda: SILENCE
+        plane(late).whole, plane(late).frozen = True, False
+        late.gate.open()
+        await trio.sleep(0.5 * TTL_S)
+        assert keeper(late).primary is None
+        await cluster.wait(lambda: keeper(late).role == "primary")
+        assert keeper(late).epoch > keeper(old).epoch
+
+    play(scenario)
+
+
 def test_a_node_whose_machine_has_slept_does_not_take_the_lease_of_a_primary_that_it_could_not_see_renew() -> None:
     async def scenario(cluster: Cluster) -> None:
         old, (sleeper, other) = cluster.primary, cluster.replicas
