@@ -148,13 +148,18 @@ class Follower:
             return
         # What is given to it may have been another history's just then: everything is read anew, once.
         retry = retry or not progress.failures
-        log.error("apply_failed", database=name, txid=f"{txid:016x}", reason=reason, retry=retry)
         database.unlaid.reported(txid)
         progress.under_way.clear()
         progress.installing = False
-        if not retry:
-            progress.stuck = reason
-        elif not progress.failed:
+        if retry:
+            self._try_later(name, progress, txid, reason)
+            return
+        log.error("apply_failed", database=name, txid=f"{txid:016x}", reason=reason, retry=False)
+        progress.stuck = reason
+
+    def _try_later(self, name: str, progress: Progress, txid: int, reason: str) -> None:
+        log.error("apply_failed", database=name, txid=f"{txid:016x}", reason=reason, retry=True)
+        if not progress.failed:
             progress.failed = True
             progress.failures += 1
             progress.reason = reason
@@ -314,7 +319,8 @@ class Follower:
             return
         if database.dropped_txid > max(database.applied, progress.sent):
             progress.flows = False
-            self._drop(database, progress)
+            if not self._drop(database, progress):
+                return
         if progress.closing is not None or progress.giving_way:
             return
         if database.pending_install is not None:
@@ -440,20 +446,27 @@ class Follower:
             progress.making = False
         self.changed(database)
 
-    def _drop(self, database: Database, progress: Progress) -> None:
+    def _drop(self, database: Database, progress: Progress) -> bool:
+        """Take away the file of a dropped database; False: the disk refuses, and it is tried again."""
         dropped = database.dropped_txid
         try:
             # Before the name is free for another file: redo of a log without the drop would go into that one.
             database.log.sync_blocking()
         except OSError as error:
             self.failed(database.name, dropped, f"the log cannot be made durable: {error.strerror}", retry=True)
-            return
+            return False
         self._close(database, progress)
         self._operations.removed_here(database.name)
-        for path in (database.file_path, wal_of(database)):
-            if path.exists():
-                self._store.disk.unlink(path)
+        try:
+            for path in (database.file_path, wal_of(database)):
+                if path.exists():
+                    self._store.disk.unlink(path)
+        except OSError as error:
+            # The applier lets go of it meanwhile, so ``failed`` would take this for what a lost history has left.
+            self._try_later(database.name, progress, dropped, f"its file cannot be removed: {error.strerror}")
+            return False
         progress.reset(dropped)
         database.unlaid.over()
         log.info("database_dropped", database=database.name, position=f"{dropped:016x}")
         database.set_applied(dropped)
+        return True

@@ -81,8 +81,12 @@ class Entry:
     log_only: bool = False
 
     def has_all_of(self, other: "Entry") -> bool:
-        """Whether the other's transactions are here too; retention may have trimmed the log since."""
-        return (self.database, self.end) == (other.database, other.end) and self.base.txid <= other.base.txid
+        """Whether the other's transactions are here too, and its database; retention may have trimmed the log since.
+
+        (An earlier version kept the records alone where there was no room for both.)
+        """
+        is_same = (self.database, self.end) == (other.database, other.end) and self.base.txid <= other.base.txid
+        return is_same and (self.whole or not other.pages)
 
 
 def encode_entry(entry: Entry) -> bytes:

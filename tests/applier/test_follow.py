@@ -19,7 +19,7 @@ from tests.store.application import NAME, Application, open_store
 
 
 class UnreadableDisk(Disk):
-    """Reads fail while it is ``broken``."""
+    """Reads fail, and nothing can be removed, while it is ``broken``."""
 
     __slots__ = ("broken",)
 
@@ -31,12 +31,24 @@ class UnreadableDisk(Disk):
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return super().pread(descriptor, size, offset)
 
+    def unlink(self, path: Path) -> None:
+        if self.broken:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        super().unlink(path)
+
 
 class TwinLink:
     """Takes what an applier would, and does nothing with it."""
 
     def __init__(self) -> None:
         self.given: list[tuple[int, int]] = []
+
+    def close_database(self, _name: str) -> None:
+        """It has nothing open."""
+
+    @property
+    def pid(self) -> None:
+        """It is no process."""
 
     def apply(
         self, _name: str, _path: Path, _offset: int, _length: int, first_txid: int, last_txid: int, **_more: Any
@@ -143,5 +155,29 @@ async def test_the_newest_transaction_that_cannot_be_looked_up_is_given_to_a_new
             while not link.given:
                 await trio.sleep(0.01)
         assert link.given == [(newest, newest)]
+        nursery.cancel_scope.cancel()
+    app.store.close()
+
+
+async def test_the_file_of_a_dropped_database_that_cannot_be_removed_is_removed_later(
+    app: Application, disk: UnreadableDisk
+) -> None:
+    follower = Follower(app.store, Operations(app.store, Access()), TwinLink())  # type: ignore[arg-type]
+    app.database.drop()
+    app.database.applied = app.database.position.txid - 1
+    await app.database.log.sync()
+    disk.broken = True
+    async with trio.open_nursery() as nursery:
+        with trio.move_on_after(5), structlog.testing.capture_logs() as lines:
+            nursery.start_soon(follower.run)
+            while not lines:
+                await trio.sleep(0.01)
+        assert [(line["event"], line["database"]) for line in lines] == [("apply_failed", NAME)]
+        assert app.database.file_path.exists()
+        disk.broken = False
+        with trio.fail_after(20):
+            while app.database.applied < app.database.position.txid:
+                await trio.sleep(0.01)
+        assert not app.database.file_path.exists()
         nursery.cancel_scope.cancel()
     app.store.close()
