@@ -155,7 +155,9 @@ class LeaseKey:
     async def _take(self, conditions: Steps, value: bytes, beside: Steps) -> Mapping[str, Entry]:
         for _ in range(WRITES_LIMIT):
             session = await self._session.ensure()
-            self._tell(self._last.epoch)  # a process that dies between the two writes leaves nothing behind
+            # A process that dies between the two writes leaves the record as it was: what it knows of the epochs may
+            # be less than what that says, or than what a wiped Consul said.
+            self._on_change(self._given_back())
             lock = operation("lock", self._key, value, session=session)
             try:
                 return await transact(self._agents, *conditions, lock, *beside)
@@ -289,8 +291,10 @@ class LeaseKey:
 
     def _tell(self, epoch: int) -> None:
         """Say what a process that dies now leaves to be undone."""
-        held = operation("check-session", self._key, session=self._session.id)
-        self._on_change([held, operation("delete", self._key), self._clear_record(epoch)])
+        self._on_change([*self._given_back(), self._clear_record(epoch)])
+
+    def _given_back(self) -> Steps:
+        return [operation("check-session", self._key, session=self._session.id), operation("delete", self._key)]
 
 
 def _highest_epoch(members: list[Entry]) -> int:

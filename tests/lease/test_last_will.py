@@ -16,7 +16,7 @@ import trio
 
 from litereplica.lease.will import Will
 from tests.lease.agents import silent
-from tests.lease.support import TTL_S, Place, place
+from tests.lease.support import TTL_S, Place, held, place
 from tests.support.consul import Agent
 from tests.support.nodes import ROOT
 from tests.support.waiting import wait_until
@@ -36,6 +36,11 @@ async def main(url, key):
     will.start()
     lease = ConsulLease(ConsulOptions([url], key, 5.0), at.instance, "a", will)
     await lease.join("", Member(at, Standing(0, 0), True, 0))
+    if sys.argv[3] == "between":
+        async def say_epoch(*_arguments, **_named):
+            print(json.dumps([will.pid, 0]), flush=True)
+            await trio.sleep(60)
+        lease._lease._say_epoch = say_epoch
     mine = await lease.acquire(await lease.watch(None, 1.0), at, 5.0, 0)
     print(json.dumps([will.pid, mine.epoch]), flush=True)
     if sys.argv[3] == "close":
@@ -82,17 +87,34 @@ async def test_a_killed_holders_lease_is_vacant_at_once(kept: Place) -> None:
     assert kept.agent is not None
     watcher, _ = await kept.joined("b")
     with holder(kept.agent.url, kept.options["key"]) as (process, child):
-        held = await watcher.watch(None, LIMIT_S)
-        assert held.holding is not None
+        known = await watcher.watch(None, LIMIT_S)
+        assert known.holding is not None
         os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does; the child has a group of its own
         os.kill(child, signal.SIGTERM)
         process.kill()
         killed_at = trio.current_time()
-        view = await watcher.watch(held, LIMIT_S)
+        view = await watcher.watch(known, LIMIT_S)
         assert view.holding is None
         assert trio.current_time() - killed_at < 1.5
         wait_until(lambda: not is_alive(child), "the child ends")
     assert [each.endpoint.node for each in await watcher.members()] == ["b"]
+
+
+async def test_who_dies_before_it_has_said_its_epoch_leaves_the_record_as_it_was(kept: Place) -> None:
+    """It had taken the lease over from who may live still: that is not given up."""
+    assert kept.agent is not None
+    lease, mine = await held(kept, "b")
+    kept.agent.ask("DELETE", f"/v1/kv/{kept.options['key']}")
+    with holder(kept.agent.url, kept.options["key"], "between") as (process, child):
+        seen = await lease.watch(None, LIMIT_S)
+        assert seen.holding is not None
+        assert (seen.holding.holder.node, seen.holding.epoch) == ("a", 0)
+        process.kill()
+        wait_until(lambda: not is_alive(child), "the child ends")
+        seen = await lease.watch(None, LIMIT_S)
+    assert seen.gone
+    assert seen.holding is not None
+    assert (seen.holding.holder, seen.holding.epoch) == (mine.holder, mine.epoch)
 
 
 async def test_an_ordinary_end_leaves_nothing_to_the_child(kept: Place) -> None:
