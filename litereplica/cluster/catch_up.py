@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from litereplica.cluster.messages import SAMPLES_LIMIT
-from litereplica.ltx.position import Position
+from litereplica.ltx.position import Point
 
 
 class CatchUp(Enum):
@@ -24,20 +24,19 @@ class CatchUp(Enum):
     """It is ahead, or has another history: the last position that both have is to be found first."""
 
 
-def decide(replica: Position, primary: Position, checksum_at: Callable[[int], int | None]) -> CatchUp:
-    """How to bring ``replica`` (Position.ZERO: it has nothing) to ``primary``.
+def decide(replica: Point, primary: Point, point_at: Callable[[int], Point | None]) -> CatchUp:
+    """How to bring ``replica`` (Point.ZERO: it has nothing) to ``primary``.
 
-    ``checksum_at(txid)`` is the rolling checksum after ``txid`` in the primary's log, None when the log does not reach
-    back to it.
+    ``point_at(txid)`` is that of the primary's log, None when the log does not reach back to it.
     """
-    if replica == primary:
+    if replica.is_common(primary):
         return CatchUp.NOTHING
     if replica.txid >= primary.txid:
         return CatchUp.SEARCH
-    checksum = checksum_at(replica.txid)
-    if checksum is None:
+    point = point_at(replica.txid)
+    if point is None:
         return CatchUp.SNAPSHOT
-    return CatchUp.RECORDS if checksum == replica.checksum else CatchUp.SEARCH
+    return CatchUp.RECORDS if point.is_common(replica) else CatchUp.SEARCH
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +44,7 @@ class Narrowing:
     """The last common TXID is ``low`` or between it and ``high``, which is known not to be common.
 
     ``low`` is known to be common, or before all that this node's log can tell. Histories that part once are different
-    from there on; where contents become equal again by chance (both dropped the database) any of the equal positions
-    will do.
+    from there on: also where contents become equal again (both dropped the database), their epochs are others.
     """
 
     low: int

@@ -57,7 +57,7 @@ from litereplica.ltx.format import (
     database_name_problem,
     node_name_problem,
 )
-from litereplica.ltx.position import Position
+from litereplica.ltx.position import Point, Position
 from litereplica.sqlite.pages import is_page_size
 
 _ARRAY_LIMIT: Final = 16
@@ -150,8 +150,8 @@ def _read_hello(fields: list[Any]) -> Hello:
     progress = {}
     for name, (txid, checksum, page_size, next_pgno) in _map(snapshots, 4).items():
         progress[name] = SnapshotProgress(Position(txid, checksum), _page_size(page_size), _uint(next_pgno, _U32_LIMIT))
-    positions = {name: Position(*entry) for name, entry in _map(databases, 2).items()}
-    return Hello(_node(node), _uint(epoch), positions, progress)
+    points = {name: Point(*entry) for name, entry in _map(databases, 3).items()}
+    return Hello(_node(node), _uint(epoch), points, progress)
 
 
 def _read_welcome(fields: list[Any]) -> Welcome:
@@ -216,7 +216,7 @@ def _read_search(fields: list[Any]) -> Search:
     packed = _data(data, SAMPLES_LIMIT * SAMPLE.size)
     if len(packed) % SAMPLE.size:
         raise _broken(f"samples of {SAMPLE.size} bytes expected")
-    samples = tuple(Position(*each) for each in SAMPLE.iter_unpack(packed))
+    samples = tuple(Point(*each) for each in SAMPLE.iter_unpack(packed))
     txids = [0, *(each.txid for each in samples)]
     if any(after <= before for before, after in pairwise(txids)):
         raise _broken("the samples of a search do not rise from 1")
@@ -229,8 +229,8 @@ def _read_found(fields: list[Any]) -> Found:
 
 
 def _read_resume(fields: list[Any]) -> Resume:
-    _, epoch, database, txid, checksum = fields
-    return Resume(_uint(epoch), _name(database), _position(txid, checksum))
+    _, epoch, database, txid, checksum, record_epoch = fields
+    return Resume(_uint(epoch), _name(database), Point(_uint(txid), _uint(checksum), _uint(record_epoch)))
 
 
 def _read_ask(fields: list[Any]) -> Ask:
@@ -300,7 +300,7 @@ _READERS: Final[dict[int, tuple[int, Callable[[list[Any]], Message]]]] = {
     Kind.RESYNC: (4, _read_resync),
     Kind.SEARCH: (4, _read_search),
     Kind.FOUND: (4, _read_found),
-    Kind.RESUME: (5, _read_resume),
+    Kind.RESUME: (6, _read_resume),
     Kind.ASK: (4, _read_ask),
     Kind.PROMISE: (4, _read_promise),
     Kind.FORWARD: (12, _read_forward),

@@ -44,13 +44,13 @@ from litereplica.cluster.messages import (
     Welcome,
 )
 from litereplica.errors import Refused
-from litereplica.ltx.position import Position
+from litereplica.ltx.position import Point
 
 Fields = tuple[Any, ...]
 
 
-def _positions(databases: dict[str, Position]) -> dict[str, tuple[int, int]]:
-    return {name: (each.txid, each.checksum) for name, each in databases.items()}
+def _points(databases: dict[str, Point]) -> dict[str, tuple[int, int, int]]:
+    return {name: (each.txid, each.checksum, each.epoch) for name, each in databases.items()}
 
 
 def _tips(databases: dict[str, Tip]) -> dict[str, tuple[int, int, int]]:
@@ -62,7 +62,7 @@ def _hello_fields(message: Hello) -> Fields:
         name: (each.base.txid, each.base.checksum, each.page_size, each.next_pgno)
         for name, each in message.snapshots.items()
     }
-    return (Kind.HELLO, PROTOCOL_NAME, PROTOCOL, message.node, message.epoch, _positions(message.databases), snapshots)
+    return (Kind.HELLO, PROTOCOL_NAME, PROTOCOL, message.node, message.epoch, _points(message.databases), snapshots)
 
 
 def _welcome_fields(message: Welcome) -> Fields:
@@ -102,12 +102,13 @@ def _ack_fields(message: Ack) -> Fields:
 
 def _search_fields(message: Search) -> Fields:
     # One run of bytes, not an array: arrays can then be limited to a few elements when decoding.
-    samples = b"".join(SAMPLE.pack(each.txid, each.checksum) for each in message.samples)
+    samples = b"".join(SAMPLE.pack(each.txid, each.checksum, each.epoch) for each in message.samples)
     return (Kind.SEARCH, message.epoch, message.database, samples)
 
 
 def _resume_fields(message: Resume) -> Fields:
-    return (Kind.RESUME, message.epoch, message.database, message.position.txid, message.position.checksum)
+    point = message.point
+    return (Kind.RESUME, message.epoch, message.database, point.txid, point.checksum, point.epoch)
 
 
 def _forward_fields(message: Forward) -> Fields:

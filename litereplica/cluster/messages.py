@@ -10,15 +10,15 @@ from struct import Struct
 from typing import Final
 
 from litereplica.ltx.format import Origin
-from litereplica.ltx.position import Position
+from litereplica.ltx.position import Point, Position
 
-PROTOCOL: Final = 3
+PROTOCOL: Final = 4
 PROTOCOL_NAME: Final = "litereplica"
 """Second field of each greeting: an accidental msgpack speaker is told apart from another version of ours."""
 
 LENGTH: Final = Struct(">I")
-SAMPLE: Final = Struct(">QQ")
-"""One position of a Search: TXID, checksum."""
+SAMPLE: Final = Struct(">QQQ")
+"""One point of a Search: TXID, checksum, epoch."""
 MESSAGE_LIMIT_BYTES: Final = 4 * 1024 * 1024
 """Longest message; a Hello or Welcome of some 60,000 databases fits, and an end never holds more than one."""
 RECORDS_LIMIT_BYTES: Final = 256 * 1024
@@ -74,7 +74,7 @@ class Hello:
 
     node: str
     epoch: int
-    databases: dict[str, Position]
+    databases: dict[str, Point]
     snapshots: dict[str, SnapshotProgress] = field(default_factory=dict)
 
 
@@ -197,14 +197,14 @@ class Resync:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """A replica asks which of these positions of its own log are in the primary's history.
+    """A replica asks which of these points of its own log are in the primary's history.
 
     ``samples``: ascending by TXID, from 1, at most SAMPLES_LIMIT.
     """
 
     epoch: int
     database: str
-    samples: tuple[Position, ...]
+    samples: tuple[Point, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,11 +218,11 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """A replica has gone back to ``position``, which the primary had found, and wants the records after it."""
+    """A replica has gone back to ``point``, which the primary had found, and wants the records after it."""
 
     epoch: int
     database: str
-    position: Position
+    point: Point
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,3 +45,31 @@ class Position:
 
 
 Position.ZERO = Position(0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A position in one history: ``epoch`` is that of the record that led to it, 0 where that is not known any more.
+
+    Two histories that have parted may come to the same position: to SQLite the same statement makes the same pages of
+    the same pages. But one epoch has one primary, so what each has made after they parted is of another epoch.
+    """
+
+    txid: int
+    checksum: int
+    epoch: int
+
+    ZERO: ClassVar["Point"]
+
+    @property
+    def position(self) -> Position:
+        """Without its history."""
+        return Position(self.txid, self.checksum)
+
+    def is_common(self, other: "Point") -> bool:
+        """Whether both are the same point of one history, as far as is known."""
+        same_epoch = self.epoch == other.epoch or not (self.epoch and other.epoch)
+        return (self.txid, self.checksum) == (other.txid, other.checksum) and same_epoch
+
+
+Point.ZERO = Point(0, 0, 0)

@@ -332,7 +332,7 @@ class ReplicationClient:
         )
 
     async def _greet(self, channel: Channel) -> Welcome:
-        databases = {name: each.position for name, each in self.store.databases.items() if each.position.txid}
+        databases = {name: each.point for name, each in self.store.databases.items() if each.position.txid}
         begun = {name: sink.progress for name, sink in self.sinks.items() if sink.progress.next_pgno > 1}
         await channel.send(encode(Hello(self._node, self.epoch, databases, begun)))
         with trio.move_on_after(self._timeout_s), channel.receiving():

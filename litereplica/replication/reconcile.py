@@ -17,7 +17,7 @@ import trio
 from litereplica.cluster.catch_up import Narrowing
 from litereplica.cluster.messages import Found, Resume, Resync, Search, Welcome
 from litereplica.errors import Corrupt, Refused, Unavailable
-from litereplica.ltx.position import Position
+from litereplica.ltx.position import Point, Position
 from litereplica.replication.wake import Wake
 from litereplica.store.database import Database
 from litereplica.store.diverged import Entry, forget_log, logs_set_aside
@@ -81,7 +81,8 @@ class Reconciler:
         name = database.name
         position = database.position
         try:
-            base, common = await self._search(database, theirs)
+            point, common = await self._search(database, theirs)
+            base = point.position
             log.warning(
                 "history_diverged", database=name, position=str(position), primary=self._welcome.node,
                 common=str(base) if common else "none in the log here",
@@ -105,7 +106,7 @@ class Reconciler:
                 log.error("history_changed_meanwhile", database=name)
         await self._install(database, finished, old_log)
         log.info("went_back", database=name, position=str(base), pages=finished.page_count)
-        self._receiver.say(Resume(self._welcome.epoch, name, base))
+        self._receiver.say(Resume(self._welcome.epoch, name, point))
         self._receiver.settled(database)
 
     async def _keep(self, database: Database, base: Position, *, common: bool, reason: str) -> Entry | None:
@@ -129,7 +130,7 @@ class Reconciler:
             end = database.position.txid
             if end < database.log.first_txid or database.log.header(end).node != self._store.node:
                 return False
-            base = self._own_position(database, database.log.first_txid - 1)
+            base = self._own_point(database, database.log.first_txid - 1).position
             reason = f"the log of {self._welcome.node} does not go back to it"
             return await self._keep(database, base, common=False, reason=reason) is not None
         except (Refused, Corrupt) as error:
@@ -155,8 +156,8 @@ class Reconciler:
 
     # -- the search ------------------------------------------------------------------------------------------------
 
-    async def _search(self, database: Database, theirs: Position) -> tuple[Position, bool]:
-        """The last position that both have; or the one before all that the log here has, and False."""
+    async def _search(self, database: Database, theirs: Position) -> tuple[Point, bool]:
+        """The last point that both have; or the one before all that the log here has, and False."""
         records = database.log
         first = max(1, records.first_txid - 1)
         # The primary has nothing beyond its own position: a replica that is just ahead needs one round.
@@ -165,13 +166,13 @@ class Reconciler:
             found = await self._ask(database, narrowing.samples())
             narrowing = narrowing.narrowed(found)
         if narrowing.low >= first:
-            return self._own_position(database, narrowing.low), True
-        return self._own_position(database, records.first_txid - 1), False
+            return self._own_point(database, narrowing.low), True
+        return self._own_point(database, records.first_txid - 1), False
 
     async def _ask(self, database: Database, txids: list[int]) -> int:
         samples = []
         for number, txid in enumerate(txids, 1):
-            samples.append(self._own_position(database, txid))
+            samples.append(self._own_point(database, txid))
             if number % LOOKS_IN_A_TURN == 0:
                 await trio.lowlevel.checkpoint()
         self._asked = Search(self._welcome.epoch, database.name, tuple(samples))
@@ -183,10 +184,10 @@ class Reconciler:
         return self._found
 
     @staticmethod
-    def _own_position(database: Database, txid: int) -> Position:
-        checksum = database.log.checksum_at(txid)
-        assert checksum is not None, (txid, database.log.first_txid)
-        return Position(txid, checksum)
+    def _own_point(database: Database, txid: int) -> Point:
+        point = database.log.point_at(txid)
+        assert point is not None, (txid, database.log.first_txid)
+        return point
 
     # -- databases that the primary does not know ------------------------------------------------------------------
 
@@ -194,7 +195,7 @@ class Reconciler:
         """A database that only this node has, of an epoch that is over: kept whole, then dropped, as everywhere."""
         name, position = database.name, database.position
         reason = f"{self._welcome.node} does not have this database"
-        base = self._own_position(database, database.log.first_txid - 1)
+        base = self._own_point(database, database.log.first_txid - 1).position
         try:
             entry = await self._keep(database, base, common=False, reason=reason)
         except (Refused, Corrupt) as error:

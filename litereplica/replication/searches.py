@@ -61,7 +61,8 @@ class SearchQueue:
             if number % LOOKS_IN_A_TURN == 0:
                 await trio.lowlevel.checkpoint()
             try:
-                if records.checksum_at(sample.txid) == sample.checksum:
+                point = records.point_at(sample.txid)
+                if point is not None and point.is_common(sample):
                     return sample.txid
             except (LitereplicaError, OSError) as error:
                 log.warning(

@@ -33,7 +33,7 @@ from litereplica.cluster.messages import (
     Welcome,
 )
 from litereplica.errors import Corrupt, LitereplicaError, Refused, Unavailable
-from litereplica.ltx.position import Position
+from litereplica.ltx.position import Point
 from litereplica.replication.acknowledged import Acknowledgements
 from litereplica.replication.channel import Channel
 from litereplica.replication.feed import Feed
@@ -213,16 +213,16 @@ class Sender:
         how = {}
         for name, database in self._store.databases.items():
             tips[name] = Tip(database.position, database.timestamp_ms)
-            how[name] = self._begin(database, self._hello.databases.get(name, Position.ZERO))
+            how[name] = self._begin(database, self._hello.databases.get(name, Point.ZERO))
         snapshots = frozenset(name for name, each in how.items() if each is CatchUp.SNAPSHOT)
         diverged = frozenset(name for name, each in how.items() if each is CatchUp.SEARCH)
         return encode(Welcome(self._node, self._epoch, tips, snapshots, diverged))
 
-    def _begin(self, database: Database, position: Position) -> CatchUp:
-        """The feed of a database for a replica that is at ``position``."""
+    def _begin(self, database: Database, point: Point) -> CatchUp:
+        """The feed of a database for a replica that is at ``point``."""
         name = database.name
         feed = self._feeds[name] = Feed(database)
-        how = self._decide(feed, position)
+        how = self._decide(feed, point)
         if how is CatchUp.SEARCH and name in self._hello.snapshots:
             # It has searched before, could not go back, and is in the middle of a snapshot.
             how = CatchUp.SNAPSHOT
@@ -231,25 +231,25 @@ class Sender:
         elif how is CatchUp.SEARCH:
             feed.searching = True
             feed.resync_since = time.monotonic()
-            log.warning("replica_diverged", replica=self.replica, database=name, position=str(position))
+            log.warning("replica_diverged", replica=self.replica, database=name, position=str(point.position))
         else:
-            self._send_after(feed, position)
+            self._send_after(feed, point.txid)
         return how
 
     @staticmethod
-    def _decide(feed: Feed, position: Position) -> CatchUp:
+    def _decide(feed: Feed, point: Point) -> CatchUp:
         database = feed.database
         try:
-            return decide(position, database.position, database.log.checksum_at)
+            return decide(point, database.point, database.log.point_at)
         except (LitereplicaError, OSError) as error:
             log.warning("log_unreadable", database=database.name, reason=str(error), then="the replica gets a snapshot")
             return CatchUp.SNAPSHOT
 
-    def _send_after(self, feed: Feed, position: Position) -> None:
-        """The records after ``position``, which both have, are sent."""
+    def _send_after(self, feed: Feed, txid: int) -> None:
+        """The records after ``txid``, which both have, are sent."""
         database = feed.database
-        feed.cursor = database.log.cursor(position.txid)
-        database.log.pin(self._key, position.txid)
+        feed.cursor = database.log.cursor(txid)
+        database.log.pin(self._key, txid)
         if feed.cursor.txid < database.position.txid:
             self._dirty[database.name] = time.monotonic()
             self._wake.set()
@@ -298,16 +298,15 @@ class Sender:
             return
         elif isinstance(message, Search):
             self._searches.add(feed, message)
-        elif self._decide(feed, message.position) in (CatchUp.NOTHING, CatchUp.RECORDS):
+        elif self._decide(feed, message.point) in (CatchUp.NOTHING, CatchUp.RECORDS):
             feed.searching = False
             feed.resync_since = None
-            feed.accepted_from = message.position.txid
-            self._send_after(feed, message.position)
-            log.info(
-                "replica_went_back", replica=self.replica, database=message.database, position=str(message.position)
-            )
+            feed.accepted_from = message.point.txid
+            self._send_after(feed, message.point.txid)
+            position = str(message.point.position)
+            log.info("replica_went_back", replica=self.replica, database=message.database, position=position)
         else:
-            self._resync(feed, f"the log of {self._node} does not go on from {message.position}")
+            self._resync(feed, f"the log of {self._node} does not go on from {message.point.position}")
 
     def _resync(self, feed: Feed, reason: str) -> None:
         log.warning("replica_asks_snapshot", replica=self.replica, database=feed.database.name, reason=reason)
@@ -365,7 +364,7 @@ class Sender:
             return b""
         if feed is None:
             # Made after the connection was: the replica has nothing of it.
-            self._begin(database, Position.ZERO)
+            self._begin(database, Point.ZERO)
             feed = self._feeds[name]
         cursor = feed.cursor
         if cursor is None or feed.failed:

@@ -17,7 +17,7 @@ from litereplica.errors import Corrupt
 from litereplica.ltx.checksum import page_checksum
 from litereplica.ltx.encode import encode_record
 from litereplica.ltx.format import Origin, RecordHeader, RecordTrailer
-from litereplica.ltx.position import Position
+from litereplica.ltx.position import Point, Position
 from litereplica.ltx.small import RecordWriter
 from litereplica.sqlite.pages import lock_page
 from litereplica.store.commit import log_pages
@@ -120,6 +120,13 @@ class Database:
         store = self.store
         mark = self.checksums.mark_durable
         return Log(store.disk, store.calls, self.directory, start, mark, store.segment_bytes)
+
+    @property
+    def point(self) -> Point:
+        """The position, and of which epoch its record is, if the log has that."""
+        position = self.position
+        epoch = self.epoch if self.log.first_txid <= position.txid == self.log.last_txid else 0
+        return Point(position.txid, position.checksum, epoch)
 
     @property
     def base_txid(self) -> int:

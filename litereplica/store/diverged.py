@@ -85,8 +85,14 @@ class Entry:
 
         (An earlier version kept the records alone where there was no room for both.)
         """
-        is_same = (self.database, self.end) == (other.database, other.end) and self.base.txid <= other.base.txid
-        return is_same and (self.whole or not other.pages)
+        has_them = self.ends_like(other) and self.base.txid <= other.base.txid
+        return has_them and (self.whole or not other.pages)
+
+    def ends_like(self, other: "Entry") -> bool:
+        """Whether both end with the same record: another history may have come to the same position."""
+        return (self.database, self.end, self.last_epoch, self.last_ms) == (
+            other.database, other.end, other.last_epoch, other.last_ms,
+        )  # fmt: skip
 
 
 def encode_entry(entry: Entry) -> bytes:
@@ -319,8 +325,7 @@ def forget_kept_logs(store: Store) -> None:
 
 def _has_lost_part(kept: Entry, whole_log: Entry) -> bool:
     """Whether all of a log is either in an entry or common history."""
-    same_end = (kept.database, kept.end) == (whole_log.database, whole_log.end)
-    return not kept.log_only and same_end and (kept.common or kept.base.txid <= whole_log.base.txid)
+    return not kept.log_only and kept.ends_like(whole_log) and (kept.common or kept.base.txid <= whole_log.base.txid)
 
 
 def remove_half_kept(store: Store, database: str) -> None:

@@ -11,7 +11,7 @@ from typing import Final
 
 from litereplica.ltx.decode import RecordSummary, scan_header, scan_record
 from litereplica.ltx.format import RecordHeader
-from litereplica.ltx.position import Position
+from litereplica.ltx.position import Point, Position
 from litereplica.store.cursor import LogCursor, Span, Trimmed
 from litereplica.store.disk import Disk
 from litereplica.store.scan import FirstBytes
@@ -111,6 +111,14 @@ class LogSegments:
         if txid != self.first_txid - 1:
             return None
         return self.summary(txid + 1).header.pre_checksum if txid < self.last_txid else self._start_checksum
+
+    def point_at(self, txid: int) -> Point | None:
+        """The same with the record's epoch, 0 for the position before the first one; None when it is unknown."""
+        if not self.first_txid <= txid <= self.last_txid:
+            checksum = self.checksum_at(txid)
+            return None if checksum is None else Point(txid, checksum, 0)
+        summary = self.summary(txid)
+        return Point(txid, summary.trailer.post_checksum, summary.header.epoch)
 
     def summary(self, txid: int) -> RecordSummary:
         """Header and trailer of one record; Trimmed when it is no longer kept."""

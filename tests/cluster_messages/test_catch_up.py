@@ -6,10 +6,11 @@ from hypothesis import strategies as st
 
 from litereplica.cluster.catch_up import CatchUp, Narrowing, decide
 from litereplica.cluster.messages import SAMPLES_LIMIT
-from litereplica.ltx.position import Position
+from litereplica.ltx.position import Point
 
-HISTORY = {txid: txid * 1000 for txid in range(101)}
-HERE = Position(100, HISTORY[100])
+# Epoch 1 up to 60, epoch 2 from there.
+HISTORY = {txid: Point(txid, txid * 1000, 1 if txid <= 60 else 2) for txid in range(101)}
+HERE = HISTORY[100]
 
 
 @pytest.mark.parametrize(
@@ -17,30 +18,39 @@ HERE = Position(100, HISTORY[100])
     [
         (HERE, 1, CatchUp.NOTHING),
         (HERE, 101, CatchUp.NOTHING),
-        (Position(99, 99_000), 1, CatchUp.RECORDS),
-        (Position(99, 99_000), 100, CatchUp.RECORDS),
-        (Position(99, 99_000), 101, CatchUp.SNAPSHOT),
-        (Position(50, 50_000), 60, CatchUp.SNAPSHOT),
-        (Position(50, 50_001), 1, CatchUp.SEARCH),
-        (Position(50, 50_001), 60, CatchUp.SNAPSHOT),
-        (Position(100, 7), 1, CatchUp.SEARCH),
-        (Position(101, 101_000), 1, CatchUp.SEARCH),
-        (Position(101, 101_000), 101, CatchUp.SEARCH),
-        (Position.ZERO, 1, CatchUp.RECORDS),
-        (Position.ZERO, 2, CatchUp.SNAPSHOT),
+        (Point(100, 100_000, 0), 1, CatchUp.NOTHING),
+        (Point(99, 99_000, 2), 1, CatchUp.RECORDS),
+        (Point(99, 99_000, 2), 100, CatchUp.RECORDS),
+        (Point(99, 99_000, 2), 101, CatchUp.SNAPSHOT),
+        (Point(50, 50_000, 1), 60, CatchUp.SNAPSHOT),
+        (Point(50, 50_001, 1), 1, CatchUp.SEARCH),
+        (Point(50, 50_001, 1), 60, CatchUp.SNAPSHOT),
+        (Point(100, 7, 2), 1, CatchUp.SEARCH),
+        (Point(101, 101_000, 2), 1, CatchUp.SEARCH),
+        (Point(101, 101_000, 2), 101, CatchUp.SEARCH),
+        (Point.ZERO, 1, CatchUp.RECORDS),
+        (Point.ZERO, 2, CatchUp.SNAPSHOT),
+        # The same content, which another history has come to as well.
+        (Point(100, 100_000, 1), 1, CatchUp.SEARCH),
+        (Point(70, 70_000, 1), 1, CatchUp.SEARCH),
+        # Of which history it is, this node's log does not say any more, or the primary's.
+        (Point(70, 70_000, 0), 1, CatchUp.RECORDS),
+        (Point(70, 70_000, 1), 71, CatchUp.RECORDS),
     ],
 )
-def test_records_where_the_log_knows_the_position_a_search_where_it_knows_another(
-    replica: Position, first_kept: int, expected: CatchUp
+def test_records_where_the_log_knows_the_point_a_search_where_it_knows_another(
+    replica: Point, first_kept: int, expected: CatchUp
 ) -> None:
-    def checksum_at(txid: int) -> int | None:
-        return HISTORY[txid] if first_kept - 1 <= txid <= 100 else None
+    def point_at(txid: int) -> Point | None:
+        if txid == first_kept - 1:
+            return Point(txid, HISTORY[txid].checksum, 0)
+        return HISTORY[txid] if first_kept <= txid <= 100 else None
 
-    assert decide(replica, HERE, checksum_at) is expected
+    assert decide(replica, HERE, point_at) is expected
 
 
 def test_a_database_without_transactions_needs_nothing() -> None:
-    assert decide(Position.ZERO, Position.ZERO, lambda _: None) is CatchUp.NOTHING
+    assert decide(Point.ZERO, Point.ZERO, lambda _: None) is CatchUp.NOTHING
 
 
 def rounds_until(common: int, low: int, high: int) -> tuple[int, Narrowing]:

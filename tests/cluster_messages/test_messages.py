@@ -51,7 +51,7 @@ from litereplica.cluster.messages import (
 )
 from litereplica.errors import Corrupt, Refused
 from litereplica.ltx.format import Origin
-from litereplica.ltx.position import Position
+from litereplica.ltx.position import Point, Position
 
 u64 = st.integers(0, 2**64 - 1)
 u32 = st.integers(1, 2**32 - 2)
@@ -61,6 +61,7 @@ part = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]
 names = st.lists(part, min_size=1, max_size=3).map("/".join)
 page_sizes = st.sampled_from([512, 1024, 4096, 65536])
 positions = st.builds(Position, u64, u64)
+points = st.builds(Point, u64, u64, u64)
 tips = st.builds(Tip, positions, u64)
 
 
@@ -80,7 +81,7 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
 @st.composite
 def searches(draw: st.DrawFn) -> Search:
     txids = sorted(draw(st.sets(st.integers(1, 2**64 - 1), min_size=1, max_size=SAMPLES_LIMIT)))
-    return Search(draw(u64), draw(names), tuple(Position(txid, draw(u64)) for txid in txids))
+    return Search(draw(u64), draw(names), tuple(Point(txid, draw(u64), draw(u64)) for txid in txids))
 
 
 @st.composite
@@ -93,7 +94,7 @@ def forwards(draw: st.DrawFn) -> Forward:
 
 
 messages: st.SearchStrategy[Message] = st.one_of(
-    st.builds(Hello, part, u64, by_name(positions), by_name(st.builds(SnapshotProgress, positions, page_sizes, u32))),
+    st.builds(Hello, part, u64, by_name(points), by_name(st.builds(SnapshotProgress, positions, page_sizes, u32))),
     st.builds(Welcome, part, u64, by_name(tips), st.frozensets(names, max_size=5), st.frozensets(names, max_size=5)),
     st.builds(Goodbye, st.text(max_size=20), st.text(max_size=200), u64, st.integers(0, 2**32)),
     st.builds(Records, u64, names, st.binary(min_size=1, max_size=300)),
@@ -105,7 +106,7 @@ messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(Resync, u64, names, st.text(max_size=200)),
     searches(),
     st.builds(Found, u64, names, u64),
-    st.builds(Resume, u64, names, positions),
+    st.builds(Resume, u64, names, points),
     st.builds(Ask, u64, u64, st.integers(0, 2**32 - 1)),
     st.builds(Promise, u64, u64, st.booleans()),
     forwards(),
@@ -193,7 +194,7 @@ def test_a_name_that_leads_elsewhere_is_corrupt(name: str) -> None:
     for body in (
         msgpack.packb((4, 1, name, b"x")),
         msgpack.packb((9, 1, {name: (1, 1)})),
-        msgpack.packb((1, PROTOCOL_NAME, PROTOCOL, "b", 1, {name: (1, 1)}, {})),
+        msgpack.packb((1, PROTOCOL_NAME, PROTOCOL, "b", 1, {name: (1, 1, 1)}, {})),
         msgpack.packb((16, 1, 1, name, "b", 1, 1, 1, 0, False, 1, b"x")),
         msgpack.packb((20, 1, name, 1, 1)),
     ):
@@ -219,14 +220,15 @@ def test_a_name_that_leads_elsewhere_is_corrupt(name: str) -> None:
         (10, 1, "a", 5),
         (11, 1),
         (11, 1, "a", b""),
-        (11, 1, "a", SAMPLE.pack(1, 1)[:-1]),
-        (11, 1, "a", SAMPLE.pack(0, 1)),
-        (11, 1, "a", SAMPLE.pack(2, 1) + SAMPLE.pack(2, 1)),
-        (11, 1, "a", SAMPLE.pack(2, 1) + SAMPLE.pack(1, 1)),
-        (11, 1, "a", b"".join(SAMPLE.pack(txid, 1) for txid in range(1, SAMPLES_LIMIT + 2))),
+        (11, 1, "a", SAMPLE.pack(1, 1, 1)[:-1]),
+        (11, 1, "a", SAMPLE.pack(0, 1, 1)),
+        (11, 1, "a", SAMPLE.pack(2, 1, 1) + SAMPLE.pack(2, 1, 1)),
+        (11, 1, "a", SAMPLE.pack(2, 1, 1) + SAMPLE.pack(1, 1, 1)),
+        (11, 1, "a", b"".join(SAMPLE.pack(txid, 1, 1) for txid in range(1, SAMPLES_LIMIT + 2))),
         (12, 1, "a", -1),
         (13, 1, "a", 1),
-        (13, 1, "a", 1, True),
+        (13, 1, "a", 1, True, 1),
+        (13, 1, "a", 1, 1, True),
         (14, 1, 1, 2**32),
         (15, 1, 1, 1),
         (15, 1, 1, None),
@@ -293,14 +295,14 @@ def test_nested_lengths_are_never_allocated() -> None:
 
 
 def test_a_hello_of_as_many_databases_as_fit() -> None:
-    databases = {f"{number:05}.db": Position(2**64 - 1, 2**64 - 1) for number in range(DATABASES_LIMIT)}
+    databases = {f"{number:05}.db": Point(2**64 - 1, 2**64 - 1, 2**64 - 1) for number in range(DATABASES_LIMIT)}
     data = encode(Hello("b", 1, databases))
     assert len(data) <= MESSAGE_LIMIT_BYTES
     assert decode(data[4:]) == Hello("b", 1, databases)
 
 
 def test_more_than_fits_is_refused() -> None:
-    databases = {f"{number:0200}.db": Position(1, 1) for number in range(30_000)}
+    databases = {f"{number:0200}.db": Point(1, 1, 1) for number in range(30_000)}
     with pytest.raises(Refused, match="too many databases"):
         encode(Hello("b", 1, databases))
 

@@ -11,7 +11,7 @@ import trio
 
 from litereplica.cluster.encoding import encode
 from litereplica.cluster.messages import Found, Message, Resume, Search, Tip, Welcome
-from litereplica.ltx.position import Position
+from litereplica.ltx.position import Point, Position
 from litereplica.store.cluster_state import load_state
 from litereplica.store.diverged import Entry, entries, export_entry
 from litereplica.store.snapshot import FinishedSnapshot
@@ -70,6 +70,53 @@ async def converge(primary: Node, replica: Node) -> None:
 def export(node: Node, entry: Entry, folder: Path) -> bytes:
     export_entry(node.store.diverged, entry, folder / "export.db")
     return (folder / "export.db").read_bytes()
+
+
+@pytest.mark.parametrize("further", [0, 2])
+@pytest.mark.parametrize("alike", [1, 3])
+async def test_a_history_with_the_same_content_is_another_one(
+    primary: Node, replica: Node, tmp_path: Path, alike: int, further: int
+) -> None:
+    """What counts up makes the same pages on both sides of a cut; both were acknowledged, and one of each is lost."""
+    common = await share(primary, replica)
+    primary.store.epoch = 2
+    for number in range(alike):
+        for node in (replica, primary):
+            node.database().commit([(3, bytes([number + 1]) * PAGE)], node.database().page_count, lambda: None)
+    assert replica.position() == primary.position()
+    had = content(replica.database())
+    primary.touch(further)
+    async with primary.serving(), replica.following(primary.port):
+        await until(lambda: bool(kept(replica)) and primary.database().point == replica.database().point)
+    [entry] = kept(replica)
+    assert (entry.base, entry.records, entry.common) == (common, alike, True)
+    assert export(replica, entry, tmp_path) == had
+    assert content(primary.database()) == content(replica.database())
+    for txid in range(common.txid + 1, primary.position().txid + 1):
+        assert replica.database().log.header(txid).epoch == 2
+
+
+async def test_two_lost_histories_with_the_same_end_are_both_kept(primary: Node, replica: Node) -> None:
+    """Each ends with a drop at the same TXID, the second after one transaction less."""
+    common = await share(primary, replica)
+    replica.touch(2)
+    replica.database().drop()
+    async with primary.serving(), replica.following(primary.port):
+        await until(lambda: bool(kept(replica)) and same(primary, replica))
+        primary.store.epoch = 2
+        primary.touch(1)
+        await until(lambda: same(primary, replica))
+    replica.store.epoch = 2
+    replica.checkpoint()
+    replica.touch(1)
+    replica.database().drop()
+    primary.store.epoch = 3
+    async with primary.serving(), replica.following(primary.port):
+        await until(lambda: len(kept(replica)) == 2 and same(primary, replica))
+    first, second = sorted(kept(replica), key=lambda each: each.base.txid)
+    assert first.end == second.end
+    assert [each.base.txid - common.txid for each in (first, second)] == [0, 1]
+    assert content(primary.database()) == content(replica.database())
 
 
 @pytest.mark.parametrize("lost", [1, 100, 10_000])
@@ -561,7 +608,7 @@ async def test_a_wish_for_a_position_that_is_not_the_primarys_is_answered_with_a
 
     primary.grow(10)
     primary.checkpoint()
-    ahead = Position(primary.position().txid + 5, 5)
+    ahead = Point(primary.position().txid + 5, 5, 1)
     reader = MessageReader()
     async with primary.serving(), await trio.open_tcp_stream("127.0.0.1", primary.port) as stream:
         await stream.send_all(encode(Hello("b", 1, {"app.db": ahead})))

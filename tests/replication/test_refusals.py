@@ -22,7 +22,7 @@ from litereplica.cluster.messages import (
 )
 from litereplica.config.units import Address
 from litereplica.errors import Refused
-from litereplica.ltx.position import Position
+from litereplica.ltx.position import Point, Position
 from tests.replication.nodes import TIMEOUT_S, Node, same, until
 
 
@@ -194,7 +194,7 @@ async def test_a_port_that_is_taken_is_refused_with_the_setting_to_change(primar
 
 
 async def test_a_hello_of_very_many_databases(primary: Node, replica: Node) -> None:
-    databases = {f"folder/{number}.db": Position(number, number) for number in range(20_000)}
+    databases = {f"folder/{number}.db": Point(number, number, 1) for number in range(20_000)}
     primary.grow(2)
     async with primary.serving() as server:
         stream = await trio.open_tcp_stream("127.0.0.1", primary.port)
