@@ -44,7 +44,7 @@ class Narrowing:
     """The last common TXID is ``low`` or between it and ``high``, which is known not to be common.
 
     ``low`` is known to be common, or before all that this node's log can tell. Histories that part once are different
-    from there on: also where contents become equal again (both dropped the database), their epochs are others.
+    from there on: also where contents become equal again (both dropped the database), their records are others.
     """
 
     low: int

@@ -229,8 +229,8 @@ def _read_found(fields: list[Any]) -> Found:
 
 
 def _read_resume(fields: list[Any]) -> Resume:
-    _, epoch, database, txid, checksum, record_epoch = fields
-    return Resume(_uint(epoch), _name(database), Point(_uint(txid), _uint(checksum), _uint(record_epoch)))
+    _, epoch, database, txid, checksum, record = fields
+    return Resume(_uint(epoch), _name(database), Point(_uint(txid), _uint(checksum), _uint(record)))
 
 
 def _read_ask(fields: list[Any]) -> Ask:

@@ -50,7 +50,7 @@ Fields = tuple[Any, ...]
 
 
 def _points(databases: dict[str, Point]) -> dict[str, tuple[int, int, int]]:
-    return {name: (each.txid, each.checksum, each.epoch) for name, each in databases.items()}
+    return {name: (each.txid, each.checksum, each.record) for name, each in databases.items()}
 
 
 def _tips(databases: dict[str, Tip]) -> dict[str, tuple[int, int, int]]:
@@ -102,13 +102,13 @@ def _ack_fields(message: Ack) -> Fields:
 
 def _search_fields(message: Search) -> Fields:
     # One run of bytes, not an array: arrays can then be limited to a few elements when decoding.
-    samples = b"".join(SAMPLE.pack(each.txid, each.checksum, each.epoch) for each in message.samples)
+    samples = b"".join(SAMPLE.pack(each.txid, each.checksum, each.record) for each in message.samples)
     return (Kind.SEARCH, message.epoch, message.database, samples)
 
 
 def _resume_fields(message: Resume) -> Fields:
     point = message.point
-    return (Kind.RESUME, message.epoch, message.database, point.txid, point.checksum, point.epoch)
+    return (Kind.RESUME, message.epoch, message.database, point.txid, point.checksum, point.record)
 
 
 def _forward_fields(message: Forward) -> Fields:

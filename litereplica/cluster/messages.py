@@ -18,7 +18,7 @@ PROTOCOL_NAME: Final = "litereplica"
 
 LENGTH: Final = Struct(">I")
 SAMPLE: Final = Struct(">QQQ")
-"""One point of a Search: TXID, checksum, epoch."""
+"""One point of a Search: TXID, checksum, record checksum."""
 MESSAGE_LIMIT_BYTES: Final = 4 * 1024 * 1024
 """Longest message; a Hello or Welcome of some 60,000 databases fits, and an end never holds more than one."""
 RECORDS_LIMIT_BYTES: Final = 256 * 1024

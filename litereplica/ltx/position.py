@@ -49,15 +49,15 @@ Position.ZERO = Position(0, 0)
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A position in one history: ``epoch`` is that of the record that led to it, 0 where that is not known any more.
+    """A position in one history: ``record`` is the checksum of the record that led to it, 0 where nobody has that.
 
     Two histories that have parted may come to the same position: to SQLite the same statement makes the same pages of
-    the same pages. But one epoch has one primary, so what each has made after they parted is of another epoch.
+    the same pages. But a record says who made it, when and in which epoch, and every node has the same bytes of it.
     """
 
     txid: int
     checksum: int
-    epoch: int
+    record: int
 
     ZERO: ClassVar["Point"]
 
@@ -68,8 +68,8 @@ class Point:
 
     def is_common(self, other: "Point") -> bool:
         """Whether both are the same point of one history, as far as is known."""
-        same_epoch = self.epoch == other.epoch or not (self.epoch and other.epoch)
-        return (self.txid, self.checksum) == (other.txid, other.checksum) and same_epoch
+        same_record = self.record == other.record or not (self.record and other.record)
+        return (self.txid, self.checksum) == (other.txid, other.checksum) and same_record
 
 
 Point.ZERO = Point(0, 0, 0)

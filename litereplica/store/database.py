@@ -13,7 +13,9 @@ from pathlib import Path
 from time import time_ns
 from typing import TYPE_CHECKING, Final
 
-from litereplica.errors import Corrupt
+import structlog
+
+from litereplica.errors import Corrupt, LitereplicaError
 from litereplica.ltx.checksum import page_checksum
 from litereplica.ltx.encode import encode_record
 from litereplica.ltx.format import Origin, RecordHeader, RecordTrailer
@@ -33,6 +35,8 @@ from litereplica.store.waiters import Waiters
 if TYPE_CHECKING:
     from litereplica.store.awaited import Awaited
     from litereplica.store.store import Store
+
+log = structlog.get_logger()
 
 CHECKSUMS_NAME: Final = "checksums"
 WAL_MODE: Final = "wal"
@@ -123,10 +127,14 @@ class Database:
 
     @property
     def point(self) -> Point:
-        """The position, and of which epoch its record is, if the log has that."""
+        """The position as a point of this history, as far as the log can be read."""
         position = self.position
-        epoch = self.epoch if self.log.first_txid <= position.txid == self.log.last_txid else 0
-        return Point(position.txid, position.checksum, epoch)
+        try:
+            point = self.log.point_at(position.txid)
+        except (LitereplicaError, OSError) as error:
+            log.warning("log_unreadable", database=self.name, reason=str(error), then="its position alone is compared")
+            point = None
+        return point or Point(position.txid, position.checksum, 0)
 
     @property
     def base_txid(self) -> int:

@@ -113,12 +113,12 @@ class LogSegments:
         return self.summary(txid + 1).header.pre_checksum if txid < self.last_txid else self._start_checksum
 
     def point_at(self, txid: int) -> Point | None:
-        """The same with the record's epoch, 0 for the position before the first one; None when it is unknown."""
+        """The same as a point of this history; None when it is unknown. Raises Trimmed, Corrupt, OSError."""
         if not self.first_txid <= txid <= self.last_txid:
             checksum = self.checksum_at(txid)
             return None if checksum is None else Point(txid, checksum, 0)
-        summary = self.summary(txid)
-        return Point(txid, summary.trailer.post_checksum, summary.header.epoch)
+        trailer = self.summary(txid).trailer
+        return Point(txid, trailer.post_checksum, trailer.record_checksum)
 
     def summary(self, txid: int) -> RecordSummary:
         """Header and trailer of one record; Trimmed when it is no longer kept."""

@@ -113,6 +113,34 @@ def test_an_old_primary_keeps_what_only_it_had_goes_back_and_follows(  # noqa: P
     assert len(a.log_lines("went_back")) == 1
 
 
+@pytest.mark.parametrize("mode", ["wal", "delete"])
+def test_what_both_sides_have_made_alike_is_lost_once_and_listed(nodes: Nodes, mode: str) -> None:
+    """Each has counted to three, and was told so; the cluster has three of the six."""
+    a = nodes.primary("a")
+    b = nodes.replica(a, "b")
+    run_sql(a.path(DB), f"PRAGMA journal_mode={mode}; CREATE TABLE t (n); INSERT INTO t VALUES (0);")
+    caught_up(a, [b])
+    common = a.position(DB)
+    b.stop()
+    count = "UPDATE t SET n = n + 1;" * 3
+    run_sql(a.path(DB), count)
+    end = a.position(DB)
+    a.stop()
+    lead(b, a)
+    b.start()
+    run_sql(b.path(DB), count)
+    assert b.position(DB) == end, "to SQLite the same statements make the same pages of the same pages"
+    a.start(wait=False)
+    wait_until(lambda: a.log_lines("went_back"), "a has gone back", 30)
+    caught_up(b, [a])
+    [entry] = diverged(a, "list")
+    assert (entry["database"], entry["base"], entry["end"], entry["records"]) == (DB, common, end, 3)
+    run_sql(b.path(DB), count)
+    caught_up(b, [a])
+    assert run_sql(a.path(DB), "SELECT n FROM t", mode="ro") == [(6,)]
+    assert_same([b, a])
+
+
 @pytest.mark.parametrize(("mode", "fetched"), [("wal", False), ("delete", False), ("delete", True)])
 def test_a_connection_that_knows_a_lost_schema_is_told_so_before_it_can_use_it(
     nodes: Nodes, mode: str, *, fetched: bool

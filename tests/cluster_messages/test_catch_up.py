@@ -8,8 +8,7 @@ from litereplica.cluster.catch_up import CatchUp, Narrowing, decide
 from litereplica.cluster.messages import SAMPLES_LIMIT
 from litereplica.ltx.position import Point
 
-# Epoch 1 up to 60, epoch 2 from there.
-HISTORY = {txid: Point(txid, txid * 1000, 1 if txid <= 60 else 2) for txid in range(101)}
+HISTORY = {txid: Point(txid, txid * 1000, txid + 7) for txid in range(101)}
 HERE = HISTORY[100]
 
 
@@ -19,15 +18,15 @@ HERE = HISTORY[100]
         (HERE, 1, CatchUp.NOTHING),
         (HERE, 101, CatchUp.NOTHING),
         (Point(100, 100_000, 0), 1, CatchUp.NOTHING),
-        (Point(99, 99_000, 2), 1, CatchUp.RECORDS),
-        (Point(99, 99_000, 2), 100, CatchUp.RECORDS),
-        (Point(99, 99_000, 2), 101, CatchUp.SNAPSHOT),
-        (Point(50, 50_000, 1), 60, CatchUp.SNAPSHOT),
-        (Point(50, 50_001, 1), 1, CatchUp.SEARCH),
-        (Point(50, 50_001, 1), 60, CatchUp.SNAPSHOT),
-        (Point(100, 7, 2), 1, CatchUp.SEARCH),
-        (Point(101, 101_000, 2), 1, CatchUp.SEARCH),
-        (Point(101, 101_000, 2), 101, CatchUp.SEARCH),
+        (Point(99, 99_000, 106), 1, CatchUp.RECORDS),
+        (Point(99, 99_000, 106), 100, CatchUp.RECORDS),
+        (Point(99, 99_000, 106), 101, CatchUp.SNAPSHOT),
+        (Point(50, 50_000, 57), 60, CatchUp.SNAPSHOT),
+        (Point(50, 50_001, 57), 1, CatchUp.SEARCH),
+        (Point(50, 50_001, 57), 60, CatchUp.SNAPSHOT),
+        (Point(100, 7, 107), 1, CatchUp.SEARCH),
+        (Point(101, 101_000, 108), 1, CatchUp.SEARCH),
+        (Point(101, 101_000, 108), 101, CatchUp.SEARCH),
         (Point.ZERO, 1, CatchUp.RECORDS),
         (Point.ZERO, 2, CatchUp.SNAPSHOT),
         # The same content, which another history has come to as well.
