@@ -145,7 +145,7 @@ class Reconciler:
             await self._client.install(finished)
         finally:
             remove_content(database)
-            if database.position == finished.position:
+            if database.position == finished.position and database.install_failure is None:
                 # Some milliseconds, also when the connection has just been cut: what is set aside is not needed there.
                 with trio.CancelScope(shield=True):
                     for each in logs_set_aside(self._store, name) - before:
