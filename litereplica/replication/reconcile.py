@@ -19,6 +19,7 @@ from litereplica.cluster.messages import Found, Resume, Resync, Search, Welcome
 from litereplica.errors import Corrupt, Refused, Unavailable
 from litereplica.ltx.position import Position
 from litereplica.replication.wake import Wake
+from litereplica.store.cursor import Trimmed
 from litereplica.store.database import Database
 from litereplica.store.diverged import Entry, forget_log, logs_set_aside
 from litereplica.store.keep import keep
@@ -184,8 +185,10 @@ class Reconciler:
 
     @staticmethod
     def _own_position(database: Database, txid: int) -> Position:
+        """Raises Trimmed when the log has lost it, since the search began."""
         checksum = database.log.checksum_at(txid)
-        assert checksum is not None, (txid, database.log.first_txid)
+        if checksum is None:
+            raise Trimmed(f"the log of {database.name} was trimmed meanwhile")
         return Position(txid, checksum)
 
     # -- databases that the primary does not know ------------------------------------------------------------------

@@ -10,7 +10,17 @@ import structlog
 import trio
 
 from litereplica.cluster.encoding import encode
-from litereplica.cluster.messages import Found, Message, Resume, Search, Tip, Welcome
+from litereplica.cluster.messages import (
+    GOODBYE_NOT_PRIMARY,
+    Found,
+    Goodbye,
+    Message,
+    Resume,
+    Resync,
+    Search,
+    Tip,
+    Welcome,
+)
 from litereplica.ltx.position import Position
 from litereplica.store.cluster_state import load_state
 from litereplica.store.diverged import Entry, entries, export_entry
@@ -551,6 +561,31 @@ async def test_an_answer_to_nothing_that_was_asked_is_refused(replica: Node, lin
     lines.clear()
     foreign = Welcome("a", 1, {"x.db": Tip(at, 1)}, frozenset(), frozenset({"x.db"}))
     assert "does not have" in await answering(replica, lambda _: b"", foreign, lines)
+
+
+async def test_a_position_that_retention_takes_during_the_search_needs_a_snapshot(replica: Node, lines: Lines) -> None:
+    replica.grow(10)
+    replica.touch(200)
+    replica.checkpoint()
+    database = replica.database()
+    await replica.store.advance_base(database)
+    await replica.begin_segment()
+    replica.touch(3)
+    await database.log.sync()
+    asked: list[str] = []
+
+    def answer(message: Message) -> bytes:
+        if isinstance(message, Search):
+            assert database.log.trim(database.saved_base.txid, -60, 1 << 40)
+            return encode(Found(1, "app.db", message.samples[0].txid))
+        if isinstance(message, Resync):
+            asked.append(message.reason)
+            return encode(Goodbye(GOODBYE_NOT_PRIMARY, "that is all", 1))
+        return b""
+
+    welcome = Welcome("a", 1, {"app.db": Tip(Position(300, 1), 1)}, frozenset(), frozenset({"app.db"}))
+    await answering(replica, answer, welcome, lines)
+    assert "trimmed meanwhile" in asked[0]
 
 
 async def test_a_wish_for_a_position_that_is_not_the_primarys_is_answered_with_a_snapshot(
