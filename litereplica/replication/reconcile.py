@@ -197,13 +197,16 @@ class Reconciler:
         """A database that only this node has, of an epoch that is over: kept whole, then dropped, as everywhere."""
         name, position = database.name, database.position
         reason = f"{self._welcome.node} does not have this database"
-        base = self._own_position(database, database.log.first_txid - 1)
-        try:
-            entry = await self._keep(database, base, common=False, reason=reason)
-        except (Refused, Corrupt) as error:
-            log.warning("database_unknown_to_primary", database=name, reason=error.message, then="it stays")
-            return
-        if entry is None or not entry.whole or database.position != position:
+        async with self._keeping:
+            base = self._own_position(database, database.log.first_txid - 1)
+            try:
+                entry = await self._keep(database, base, common=False, reason=reason)
+            except (Refused, Corrupt) as error:
+                log.warning("database_unknown_to_primary", database=name, reason=error.message, then="it stays")
+                return
+        # The primary may have made one of this name meanwhile: its snapshot has the place of what would be installed.
+        is_expected = name in self._client.foreign
+        if entry is None or not entry.whole or database.position != position or is_expected:
             log.warning("database_unknown_to_primary", database=name, primary=self._welcome.node, then="it stays")
             return
         self._receiver.hide(name)
