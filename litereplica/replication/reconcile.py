@@ -19,6 +19,7 @@ from litereplica.cluster.messages import Found, Resume, Resync, Search, Welcome
 from litereplica.errors import Corrupt, Refused, Unavailable
 from litereplica.ltx.position import Point, Position
 from litereplica.replication.wake import Wake
+from litereplica.store.cursor import Trimmed
 from litereplica.store.database import Database
 from litereplica.store.diverged import Entry, forget_log, logs_set_aside
 from litereplica.store.keep import keep
@@ -146,7 +147,7 @@ class Reconciler:
             await self._client.install(finished)
         finally:
             remove_content(database)
-            if database.position == finished.position:
+            if database.position == finished.position and database.install_failure is None:
                 # Some milliseconds, also when the connection has just been cut: what is set aside is not needed there.
                 with trio.CancelScope(shield=True):
                     for each in logs_set_aside(self._store, name) - before:
@@ -185,8 +186,10 @@ class Reconciler:
 
     @staticmethod
     def _own_point(database: Database, txid: int) -> Point:
+        """Raises Trimmed when the log has lost it, since the search began."""
         point = database.log.point_at(txid)
-        assert point is not None, (txid, database.log.first_txid)
+        if point is None:
+            raise Trimmed(f"the log of {database.name} was trimmed meanwhile")
         return point
 
     # -- databases that the primary does not know ------------------------------------------------------------------
@@ -195,13 +198,16 @@ class Reconciler:
         """A database that only this node has, of an epoch that is over: kept whole, then dropped, as everywhere."""
         name, position = database.name, database.position
         reason = f"{self._welcome.node} does not have this database"
-        base = self._own_point(database, database.log.first_txid - 1).position
-        try:
-            entry = await self._keep(database, base, common=False, reason=reason)
-        except (Refused, Corrupt) as error:
-            log.warning("database_unknown_to_primary", database=name, reason=error.message, then="it stays")
-            return
-        if entry is None or not entry.whole or database.position != position:
+        async with self._keeping:
+            base = self._own_point(database, database.log.first_txid - 1).position
+            try:
+                entry = await self._keep(database, base, common=False, reason=reason)
+            except (Refused, Corrupt) as error:
+                log.warning("database_unknown_to_primary", database=name, reason=error.message, then="it stays")
+                return
+        # The primary may have made one of this name meanwhile: its snapshot has the place of what would be installed.
+        is_expected = name in self._client.foreign
+        if entry is None or not entry.whole or database.position != position or is_expected:
             log.warning("database_unknown_to_primary", database=name, primary=self._welcome.node, then="it stays")
             return
         self._receiver.hide(name)

@@ -67,6 +67,7 @@ class Database:
     ``saved_base``, ``saved_base_pages``: the same as the meta file has it durably: redo begins there.
     ``dropped_txid``: the last record that left no pages, since this process started.
     ``pending_install``: a whole new content that the applier has still to write over the old one.
+    ``install_failure``: why the segments of the history before it are still in the log's place (store.install).
     ``settled``: nothing has changed since the clean stop that the meta file speaks of.
     Of a replica whose applications write: ``awaited``, the transaction of theirs that is on its way; ``own_txid``, the
     newest that has come back as the cluster's, 0 when none has since this process started; ``claim``, the newest commit
@@ -78,9 +79,10 @@ class Database:
 
     __slots__ = (
         "__weakref__", "_writer", "applied", "awaited", "base", "base_pages", "checksums", "claim", "directory",
-        "dropped_txid", "epoch", "file_failure", "install_folded", "journal_mode", "kept_install", "lock_page", "log",
-        "name", "open_pages", "own_txid", "page_count", "page_size", "pending_install", "position", "saved_base",
-        "saved_base_pages", "settled", "store", "telltale", "timestamp_ms", "unlaid", "waiters",
+        "dropped_txid", "epoch", "file_failure", "install_failure", "install_folded", "journal_mode",
+        "kept_install", "lock_page", "log", "name", "open_pages", "own_txid", "page_count", "page_size",
+        "pending_install", "position", "saved_base", "saved_base_pages", "settled", "store", "telltale",
+        "timestamp_ms", "unlaid", "waiters",
     )  # fmt: skip
 
     def __init__(self, store: "Store", name: str, directory: Path) -> None:
@@ -103,6 +105,7 @@ class Database:
         # The file of a pending install, kept after the applier has written it into its WAL until that is folded.
         self.kept_install: Path | None = None
         self.install_folded = False
+        self.install_failure: OSError | None = None
         self.settled = False
         self.awaited: Awaited | None = None
         self.own_txid = 0
@@ -431,7 +434,7 @@ class Database:
         """What the meta file should say; ``stamp``: the file's size and time of change at a clean stop."""
         return Meta(
             self.name, self.page_size, self.saved_base, self.saved_base_pages, self.epoch, self.timestamp_ms,
-            *stamp, installing,
+            *stamp, installing or self.install_failure is not None,
         )  # fmt: skip
 
     def save_meta(self, stamp: tuple[int, int] = (NOT_CLEAN, 0), *, installing: bool = False) -> None:

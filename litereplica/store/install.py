@@ -4,10 +4,13 @@ Knows the steps, each of which may be the last one before a crash. Does not know
 
 1. The pages go into the database's folder under a name that states the position.
 2. The meta file says: base is that position, ``installing``. From here on the snapshot is what counts.
-3. The old history's segments are moved to ``diverged/``, and the page checksums are set.
+3. The old history's segments are moved to ``diverged/``.
 4. The meta file says: no longer ``installing``. Segments in the folder are the new history's.
 5. Nobody has the database open: the pages become the database file. Else they stay until the applier has written them
    over the old content and that has reached the file; a crash before puts them in place.
+
+What the disk refuses before step 3 leaves all as it was. Steps 3 and 4 may also be made up for: until then the new
+content counts, and the log takes no record.
 """
 
 import contextlib
@@ -50,9 +53,10 @@ def begin_install(
 ) -> None:
     """Steps 1 and 2. ``epoch``, ``timestamp_ms``: of the record that led to ``position``: no older one may follow it.
 
-    Raises OSError; then the database is as it was, and the snapshot is lost.
+    There is room for its page checksums then. Raises OSError; then the database is as it was, and the snapshot is lost.
     """
     disk = database.store.disk
+    database.checksums.reserve(page_count)
     target = install_path(database.directory, position)
     disk.rename(pages_file, target)
     disk.fsync_directory(target.parent)
@@ -77,11 +81,23 @@ def begin_install(
             disk.close(descriptor)
 
 
-def end_install(database: "Database", folder: Path, entries: memoryview | bytes) -> None:
-    """Steps 3 and 4. ``entries``: the page checksums, as PageChecksums.replace takes them. Raises OSError."""
-    set_log_aside(database, folder)
-    database.checksums.replace(entries)
-    _begin_history(database)
+def end_install(database: "Database") -> None:
+    """Steps 3 and 4; again, where the disk has refused one of them.
+
+    Raises OSError: the log refuses records until this was called with success, or the next start has done it.
+    """
+    earlier, database.install_failure = database.install_failure, None
+    try:
+        set_log_aside(database, database.store.diverged)
+        _begin_history(database)
+    except OSError as error:
+        database.install_failure = earlier or error
+        if database.log.failure is None:
+            database.log.fail(error)
+        raise
+    if earlier is not None:
+        database.log.mended(earlier)
+        log.info("install_completed", database=database.name, position=str(database.saved_base))
 
 
 def _begin_history(database: "Database") -> None:
@@ -117,7 +133,7 @@ def new_folder(disk: Disk, folder: Path, stem: str) -> Path:
 
 
 def forget_older_install(database: "Database") -> None:
-    """After step 4: remove the pages of a content that was on its way into the file, and has been replaced itself.
+    """After step 2: remove the pages of a content that was on its way into the file, and has been replaced itself.
 
     Before it they are what a start puts in place; from then on a start after a crash removes them, so the disk may
     refuse here.

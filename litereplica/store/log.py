@@ -206,6 +206,11 @@ class Log(LogSegments):
         self.failure = error
         self._limit = -1
 
+    def mended(self, error: OSError) -> None:
+        """Go on, if ``error`` was the failure; what another one has left is as unknown as before."""
+        if self.failure is error:
+            self.failure = None
+
     def check(self) -> None:
         """Raise the failure, if there was one."""
         if self.failure is not None:

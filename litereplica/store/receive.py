@@ -10,6 +10,7 @@ from litereplica.ltx.decode import Event, PageBlock, RecordDecoder
 from litereplica.ltx.format import RecordHeader, RecordTrailer
 from litereplica.ltx.position import Position
 from litereplica.store.database import Counted, Database, journal_mode_of
+from litereplica.store.install import end_install
 
 
 class Diverged(Refused):
@@ -136,6 +137,8 @@ class LogReceiver:
     def _count(self, data: bytes | memoryview, end: int) -> None:
         """Append ``data`` up to ``end`` and count the whole records so far."""
         if end > 0:
+            if self._database.install_failure is not None:
+                end_install(self._database)
             self._database.append_bytes(data if end == len(data) else memoryview(data)[:end])
         if self._records:
             records = self._records

@@ -296,6 +296,8 @@ class Store:
         """
         for database in list(self.databases.values()):
             try:
+                if database.install_failure is not None:
+                    end_install(database)
                 await advance_base(database)
                 forget_unlinked(self.disk, database.file_path, database.directory)
                 removed = database.log.trim(database.saved_base.txid, age_s, size_bytes)
@@ -328,7 +330,8 @@ class Store:
         """Make a finished snapshot the database ``name``; ``pages_file`` has its pages, already durable.
 
         ``checksums``: page checksums, unsigned 64-bit, index pgno - 1. When this returns, the position is the
-        snapshot's and the next record can be appended.
+        snapshot's and the next record can be appended, but for ``install_failure``: the disk did not make room for it.
+        Then that is tried again, here and by who brings the record.
 
         Where readers may have the old content open, ``pending_install`` says that the applier has to write the new one
         over it (or ``dropped_txid``, that the file has to go); else the file is in place. After a crash in between,
@@ -342,12 +345,12 @@ class Store:
         had_file = database.exists
         begin_install(database, pages_file, page_size, page_count, position, epoch, timestamp_ms)
         database.log.restart(position)
+        database.checksums.replace(memoryview(checksums).cast("B") if page_count else b"")
         try:
-            end_install(database, self.diverged, memoryview(checksums).cast("B") if page_count else b"")
+            end_install(database)
         except OSError as error:
-            # The snapshot counts and its place is not ready: the next start makes it so.
-            database.log.fail(error)
-            raise
+            # The snapshot counts, for whoever starts from this disk and so for this process too.
+            log.warning("install_incomplete", database=name, reason=error.strerror, then="trying again")
         forget_older_install(database)
         database.base, database.base_pages = position, page_count
         if had_file and database.applied >= position.txid:

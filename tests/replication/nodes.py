@@ -1,6 +1,7 @@
 """A primary, replicas and a line between them, in one process: real stores, real TCP, the applier played by hand."""
 
 import errno
+import os
 import random
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -67,6 +68,21 @@ class FailingDisk(Disk):
     no_large_files = False
     # A large file gets its room when this is set.
     allocating: threading.Event | None = None
+    # Told of each new folder, new name, reservation and fdatasync; says what to refuse.
+    refuses: Callable[[str, Path], int] = staticmethod(lambda _, __: 0)
+
+    def _ask(self, operation: str, path: Path) -> None:
+        code = self.refuses(operation, path)
+        if code:
+            raise OSError(code, os.strerror(code))
+
+    def mkdir(self, path: Path) -> None:
+        self._ask("mkdir", path)
+        super().mkdir(path)
+
+    def rename(self, source: Path, target: Path) -> None:
+        self._ask("rename", target)
+        super().rename(source, target)
 
     def pread(self, descriptor: int, size: int, offset: int) -> bytes:
         if self.unreadable is not None and Path(f"/proc/self/fd/{descriptor}").readlink() == self.unreadable:
@@ -74,6 +90,7 @@ class FailingDisk(Disk):
         return super().pread(descriptor, size, offset)
 
     def allocate(self, descriptor: int, offset: int, size: int) -> None:
+        self._ask("allocate", Path(f"/proc/self/fd/{descriptor}").readlink())
         if self.no_large_files and size > 1_000_000:
             raise OSError(errno.ENOSPC, "No space left on device")
         if self.allocating is not None and size > 1_000_000:
@@ -86,6 +103,7 @@ class FailingDisk(Disk):
         return super().pwrite(descriptor, data, offset)
 
     def fdatasync(self, descriptor: int) -> None:
+        self._ask("fdatasync", Path(f"/proc/self/fd/{descriptor}").readlink())
         if self.loses:
             raise OSError(errno.EIO, "Input/output error")
         super().fdatasync(descriptor)

@@ -10,7 +10,17 @@ import structlog
 import trio
 
 from litereplica.cluster.encoding import encode
-from litereplica.cluster.messages import Found, Message, Resume, Search, Tip, Welcome
+from litereplica.cluster.messages import (
+    GOODBYE_NOT_PRIMARY,
+    Found,
+    Goodbye,
+    Message,
+    Resume,
+    Resync,
+    Search,
+    Tip,
+    Welcome,
+)
 from litereplica.ltx.position import Point, Position
 from litereplica.store.cluster_state import load_state
 from litereplica.store.diverged import Entry, entries, export_entry
@@ -523,6 +533,75 @@ async def test_a_database_that_only_this_node_has_goes_when_a_newer_epoch_does_n
         assert content(replica.database("mine.db")) == content(primary.database("mine.db"))
 
 
+async def test_a_database_that_the_primary_makes_while_this_nodes_own_is_kept_is_not_dropped(
+    primary: Node, replica: Node, lines: Lines, tmp_path: Path
+) -> None:
+    """Its snapshot has come, and is being made durable, when the copy is ready."""
+    await share(primary, replica)
+    # Of a primary that is gone: nobody but who drops it keeps it.
+    replica.store.node = "c"
+    replica.grow(500, "mine.db")
+    replica.store.node = replica.name
+    had = content(replica.database("mine.db"))
+    primary.store.epoch = 2
+    kept_first, arrived = threading.Event(), threading.Event()
+    replica.disk.allocating = kept_first
+    installing = threading.Event()
+
+    def wait(operation: str, path: Path) -> int:
+        if operation == "fdatasync" and path == replica.root / "incoming/mine.db/pages":
+            arrived.set()
+            assert installing.wait(20)
+        return 0
+
+    replica.disk.refuses = wait
+    async with primary.serving(), replica.following(primary.port):
+        await until(lambda: any((replica.root / "diverged").glob("mine.db@*/database")))
+        primary.grow(4, "mine.db")
+        await until(arrived.is_set)
+        kept_first.set()
+        await until(lambda: count(lines, "database_unknown_to_primary") == 1)
+        installing.set()
+        await until(lambda: same(primary, replica, "mine.db"))
+        primary.touch(3, "mine.db")
+        await until(lambda: same(primary, replica, "mine.db"))
+    [entry] = [each for each in kept(replica) if not each.log_only]
+    assert export(replica, entry, tmp_path) == had
+    assert content(replica.database("mine.db")) == content(primary.database("mine.db"))
+    assert count(lines, "snapshot_installed") == 1
+    assert count(lines, "replication_interrupted") == 0
+
+
+async def test_who_drops_a_database_and_who_replaces_it_keep_it_once(
+    primary: Node, replica: Node, lines: Lines, tmp_path: Path
+) -> None:
+    await share(primary, replica)
+    replica.grow(500, "mine.db")
+    had = content(replica.database("mine.db"))
+    primary.store.epoch = 2
+    replica.disk.allocating = threading.Event()
+    copies: list[Path] = []
+
+    def note(operation: str, path: Path) -> int:
+        if operation == "allocate" and path.name == "database":
+            copies.append(path)
+        return 0
+
+    replica.disk.refuses = note
+    async with primary.serving(), replica.following(primary.port):
+        await until(lambda: len(copies) == 1)
+        primary.grow(4, "mine.db")
+        with trio.move_on_after(0.5):
+            await until(lambda: len(copies) == 2)
+        assert len(copies) == 1, "one clears away what the other has half made"
+        replica.disk.allocating.set()
+        await until(lambda: same(primary, replica, "mine.db"))
+    [entry] = [each for each in kept(replica) if not each.log_only]
+    assert entry.id.endswith(".1")
+    assert export(replica, entry, tmp_path) == had
+    assert count(lines, "transactions_kept") == 1
+
+
 async def test_a_full_disk_keeps_the_records_or_waits(primary: Node, replica: Node, lines: Lines) -> None:
     await share(primary, replica)
     replica.touch(5)
@@ -598,6 +677,31 @@ async def test_an_answer_to_nothing_that_was_asked_is_refused(replica: Node, lin
     lines.clear()
     foreign = Welcome("a", 1, {"x.db": Tip(at, 1)}, frozenset(), frozenset({"x.db"}))
     assert "does not have" in await answering(replica, lambda _: b"", foreign, lines)
+
+
+async def test_a_position_that_retention_takes_during_the_search_needs_a_snapshot(replica: Node, lines: Lines) -> None:
+    replica.grow(10)
+    replica.touch(200)
+    replica.checkpoint()
+    database = replica.database()
+    await replica.store.advance_base(database)
+    await replica.begin_segment()
+    replica.touch(3)
+    await database.log.sync()
+    asked: list[str] = []
+
+    def answer(message: Message) -> bytes:
+        if isinstance(message, Search):
+            assert database.log.trim(database.saved_base.txid, -60, 1 << 40)
+            return encode(Found(1, "app.db", message.samples[0].txid))
+        if isinstance(message, Resync):
+            asked.append(message.reason)
+            return encode(Goodbye(GOODBYE_NOT_PRIMARY, "that is all", 1))
+        return b""
+
+    welcome = Welcome("a", 1, {"app.db": Tip(Position(300, 1), 1)}, frozenset(), frozenset({"app.db"}))
+    await answering(replica, answer, welcome, lines)
+    assert "trimmed meanwhile" in asked[0]
 
 
 async def test_a_wish_for_a_position_that_is_not_the_primarys_is_answered_with_a_snapshot(

@@ -16,6 +16,7 @@ from litereplica.ltx.format import RecordHeader
 from litereplica.ltx.position import Position
 from litereplica.store.database import Counted, Database
 from litereplica.store.disk import Disk
+from litereplica.store.install import end_install
 from litereplica.store.log import Trimmed
 from litereplica.store.store import Store
 from tests.store.application import NAME, Application, Content, assert_file_is, open_store, rolling
@@ -320,6 +321,90 @@ def test_stopped_after_any_step_it_is_the_old_content_or_the_new_one(
             assert step > 10
             return
     pytest.fail("it does not end")
+
+
+@pytest.mark.parametrize("keep", [None, "nothing", "everything", "random"])
+def test_stopped_after_any_step_of_what_the_disk_had_refused_it_is_the_new_content(
+    tmp_path: Path, keep: str | None
+) -> None:
+    for step in range(200):
+        root = tmp_path / str(step)
+        disk = FaultyDisk(root, tmp_path / f"graves-{step}")
+        store = open_store(root, disk)
+        with_history(store, 60).database.log.sync_blocking()
+        # After the pages, the meta file and one segment.
+        disk.fail["rename"] = (3, errno.EIO)
+        database = install(store)
+        assert (database.position, database.page_count) == (AT, len(SNAPSHOT))
+        with pytest.raises(OSError, match="Input/output"):
+            take_record(database, {3: bytes(512)}, 11)
+        database.cut_uncounted()
+        with pytest.raises(OSError, match="Input/output"):
+            end_install(database)
+        del disk.fail["rename"]
+        disk.stop_after = disk.steps + step
+        try:
+            end_install(database)
+            take_record(database, {3: bytes(512)}, 11)
+        except Stopped:
+            done = False
+        else:
+            done = True
+        store.close()
+        disk.revive()
+        if keep is not None:
+            disk.lose_power(keep, step)
+        store = open_store(root, disk)
+        database = store.databases[NAME]
+        if database.position == AT:
+            check(database, SNAPSHOT, AT)
+            assert not (done and keep is None)
+        else:
+            assert database.position.txid == AT.txid + 1
+            check(database, {**SNAPSHOT, 3: bytes(512)}, database.position)
+        assert waiting(database) == []
+        store.close()
+        if done:
+            assert step > 5
+            return
+    pytest.fail("it does not end")
+
+
+def test_a_failure_of_the_log_from_before_an_install_stays(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    disk = FaultyDisk(root, tmp_path / "graves")
+    store = open_store(root, disk)
+    database = with_history(store, 10).database
+    failure = OSError(errno.EIO, "Input/output error")
+    database.log.fail(failure)
+    disk.fail["rename"] = (2, errno.ENOSPC)
+    install(store)
+    del disk.fail["rename"]
+    end_install(database)
+    assert database.install_failure is None
+    assert database.log.failure is failure
+    store.close()
+
+
+def test_a_full_disk_refuses_an_install_before_anything_has_changed(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    disk = FaultyDisk(root, tmp_path / "graves")
+    store = open_store(root, disk)
+    app = with_history(store, 10)
+    content: Content = {pgno: bytes([pgno % 251]) * 512 for pgno in range(1, 9001)}
+    disk.fail["allocate"] = (0, errno.ENOSPC)
+    with pytest.raises(OSError, match="No space"):
+        install(store, content, Position(50, rolling(content)))
+    assert waiting(app.database) == []
+    assert not any(store.diverged.iterdir())
+    del disk.fail["allocate"]
+    app.commit()
+    store.close()
+    store = open_store(root, disk)
+    app.go_on(store)
+    assert app.acknowledged == 11
+    app.check()
+    store.close()
 
 
 def test_records_after_an_install_that_was_cut_in_the_middle_of_redo_are_kept(tmp_path: Path) -> None:
