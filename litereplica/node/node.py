@@ -276,7 +276,10 @@ class Node:
         ready, reason = self._ready.is_set(), self.waits_for
         if self.access.fenced is not None:
             return False, self.access.fenced
-        if failed := [each.name for each in self.store.databases.values() if each.log.failure is not None]:
+        known = self.store.databases.values()
+        if incomplete := [each.name for each in known if each.install_failure is not None]:
+            return False, f"the disk does not take the new content of {', '.join(incomplete)}: it is tried again"
+        if failed := [each.name for each in known if each.log.failure is not None]:
             return False, f"the log of {', '.join(failed)} failed: {CHECK_DISK}"
         if is_primary and (problem := self.access.problem()) is not None:
             return False, problem
@@ -288,7 +291,7 @@ class Node:
             # A replica's readers have others to turn to; the primary is the only one there is.
             then = "see docs/operations.md, Damage" if is_primary else "they are being fetched anew"
             return ready and is_primary, f"damaged pages in {', '.join(sorted(plane.scrubber.damaged))}: {then}"
-        if failed := [each.name for each in self.store.databases.values() if each.file_failure is not None]:
+        if failed := [each.name for each in known if each.file_failure is not None]:
             # The log has it all, and the next start makes the files of it.
             return ready, f"the files of {', '.join(failed)} could not be made durable: {CHECK_DISK}"
         return ready, reason
