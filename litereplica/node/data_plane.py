@@ -247,8 +247,7 @@ class DataPlane:
             with trio.move_on_after(DRAIN_LIMIT_S):
                 await self._drain()
             self._check_applied()
-            await self._lead_with_what_is_here()
-            await self._change_hands()
+            await self._change_hands_whatever_is_lost()
         finally:
             scope.cancel()
         self.following.end()
@@ -259,14 +258,30 @@ class DataPlane:
         self._begin_leading()
         self.following.caught_up.set()
 
-    async def _lead_with_what_is_here(self) -> None:
-        """Where databases have lost history a person has decided so (keeper_eligible.py): it is the cluster's now."""
+    async def _change_hands_whatever_is_lost(self) -> None:
+        """Where databases have lost history a person has decided so (keeper_eligible.py): it is the cluster's now.
+
+        That is durable before the first commit: a primary that dies after one would be no candidate with it, and others
+        would go on without. Who does not become the primary is what it was.
+        """
         if not self.store.state.parted:
+            await self._change_hands()
             return
         try:
-            await self._remember(lambda state: replace(state, parted=False))
-        except OSError as error:
-            raise Unavailable(f"the data directory cannot be written: {error}") from error
+            await self._note_parted(parted=False)
+            await self._change_hands()
+        except BaseException as error:
+            with trio.CancelScope(shield=True):
+                try:
+                    await self._note_parted(parted=True)
+                except OSError as refused:
+                    log.error("parted_not_noted", error=str(refused))  # noqa: TRY400  the disk's words say it all
+            if isinstance(error, OSError):
+                raise Unavailable(f"the data directory cannot be written: {error}") from error
+            raise
+
+    async def _note_parted(self, *, parted: bool) -> None:
+        await self._remember(lambda state: replace(state, parted=parted))
 
     async def _change_hands(self) -> None:
         """The mount goes on where the applier has stopped; when this returns, in the very same stretch, it leads."""
