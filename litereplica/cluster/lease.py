@@ -77,7 +77,7 @@ class View:
 class Standing:
     """How far a node is, over all its databases.
 
-    ``epoch``: of its newest record. ``total``: the sum of its TXIDs. ``whole``: no database is in the middle of a
+    ``epoch``: of its newest record. ``total``: the sum of its TXIDs, without what was dropped in earlier epochs. ``whole``: no database is in the middle of a
     snapshot, and nothing is known to be damaged: it may be promoted. ``parted``: some database here may be of another
     history than the newest records of others are: as primary, this node would bring lost transactions back, and what
     was acknowledged since would be lost in their place.

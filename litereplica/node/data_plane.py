@@ -33,6 +33,7 @@ from litereplica.mount.wait import AdaptiveWait
 from litereplica.node.following import Following
 from litereplica.node.gathering import Gathering
 from litereplica.node.hearing import Hearing
+from litereplica.node.how_far import how_far
 from litereplica.node.lead import Warmer
 from litereplica.node.remote_writes import RemoteWrites
 from litereplica.node.scrub import Scrubber
@@ -164,13 +165,11 @@ class DataPlane:
         )
         client = self.following.client
         parted = not self.access.primary and (self.store.state.parted or bool(client is not None and client.foreign))
-        return Standing(max((each.epoch for each in databases), default=0), self._total(), whole, parted)
+        epoch, total = how_far(databases)
+        return Standing(epoch, total, whole, parted)
 
     def _failing(self) -> dict[str, str]:
         return self.following.follower.failing if self.following.follower is not None else {}
-
-    def _total(self) -> int:
-        return sum(each.position.txid for each in self.store.databases.values())
 
     def seen_epoch(self) -> int:
         """The highest epoch that this node knows of."""
