@@ -189,4 +189,5 @@ def test_a_node_is_no_further_than_others_for_a_database_that_only_it_had(direct
     wait_until(lambda: bool(b.log_lines("database_dropped")), "b has given it up")
     insert(a, 2)
     caught_up(a, [b])
-    assert b.standing() == a.standing() == {"epoch": 3, "total": 4, "whole": True, "parted": False}
+    assert b.standing() == a.standing()
+    assert (b.standing()["epoch"], b.standing()["total"]) == (3, 4)
