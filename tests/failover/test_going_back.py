@@ -123,9 +123,10 @@ def test_a_node_that_has_lost_its_disk_does_not_lead_before_those_that_have_ever
         node.kill()
     shutil.rmtree(first.data)
     first.start(wait=False)
-    wait_until(lambda: bool(first.log_lines("no_candidate")), "it says so", LIMIT_S)
+    wait_until(lambda: first.role == "replica", f"{first.name} runs", LIMIT_S)
     pause(2.5 * TTL_S)
     assert first.role == "replica"
+    assert first.log_lines("no_candidate")
     assert "failover --force" in first.get("/status")[1]["reason"]
     known = {each["id"] for node in field.others(first) for each in kept(node)}
     for node in field.others(first):
