@@ -119,6 +119,8 @@ def test_a_node_that_has_lost_its_disk_does_not_lead_before_those_that_have_ever
     write(first, SMALL, "kept")
     field.await_settled()
     had = at(first, SMALL)
+    # A second or so after the first transaction of a cluster.
+    wait_until(lambda: first.get("/history")[1]["history"][-1]["positions"] != {}, "it is in the history", LIMIT_S)
     for node in field.all:
         node.kill()
     shutil.rmtree(first.data)
