@@ -58,6 +58,7 @@ EXPECTED: Final[tuple[Expected, ...]] = (
         "lease_not_released",
         "lease_not_renewed",
         "members_not_exchanged",
+        "no_candidate",
         "offer_not_taken_back",
         "promotion_failed",
         "reign_not_recorded",

@@ -62,7 +62,8 @@ def rank(member: Member) -> tuple[int, int, int, str]:
 
 def may_lead(member: Member) -> bool:
     """It may hold the lease at all."""
-    return member.candidate and member.standing.whole and not member.standing.parted
+    standing = member.standing
+    return member.candidate and standing.whole and not standing.parted and not standing.emptied
 
 
 def wait_s(me: Member, members: Iterable[Member], last_holder: str, waited_s: float) -> float:
@@ -106,7 +107,10 @@ def _why_not(wanted: str, others: dict[str, Member], me: Endpoint, connected: tu
     elif wanted not in connected:
         why_not = f"{wanted} is not connected to {me.node}: it would lose transactions; wait, or choose another"
     elif not target.standing.whole:
-        what = "is in the middle of a snapshot, still has lost history, has damaged pages or cannot apply its log"
+        what = (
+            "is in the middle of a snapshot, has nothing yet, still has lost history, has damaged pages or cannot "
+            "apply its log"
+        )
         why_not = f"{wanted} {what}: wait, or choose another"
     else:
         why_not = ""

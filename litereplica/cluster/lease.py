@@ -4,6 +4,7 @@ Knows what is written beside the lease and which times fit together. Does not kn
 node does about it (role.py), or the time: instants are arguments, in seconds on one node's monotonic clock.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 from zlib import crc32
@@ -77,16 +78,19 @@ class View:
 class Standing:
     """How far a node is, over all its databases.
 
-    ``epoch``: of its newest record. ``total``: the sum of its TXIDs. ``whole``: no database is in the middle of a
-    snapshot, and nothing is known to be damaged: it may be promoted. ``parted``: some database here may be of another
-    history than the newest records of others are: as primary, this node would bring lost transactions back, and what
-    was acknowledged since would be lost in their place.
+    ``epoch``: of its newest record. ``total``: the sum of its TXIDs, without what was dropped in earlier epochs.
+    ``whole``: no database is in the middle of a snapshot, and nothing is known to be damaged: it may be promoted.
+    ``parted``: some database here may be of another history than the newest records of others are: as primary, this
+    node would bring lost transactions back, and what was acknowledged since would be lost in their place. ``emptied``:
+    nothing is logged here, and the cluster has had transactions: as primary, this node would have all others drop what
+    they have.
     """
 
     epoch: int
     total: int
     whole: bool = True
     parted: bool = False
+    emptied: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +114,10 @@ class Reign:
     timestamp_ms: int
     reason: str
     positions: dict[str, str]
-    """Database → ``TXID/checksum`` at the beginning; at most the 100 first by name."""
+    """Database → ``TXID/checksum`` at the beginning; at most the 100 first by name.
+
+    Where there was none, from a moment after the first transactions of this reign.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +139,15 @@ class Timing:
     def accepts_until(self, sent_at: float) -> float:
         """Until when commits are accepted after a renewal that was sent at ``sent_at`` and succeeded."""
         return sent_at + self.ttl_s - self.margin_s
+
+
+def has_had_transactions(history: Iterable[Reign]) -> bool:
+    """Whether the primary that is last in the history had any, so that somebody may have them still.
+
+    Not one before it: who began with nothing has had everybody give up what was there.
+    """
+    newest = max(history, key=lambda each: each.epoch, default=None)
+    return newest is not None and bool(newest.positions)
 
 
 def forgotten(epoch: int, ttl_s: float) -> Holding:

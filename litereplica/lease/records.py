@@ -67,7 +67,7 @@ def write_member(record: MemberRecord) -> bytes:
             "node_id": record.node_id,
             "epoch": member.standing.epoch,
             "total": member.standing.total,
-            "whole": member.standing.whole and not member.standing.parted,
+            "whole": member.standing.whole and not member.standing.parted and not member.standing.emptied,
             "candidate": member.candidate,
             "priority": member.priority,
             "vacancy": member.vacancy,

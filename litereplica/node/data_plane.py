@@ -33,6 +33,7 @@ from litereplica.mount.wait import AdaptiveWait
 from litereplica.node.following import Following
 from litereplica.node.gathering import Gathering
 from litereplica.node.hearing import Hearing
+from litereplica.node.how_far import how_far
 from litereplica.node.lead import Warmer
 from litereplica.node.remote_writes import RemoteWrites
 from litereplica.node.scrub import Scrubber
@@ -164,13 +165,11 @@ class DataPlane:
         )
         client = self.following.client
         parted = not self.access.primary and (self.store.state.parted or bool(client is not None and client.foreign))
-        return Standing(max((each.epoch for each in databases), default=0), self._total(), whole, parted)
+        epoch, total = how_far(databases)
+        return Standing(epoch, total, whole, parted)
 
     def _failing(self) -> dict[str, str]:
         return self.following.follower.failing if self.following.follower is not None else {}
-
-    def _total(self) -> int:
-        return sum(each.position.txid for each in self.store.databases.values())
 
     def seen_epoch(self) -> int:
         """The highest epoch that this node knows of."""
@@ -247,8 +246,7 @@ class DataPlane:
             with trio.move_on_after(DRAIN_LIMIT_S):
                 await self._drain()
             self._check_applied()
-            await self._lead_with_what_is_here()
-            await self._change_hands()
+            await self._change_hands_whatever_is_lost()
         finally:
             scope.cancel()
         self.following.end()
@@ -259,14 +257,30 @@ class DataPlane:
         self._begin_leading()
         self.following.caught_up.set()
 
-    async def _lead_with_what_is_here(self) -> None:
-        """Where databases have lost history a person has decided so (keeper_eligible.py): it is the cluster's now."""
+    async def _change_hands_whatever_is_lost(self) -> None:
+        """Where databases have lost history a person has decided so (keeper_eligible.py): it is the cluster's now.
+
+        That is durable before the first commit: a primary that dies after one would be no candidate with it, and others
+        would go on without. Who does not become the primary is what it was.
+        """
         if not self.store.state.parted:
+            await self._change_hands()
             return
         try:
-            await self._remember(lambda state: replace(state, parted=False))
-        except OSError as error:
-            raise Unavailable(f"the data directory cannot be written: {error}") from error
+            await self._note_parted(parted=False)
+            await self._change_hands()
+        except BaseException as error:
+            with trio.CancelScope(shield=True):
+                try:
+                    await self._note_parted(parted=True)
+                except OSError as refused:
+                    log.error("parted_not_noted", error=str(refused))  # noqa: TRY400  the disk's words say it all
+            if isinstance(error, OSError):
+                raise Unavailable(f"the data directory cannot be written: {error}") from error
+            raise
+
+    async def _note_parted(self, *, parted: bool) -> None:
+        await self._remember(lambda state: replace(state, parted=parted))
 
     async def _change_hands(self) -> None:
         """The mount goes on where the applier has stopped; when this returns, in the very same stretch, it leads."""

@@ -26,7 +26,7 @@ from litereplica.cluster.role import Action, Event, State
 from litereplica.errors import Refused, Unavailable
 from litereplica.lease.base import Lease
 from litereplica.node.keeper_actions import Actions
-from litereplica.node.keeper_eligible import Eligibility
+from litereplica.node.keeper_eligible import Eligibility, unusable
 from litereplica.node.keeper_handoff import Handoff
 from litereplica.node.keeper_join import join
 from litereplica.node.keeper_look import Look
@@ -124,6 +124,15 @@ class Keeper:
     def outage(self) -> str:
         """What is wrong with the lease's store; "" when nothing is known to be."""
         return self._renewal.problem or self._watch.problem
+
+    @property
+    def held_back(self) -> str:
+        """What is wrong with the databases here, when nobody leads and this node may not for that; "" otherwise."""
+        member = self._members.mine()
+        unknown = self._watch.view is None or self._look.primary() is not None
+        if unknown or self._state is not State.FOLLOWING or not member.candidate:
+            return ""
+        return unusable(member, forced=False)
 
     @property
     def members(self) -> tuple[Member, ...]:
@@ -283,6 +292,7 @@ class Keeper:
             start()
 
         joined = await join(self._lease, self._plane, self._cluster, self._members.mine(), waits)
+        self._members.heard(joined.history)
         if joined.forgetful:
             # A holder may live that the store has forgotten, and this start has not seen its lease.
             self._eligible.stand_back(self._timing.ttl_s, "the lease's store knows less than this node")
@@ -291,8 +301,13 @@ class Keeper:
 
     async def _look_always(self) -> None:
         """Report what the lease means, whenever it or something else has changed."""
+        told = ""
         while True:
             self._wake = trio.Event()
+            if (reason := self.held_back) != told:
+                told = reason
+                if reason:
+                    log.warning("no_candidate", reason=reason)
             if (happened := self._look.look(self._state, self._renewal.mine)) is not None:
                 self._step(*happened)
             with trio.move_on_after(self._look.again_s(LOOK_EVERY_S)):
@@ -368,9 +383,13 @@ class Keeper:
             self._eligible.rest(event)
         elif action is Action.RECORD:
             assert self._nursery is not None
-            self._nursery.start_soon(self._actions.record, self.epoch, reason)
+            epoch = self.epoch
+            self._nursery.start_soon(self._actions.record, epoch, reason, lambda: self._leads(epoch))
         else:
             self._announce(reason)
+
+    def _leads(self, epoch: int) -> bool:
+        return self._state in role.LEADING and self.epoch == epoch
 
     def _enter(self, reason: str) -> None:
         """What hangs on the state alone: renewals, what is said for an election, and whoever waits for a handoff."""

@@ -7,6 +7,7 @@ may be ended half way by the keeper; what it would have reported is not heard th
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final
 
 import structlog
@@ -32,6 +33,8 @@ RETRY_S: Final = 0.5
 """Between attempts at what no decision hangs on."""
 RECORD_ATTEMPTS: Final = 20
 """Ten seconds; an entry that is missing beside the lease then is still in this node's own history."""
+FIRST_EVERY_S: Final = 1.0
+"""A primary without any transaction looks so often whether there is one."""
 ACQUIRE_LIMIT_S: Final = 2.0
 """Taking the lease is a few calls of the lease's own limits; without an answer the lease itself shows what happened."""
 RELEASE_LIMIT_S: Final = 1.0
@@ -170,10 +173,26 @@ class Actions:
                     return
             await trio.sleep(RETRY_S)
 
-    async def record(self, epoch: int, reason: str) -> None:
-        """Write into the history, here and beside the lease, that this node is primary now."""
+    async def record(self, epoch: int, reason: str, leads: Callable[[], bool]) -> None:
+        """Write into the history, here and beside the lease, that this node is primary now.
+
+        Where there is nothing, once more when there is something: nodes that have nothing know by it that others have
+        (keeper_members.py). Until then ``leads`` is asked whether this node is the primary of that epoch still.
+        """
         now_ms = time.time_ns() // 1_000_000
-        reign = Reign(epoch, self._me.node, now_ms, reason, dict(list(self._plane.positions().items())[:100]))
+        reign = Reign(epoch, self._me.node, now_ms, reason, self._first_positions())
+        await self._record(reign)
+        while not reign.positions and leads():
+            await trio.sleep(FIRST_EVERY_S)
+            if leads() and (positions := self._first_positions()):
+                reign = replace(reign, positions=positions)
+                await self._record(reign)
+
+    def _first_positions(self) -> dict[str, str]:
+        return dict(list(self._plane.positions().items())[:100])
+
+    async def _record(self, reign: Reign) -> None:
+        epoch = reign.epoch
         try:
             await self._plane.note_reigns((reign,))
         except OSError as error:

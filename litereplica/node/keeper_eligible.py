@@ -45,7 +45,7 @@ class Eligibility:
             return "this node stops"
         if not member.candidate:
             return "this node is not a candidate (node.candidate)"
-        if reason := _unusable(member, forced=forced):
+        if reason := unusable(member, forced=forced):
             return reason
         if now < self._stands_back_until:
             return f"{self._for}: this node stands back for {self._stands_back_until - now:.1f} s more"
@@ -59,13 +59,18 @@ class Eligibility:
         return min((at - now for at in (self._rests_until, self._stands_back_until) if at > now), default=0.0)
 
 
-def _unusable(member: Member, *, forced: bool) -> str:
-    """What is wrong with the databases of this node."""
+def unusable(member: Member, *, forced: bool) -> str:
+    """What is wrong with the databases of this node; "" when nothing is."""
     if not member.standing.whole:
         return "this node is in the middle of a snapshot, has damaged pages or cannot apply what is logged"
     if member.standing.parted and not forced:
         return (
             "databases here may still be of a history that was given up, and as the primary this node would bring it "
             "back: start the last primary; if that is gone for good, use 'litereplica failover --force' on this node"
+        )
+    if member.standing.emptied and not forced:
+        return (
+            "nothing is here, and the cluster has had transactions, which all others would give up if this node led: "
+            "start the nodes that have them; if they are gone for good, use 'litereplica failover --force' on this node"
         )
     return ""

@@ -10,7 +10,7 @@ from typing import Final
 import structlog
 import trio
 
-from litereplica.cluster.lease import Member
+from litereplica.cluster.lease import Member, Reign
 from litereplica.errors import Unavailable
 from litereplica.lease.base import Lease
 from litereplica.node.plane import Plane
@@ -23,9 +23,10 @@ RETRY_S: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """``forgetful``: the store knows less of the past than this node."""
+    """``history``: past and present primaries. ``forgetful``: the store knows less of the past than this node."""
 
     cluster: str
+    history: tuple[Reign, ...]
     forgetful: bool
 
 
@@ -43,17 +44,33 @@ async def join(lease: Lease, plane: Plane, known: str, member: Member, waits: Ca
             await trio.sleep(RETRY_S)
     if cluster != known:
         await plane.note_cluster(cluster)
-    forgetful = plane.seen_epoch() > await _newest_epoch(lease, plane)
+    history = await _history(lease, plane, waits)
+    forgetful = plane.seen_epoch() > max((each.epoch for each in history), default=0)
     log.info("joined", cluster=cluster)
-    return Joined(cluster, forgetful)
+    return Joined(cluster, history, forgetful)
 
 
-async def _newest_epoch(lease: Lease, plane: Plane) -> int:
-    """Of the history beside the lease; 0 when there is none, or no answer."""
-    try:
-        history = await lease.history()
-        await plane.note_reigns(history)
-    except (Unavailable, OSError) as error:
-        log.warning("history_not_read", reason=str(error))
-        return 0
-    return max((each.epoch for each in history), default=0)
+async def _history(lease: Lease, plane: Plane, waits: Callable[[str], None]) -> tuple[Reign, ...]:
+    """Of the lease; () when there is none, or no answer.
+
+    A node with nothing waits for the answer: without it, it might lead where others have something.
+    """
+    waited = False
+    while True:
+        try:
+            history = await lease.history()
+        except Unavailable as error:
+            if not waited:
+                log.warning("history_not_read", reason=error.message)
+            if plane.standing().total:
+                return ()
+            if not waited:
+                waits(f"the history of primaries is out of reach: {error.message}")
+            waited = True
+            await trio.sleep(RETRY_S)
+            continue
+        try:
+            await plane.note_reigns(history)
+        except OSError as error:
+            log.warning("history_not_kept", reason=str(error))
+        return history

@@ -10,7 +10,7 @@ from typing import Final
 import structlog
 import trio
 
-from litereplica.cluster.lease import Endpoint, Member
+from litereplica.cluster.lease import Endpoint, Member, Reign, has_had_transactions
 from litereplica.errors import Refused, Unavailable
 from litereplica.lease.base import Lease
 from litereplica.node.plane import Plane
@@ -35,11 +35,19 @@ class Members:
         self._published: Member | None = None
         self._published_at = clock()
         self._vacancy = 0
+        self._had_transactions = False
         self.known: tuple[Member, ...] | None = None
 
     def mine(self) -> Member:
         """What this node would say of itself now."""
-        return replace(self._me, standing=self._plane.standing(), vacancy=self._vacancy)
+        standing = self._plane.standing()
+        if not standing.total and self._had_transactions:
+            standing = replace(standing, emptied=True)
+        return replace(self._me, standing=standing, vacancy=self._vacancy)
+
+    def heard(self, history: tuple[Reign, ...]) -> None:
+        """The history of primaries was read: it matters to a node that has nothing."""
+        self._had_transactions = has_had_transactions(history)
 
     async def publish_for(self, vacancy: int) -> Member:
         """Say at once how far this node is, for an election; what was said. Raises Unavailable, Refused."""
@@ -70,6 +78,8 @@ class Members:
         failing = False
         while True:
             try:
+                if not self._plane.standing().total:
+                    self.heard(await self._lease.history())
                 if self.mine() != self._published or self._clock() - self._published_at >= REFRESH_S:
                     await self._publish()
                 await self.read()

@@ -283,6 +283,8 @@ class Node:
             return False, f"the log of {', '.join(failed)} failed: {CHECK_DISK}"
         if is_primary and (problem := self.access.problem()) is not None:
             return False, problem
+        if self.keeper is not None and (held_back := self.keeper.held_back):
+            return ready, held_back
         if not is_primary and ready and (plane.following.client is None or not plane.following.client.connected):
             return ready, "not connected to the primary"
         if plane.following.follower is not None and plane.following.follower.stuck:

@@ -13,7 +13,7 @@ from litereplica.cluster.election import (
     rank,
     wait_s,
 )
-from litereplica.cluster.lease import Endpoint, Holding, Member, Standing, View
+from litereplica.cluster.lease import Endpoint, Holding, Member, Reign, Standing, View, has_had_transactions
 from litereplica.node.keeper_eligible import Eligibility
 
 
@@ -30,9 +30,10 @@ def member(
     candidate: bool = True,
     whole: bool = True,
     parted: bool = False,
+    emptied: bool = False,
     vacancy: int = 7,
 ) -> Member:
-    return Member(endpoint(name), Standing(epoch, total, whole, parted), candidate, priority, vacancy)
+    return Member(endpoint(name), Standing(epoch, total, whole, parted, emptied), candidate, priority, vacancy)
 
 
 ME = endpoint("a")
@@ -106,7 +107,7 @@ def test_what_was_said_for_an_earlier_election_does_not_count() -> None:
     assert wait_s(me, [me, member("b", vacancy=6)], "", 0.0) == pytest.approx(ELECTION_WAIT_S)
 
 
-@pytest.mark.parametrize("other", [{"candidate": False}, {"whole": False}, {"parted": True}])
+@pytest.mark.parametrize("other", [{"candidate": False}, {"whole": False}, {"parted": True}, {"emptied": True}])
 def test_who_may_not_lead_is_not_waited_for_whatever_it_has(other: dict[str, bool]) -> None:
     me = member("a")
     assert wait_s(me, [me, member("b", epoch=9, vacancy=0, **other)], "", 0.0) == 0.0
@@ -122,6 +123,23 @@ def test_a_node_with_lost_history_is_no_candidate_unless_a_person_says_so() -> N
     assert "failover --force" in without
     assert not forced
     assert all("damaged" in each for each in why_not(parted=True, whole=False))
+
+
+def test_a_node_that_was_emptied_is_no_candidate_unless_a_person_says_so() -> None:
+    eligible = Eligibility(lambda: 0.0, lambda: member("a", 0, 0, emptied=True))
+    assert "start the nodes that have them" in eligible.why_not()
+    assert "failover --force" in eligible.why_not()
+    assert not eligible.why_not(forced=True)
+
+
+def test_the_last_primary_says_whether_the_cluster_has_had_transactions() -> None:
+    def reign(epoch: int, *databases: str) -> Reign:
+        return Reign(epoch, "a", 0, "", dict.fromkeys(databases, f"{1:016x}/{1:016x}"))
+
+    assert not has_had_transactions(())
+    assert not has_had_transactions((reign(1),))
+    assert has_had_transactions((reign(1), reign(3, "app.db")))
+    assert not has_had_transactions((reign(1, "app.db"), reign(3)))
 
 
 def test_the_last_holder_is_not_waited_for_but_counts_if_it_speaks() -> None:

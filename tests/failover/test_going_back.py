@@ -1,5 +1,6 @@
-"""A node that has not yet gone back to the cluster's history is no candidate, whatever else it has of that."""
+"""A node that has not yet gone back to the cluster's history, or has nothing of it, is no candidate."""
 
+import shutil
 import subprocess
 
 import pytest
@@ -109,4 +110,32 @@ def test_a_person_may_have_it_lead_all_the_same(field: Field) -> None:
         assert "lost" in what(node, LARGE), node.name
         assert what(node, SMALL) == {"common", "newer"}, node.name
     assert LARGE in {each["database"] for each in kept(new) if each["id"] not in known}
+    end(field)
+
+
+def test_a_node_that_has_lost_its_disk_does_not_lead_before_those_that_have_everything(field: Field) -> None:
+    first = field.primary()
+    run_sql(first.path(SMALL), "PRAGMA journal_mode=WAL; CREATE TABLE t (what, filler)")
+    write(first, SMALL, "kept")
+    field.await_settled()
+    had = at(first, SMALL)
+    # A second or so after the first transaction of a cluster.
+    wait_until(lambda: first.get("/history")[1]["history"][-1]["positions"] != {}, "it is in the history", LIMIT_S)
+    for node in field.all:
+        node.kill()
+    shutil.rmtree(first.data)
+    first.start(wait=False)
+    wait_until(lambda: first.role == "replica", f"{first.name} runs", LIMIT_S)
+    pause(2.5 * TTL_S)
+    assert first.role == "replica"
+    assert first.log_lines("no_candidate")
+    assert "failover --force" in first.get("/status")[1]["reason"]
+    known = {each["id"] for node in field.others(first) for each in kept(node)}
+    for node in field.others(first):
+        node.start(wait=False)
+    field.await_settled()
+    assert field.primary() is not first
+    assert at(first, SMALL) == had
+    assert what(first, SMALL) == {"kept"}
+    assert {each["id"] for node in field.others(first) for each in kept(node)} == known
     end(field)

@@ -51,3 +51,7 @@ class DirectedNode(Node):
     def follow(self, primary: Node) -> None:
         address = f"127.0.0.1:{primary.replication_port}"
         assert self.tell("follow", name=primary.name, address=address) == {}, self.log
+
+    def standing(self) -> dict[str, Any]:
+        """How far it is, and whether it may be promoted, as it would say in an election."""
+        return self.tell("standing")

@@ -2,16 +2,19 @@
 
 One JSON line for each command, one as its answer: {"do": "promote", "epoch": 5, "fence_s": 60}, {"do": "fence_s": 0.5},
 {"do": "demote"}, {"do": "follow", "name": "a", "address": "127.0.0.1:1"}, {"do": "quiesce", "limit_s": 1},
-{"do": "resume"}, {"do": "acknowledged", "node": "b", "limit_s": 1}, {"do": "standing"}.
+{"do": "resume"}, {"do": "acknowledged", "node": "b", "limit_s": 1}, {"do": "standing"}; {"do": "part"}: as if lost
+history were here. A promotion with a "limit_s" is cancelled after it.
 
 As long as the file FULL is there, no -wal takes anything: driver.py CONFIG CONTROL [FULL].
 """
 
 import errno
 import json
+import math
 import os
 import socket
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -63,8 +66,13 @@ class Director:
         try:
             match command["do"]:
                 case "promote":
-                    await plane.promote(command["epoch"])
+                    with trio.move_on_after(command.get("limit_s", math.inf)) as scope:
+                        await plane.promote(command["epoch"])
+                    if scope.cancelled_caught:
+                        return {"error": "cancelled"}
                     plane.set_fence(fence_clock() + command.get("fence_s", 600))
+                case "part":
+                    node.store.remember(lambda state: replace(state, parted=True))
                 case "fence":
                     plane.set_fence(fence_clock() + command["fence_s"])
                 case "demote":
@@ -77,7 +85,7 @@ class Director:
                 case "resume":
                     await plane.resume_writers()
                 case "standing":
-                    return {"whole": plane.standing().whole}
+                    return asdict(plane.standing())
                 case "acknowledged":
                     return {"acknowledged": await plane.acknowledged(command["node"], command["limit_s"])}
         except LitereplicaError as error:

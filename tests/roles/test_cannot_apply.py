@@ -17,10 +17,10 @@ def test_a_node_that_cannot_apply_is_no_candidate_and_gives_a_promotion_up_at_on
     make(a, "WAL", "other.db")
     for name in ("app.db", "other.db"):
         b.wait_for(name, a.position(name))
-    assert b.tell("standing") == {"whole": True}
+    assert b.standing()["whole"]
     b.full.touch()
     insert(a, 1)
-    wait_until(lambda: b.tell("standing") == {"whole": False}, "it is no candidate", 20)
+    wait_until(lambda: not b.standing()["whole"], "it is no candidate", 20)
     assert b.log_lines("apply_failed")
     assert b.position() == a.position(), "it has been logged"
     began = time.monotonic()
@@ -29,7 +29,7 @@ def test_a_node_that_cannot_apply_is_no_candidate_and_gives_a_promotion_up_at_on
     assert "cannot be applied here: app.db: " in refused
     assert "No space left on device" in refused or "disk I/O error" in refused
     b.full.unlink()
-    wait_until(lambda: b.tell("standing") == {"whole": True}, "it is one again", 20)
+    wait_until(lambda: b.standing()["whole"], "it is one again", 20)
     assert ids(b) == [1]
     a.demote()
     b.promote(3)

@@ -170,3 +170,24 @@ def has_wal_after_a_look(node: DirectedNode) -> bool:
     """Who closes a database last removes its WAL."""
     run_sql(node.path(), "SELECT v FROM t")
     return Path(f"{node.path()}-wal").exists()
+
+
+def test_a_node_is_no_further_than_others_for_a_database_that_only_it_had(directed: Direct) -> None:
+    a, b = pair(directed)
+    make(a, "WAL")
+    insert(a, 1)
+    caught_up(a, [b])
+    part(b, b)
+    b.promote(2)
+    make(b, "WAL", "mine.db")
+    for number in range(20):
+        insert(b, number, "mine.db")
+    b.demote()
+    a.demote()
+    a.promote(3)
+    b.follow(a)
+    wait_until(lambda: bool(b.log_lines("database_dropped")), "b has given it up")
+    insert(a, 2)
+    caught_up(a, [b])
+    assert b.standing() == a.standing()
+    assert (b.standing()["epoch"], b.standing()["total"]) == (3, 4)

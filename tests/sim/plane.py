@@ -45,6 +45,7 @@ class Network(Protocol):
     checker: Checker
     mutation: Mutation
     calm: bool
+    quiet: bool
 
     def plane(self, node: str) -> "SimPlane | None":
         """Of a node that runs."""
@@ -98,7 +99,7 @@ class SimPlane:
         return Standing(log[-1].epoch if log else 0, len(log), self.whole)
 
     def positions(self) -> dict[str, str]:
-        return {"app.db": f"{len(self.durable.log):016x}/{0:016x}"}
+        return {"app.db": f"{len(self.durable.log):016x}/{0:016x}"} if self.durable.log else {}
 
     def seen_epoch(self) -> int:
         return self.durable.epoch
@@ -210,7 +211,7 @@ class SimPlane:
         """An application that commits whenever it may."""
         while True:
             await trio.sleep(self._rng.expovariate(20.0))
-            if not self._held:
+            if not self._held and not self._network.quiet:
                 await self._commit()
 
     def _accepts(self, epoch: int) -> bool:

@@ -15,7 +15,7 @@ from litereplica.lease.memory import LOST, Turn
 from litereplica.node.keeper import Keeper
 from tests.sim.gate import run
 from tests.sim.node import SimNode
-from tests.sim.plane import SimPlane
+from tests.sim.plane import Durable, SimPlane
 from tests.sim.world import World
 
 TTL_S = 3.0
@@ -367,7 +367,8 @@ async def forget(cluster: Cluster, old: SimNode) -> None:
     The checker says it when two of them accept commits; whoever has the newer epoch stays.
     """
     world = cluster.world
-    await cluster.wait(lambda: world.checker.acknowledged[-1].epoch > keeper(old).epoch)
+    before = keeper(old).epoch
+    await cluster.wait(lambda: world.checker.acknowledged[-1].epoch > before)
     epoch = world.checker.acknowledged[-1].epoch
     world.store.wipe()
     world.away = {each.name: lambda: SILENCE for each in world.nodes if each is not old}
@@ -549,3 +550,122 @@ def test_nobody_can_be_forced_while_the_lease_cannot_be_read() -> None:
             nursery.cancel_scope.cancel()
 
     run(main, 1)
+
+
+async def crash_all(cluster: Cluster) -> None:
+    """As a loss of power: the lease is nobody's, and its time has to pass."""
+    instances = [plane(node).me.instance for node in cluster.world.nodes if node.up]
+    for node in cluster.world.nodes:
+        await node.crash()
+    for instance in instances:
+        cluster.world.store.end_session(instance)
+
+
+def test_a_node_whose_data_are_gone_waits_for_those_that_have_some() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        first, *others = cluster.world.nodes
+        await crash_all(cluster)
+        had = min(len(node.durable.log) for node in others)
+        assert had
+        first.durable = Durable()
+        first.start(cluster.nursery)
+        await trio.sleep(3 * TTL_S)
+        assert not cluster.world.primaries()
+        assert "start the nodes that have them" in keeper(first).held_back
+        began = trio.current_time()
+        for node in others:
+            node.start(cluster.nursery)
+        await cluster.wait_agreed()
+        assert trio.current_time() - began < TTL_S + 0.5, "they see the lease for the first time"
+        assert cluster.primary in others
+        assert len(cluster.primary.durable.log) >= had
+        await cluster.wait(lambda: len(first.durable.log) >= had)
+        assert not any(node.durable.diverged for node in others)
+        # From here on it is as good as any.
+        await trio.sleep(1.5)
+        assert (await keeper(cluster.primary).failover(first.name, force=False)).node == first.name
+
+    play(scenario)
+
+
+def test_the_first_transactions_of_a_cluster_are_known_to_who_comes_later() -> None:
+    """Whose only primary began with nothing."""
+
+    async def scenario(cluster: Cluster) -> None:
+        first, old = cluster.replicas[0], cluster.primary
+        assert len(cluster.world.store.reigns) == 1
+        await crash_all(cluster)
+        assert old.durable.log
+        first.durable = Durable()
+        first.start(cluster.nursery)
+        await trio.sleep(3 * TTL_S)
+        assert not cluster.world.primaries()
+
+    play(scenario)
+
+
+def test_a_node_whose_data_are_gone_leads_by_force_and_is_the_cluster_from_then_on() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        first = cluster.world.nodes[0]
+        await crash_all(cluster)
+        first.durable = Durable()
+        first.start(cluster.nursery)
+        await trio.sleep(2 * TTL_S)
+        assert not cluster.world.primaries()
+        cluster.world.quiet = True
+        assert (await keeper(first).failover(None, force=True)).node == first.name
+        await trio.sleep(2.0)
+        # Nothing was committed there, and it needs nobody's word for it again.
+        await crash_all(cluster)
+        first.start(cluster.nursery)
+        await cluster.wait(lambda: cluster.world.primaries() == [first])
+
+    play(scenario)
+
+
+def test_a_cluster_without_transactions_elects_hands_off_and_starts_again() -> None:
+    cluster = Cluster()
+    cluster.world.quiet = True
+
+    async def main() -> None:
+        async with trio.open_nursery() as cluster.nursery:
+            for node in cluster.world.nodes:
+                node.start(cluster.nursery)
+            await cluster.wait_connected()
+            old, target = cluster.primary, cluster.replicas[0]
+            assert (await keeper(old).failover(target.name, force=False)).node == target.name
+            await cluster.wait_connected()
+            await target.crash()
+            cluster.world.store.last_will(f"{target.name}-1")
+            began = trio.current_time()
+            await cluster.wait_agreed()
+            assert trio.current_time() - began < 1.0
+            gone = cluster.primary
+            await crash_all(cluster)
+            for node in cluster.world.nodes:
+                if node is not gone:
+                    node.start(cluster.nursery)
+            await cluster.wait_agreed()
+            assert not any(node.durable.log for node in cluster.world.nodes)
+            cluster.nursery.cancel_scope.cancel()
+
+    run(main, 1)
+
+
+def test_a_node_without_data_leads_nobody_before_it_could_read_the_history() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        first, *others = cluster.world.nodes
+        await crash_all(cluster)
+        first.durable = Durable()
+        fair = cluster.world.hook
+        cluster.world.store.hook = lambda node, method: LOST if method == "history" else fair(node, method)
+        first.start(cluster.nursery)
+        await trio.sleep(3 * TTL_S)
+        assert not cluster.world.primaries()
+        cluster.world.store.hook = fair
+        for node in others:
+            node.start(cluster.nursery)
+        await cluster.wait_agreed()
+        assert cluster.primary in others
+
+    play(scenario)

@@ -34,6 +34,8 @@ class World:
         self.mutation = mutation or Mutation()
         self.checker = Checker()
         self.calm = False
+        self.quiet = False
+        """Applications commit nothing."""
         self.continues = self.rng.random() < 0.35
         self.timing = self._timing(self.rng.choice((1.0, 3.0, 5.0)))
         self.store = SeenStore(self.hook)
