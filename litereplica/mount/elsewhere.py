@@ -96,9 +96,11 @@ async def commit_elsewhere(
     complete: Callable[[], None],
     *,
     durable: bool,
+    first_here: int | None = None,
 ) -> bool:
     """Have the primary commit what an application has written here; whether that is known to be durable there.
 
+    ``first_here``: the checksum of the page 1 that was written, where the one of ``pages`` is another.
     ``prepare`` does all that may fail before anything is sent, ``complete`` the rest in the instant in which the
     transaction is the cluster's. Raises Refused (it is not committed), Unavailable (it may be), BecamePrimary (nor is
     it, and this node commits now), OSError of ``prepare`` (it is not) and of ``complete`` (it is, and the applier
@@ -112,14 +114,11 @@ async def commit_elsewhere(
     try:
         _check_seen(database)
         prepare()
-        awaited = Awaited(
-            origin,
-            transaction.base,
-            transaction.post_checksum,
-            complete,
-            transaction.first_page,
-            transaction.changed,
-        )
+        post_checksum, first_page = transaction.post_checksum, transaction.first_page
+        if first_here is not None:
+            assert first_page is not None, f"{database.name}: a page 1 that was written is not sent"
+            post_checksum, first_page = post_checksum ^ first_page ^ first_here, first_here
+        awaited = Awaited(origin, transaction.base, post_checksum, complete, first_page, transaction.changed)
         awaited.begin(database)
         try:
             await elsewhere.commit(transaction, awaited, durable=durable)

@@ -45,6 +45,7 @@ import structlog
 
 from litereplica.errors import Corrupt, Refused, Unavailable
 from litereplica.mount.elsewhere import BecamePrimary, commit_elsewhere
+from litereplica.mount.first_page import as_sent
 from litereplica.mount.unsummed import NO_SUMS
 from litereplica.mount.wal_pages import FramePages
 from litereplica.sqlite.detector import Rewind
@@ -231,10 +232,12 @@ class ReplicaWal:
             raise wal.refuse("commit_refused", "the page size of a replicated database cannot change", errno.EIO)
         _check_mode(wal, commit.database, pages)
         durable, self._is_synced = self._is_synced, False
+        sent, first_here = as_sent(commit.database, pages)
         try:
             confirmed = await commit_elsewhere(
-                wal.access, commit.database, pages, commit.prepare, commit.complete, durable=durable
-            )
+                wal.access, commit.database, sent, commit.prepare, commit.complete, durable=durable,
+                first_here=first_here,
+            )  # fmt: skip
             self._unconfirmed = not confirmed
         except BecamePrimary:
             with wal.access.committing(wal.owner.name):
