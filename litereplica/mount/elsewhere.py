@@ -26,6 +26,10 @@ class BecamePrimary(LitereplicaError):
     """This node is the primary now, and no other node has the transaction: it is committed here, as any other."""
 
 
+class Lost(Unavailable):
+    """What was committed for this node may be lost: what was here was given up for another history since."""
+
+
 class HoldHandle(Protocol):
     """The right to write a database, kept for one process."""
 
@@ -65,7 +69,7 @@ class Elsewhere(Protocol):
     async def make_durable(self, name: str) -> None:
         """Return when the last transaction that was committed for this node is on the primary's disk.
 
-        Raises Refused, Unavailable.
+        Raises Refused, Unavailable (Lost: it will never be known).
         """
         ...
 

@@ -44,7 +44,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from litereplica.errors import Corrupt, Refused, Unavailable
-from litereplica.mount.elsewhere import BecamePrimary, commit_elsewhere
+from litereplica.mount.elsewhere import BecamePrimary, Lost, commit_elsewhere
 from litereplica.mount.first_page import as_sent
 from litereplica.mount.unsummed import NO_SUMS
 from litereplica.mount.wal_pages import FramePages
@@ -262,6 +262,8 @@ class ReplicaWal:
             except (Refused, Unavailable, BecamePrimary) as error:
                 if self._wal.access.primary:
                     return False  # it is for this node to make it so
+                # As a disk does it: a loss is told once.
+                self._unconfirmed = not isinstance(error, Lost)
                 raise self._wal.owner.refuse_commit(error.message, is_unknown=True) from None
             self._unconfirmed = False
         return True
