@@ -269,12 +269,14 @@ class Forwarder:
         elif outcome.code == OUTCOME_NOT_PRIMARY:
             journey.number = 0
             journey.again_at = trio.current_time() + AGAIN_S
+            journey.not_taken(outcome.epoch)
         elif outcome.code == OUTCOME_STALE:
+            # Also in a later epoch: the transaction that came first goes with that one (docs/guarantees.md).
             journey.give_up(Stale(outcome.message))
         elif outcome.code == OUTCOME_BUSY:
-            journey.give_up(Busy(outcome.message))
+            journey.refused(Busy(outcome.message), outcome.epoch)
         elif outcome.code == OUTCOME_REFUSED:
-            journey.give_up(Refused(outcome.message))
+            journey.refused(Refused(outcome.message), outcome.epoch)
         else:
             journey.give_up(Unavailable(outcome.message))
 
