@@ -26,6 +26,10 @@ class BecamePrimary(LitereplicaError):
     """This node is the primary now, and no other node has the transaction: it is committed here, as any other."""
 
 
+class Lost(Unavailable):
+    """What was committed for this node may be lost: what was here was given up for another history since."""
+
+
 class HoldHandle(Protocol):
     """The right to write a database, kept for one process."""
 
@@ -65,7 +69,7 @@ class Elsewhere(Protocol):
     async def make_durable(self, name: str) -> None:
         """Return when the last transaction that was committed for this node is on the primary's disk.
 
-        Raises Refused, Unavailable.
+        Raises Refused, Unavailable (Lost: it will never be known).
         """
         ...
 
@@ -96,9 +100,11 @@ async def commit_elsewhere(
     complete: Callable[[], None],
     *,
     durable: bool,
+    first_here: int | None = None,
 ) -> bool:
     """Have the primary commit what an application has written here; whether that is known to be durable there.
 
+    ``first_here``: the checksum of the page 1 that was written, where the one of ``pages`` is another.
     ``prepare`` does all that may fail before anything is sent, ``complete`` the rest in the instant in which the
     transaction is the cluster's. Raises Refused (it is not committed), Unavailable (it may be), BecamePrimary (nor is
     it, and this node commits now), OSError of ``prepare`` (it is not) and of ``complete`` (it is, and the applier
@@ -112,14 +118,11 @@ async def commit_elsewhere(
     try:
         _check_seen(database)
         prepare()
-        awaited = Awaited(
-            origin,
-            transaction.base,
-            transaction.post_checksum,
-            complete,
-            transaction.first_page,
-            transaction.changed,
-        )
+        post_checksum, first_page = transaction.post_checksum, transaction.first_page
+        if first_here is not None:
+            assert first_page is not None, f"{database.name}: a page 1 that was written is not sent"
+            post_checksum, first_page = post_checksum ^ first_page ^ first_here, first_here
+        awaited = Awaited(origin, transaction.base, post_checksum, complete, first_page, transaction.changed)
         awaited.begin(database)
         try:
             await elsewhere.commit(transaction, awaited, durable=durable)

@@ -1,7 +1,9 @@
-"""Page 1 of a database that this node, the primary, has otherwise than its log: the first transaction brings it in.
+"""Page 1 of a database, where the files of this node have another one than the cluster.
 
-Knows how to find the page that readers here see, and how it gets into a record that does not hold it. Does not know
-how the two came to differ (store.unlaid): in the change counter alone.
+Knows how a primary finds the page that readers here see, and how it gets into the record of the first transaction;
+how the two came to differ, store.unlaid knows. And what page 1 says of the journal mode: a database in rollback mode is
+read through a WAL on a replica, and SQLite makes what it makes anew there (VACUUM, a backup into it) one in WAL mode
+(backup.c, sqlite3_backup_step: sqlite3BtreeSetVersion). That is of this node alone, so it is not sent.
 """
 
 import errno
@@ -13,7 +15,7 @@ from litereplica.ltx.checksum import page_checksum
 from litereplica.mount.database_file import DatabaseFile
 from litereplica.mount.elsewhere import LocalPages
 from litereplica.sqlite.wal import FRAME_HEADER_BYTES, WAL_HEADER_BYTES
-from litereplica.store.database import Database, Pages
+from litereplica.store.database import ROLLBACK_MODE, WAL_MODE, Database, Pages, journal_mode_of
 
 if TYPE_CHECKING:
     from litereplica.mount.wal_file import WalFile
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 _PAGE_ONE: Final = (1).to_bytes(4)
 # Looked at at once; other databases are served in between.
 _STEP_FRAMES: Final = 1024
+# Of page 1 (file format, 1.3.3): the versions that a writer and a reader have to know, 1 in rollback mode.
+_VERSIONS: Final = slice(18, 20)
+_ROLLBACK_VERSIONS: Final = b"\1\1"
 
 
 class _WithFirst:
@@ -40,9 +45,56 @@ class _WithFirst:
         return [(1, self._first), *(self._pages.read(0, end - 1) if end > 1 else ())]
 
 
+class _InRollbackMode:
+    """``pages``, whose page 1 says that the database is in rollback mode."""
+
+    def __init__(self, pages: LocalPages) -> None:
+        self.pgnos = pages.pgnos
+        self.commit = pages.commit
+        self.page_size = pages.page_size
+        self._pages = pages
+
+    def read(self, start: int, end: int) -> Pages:
+        """(pgno, page) of ``pgnos[start:end]``."""
+        found = self._pages.read(start, end)
+        if found and found[0][0] == 1:
+            first = bytearray(found[0][1])
+            first[_VERSIONS] = _ROLLBACK_VERSIONS
+            found[0] = 1, bytes(first)
+        return found
+
+
+def as_sent(database: Database, pages: LocalPages) -> tuple[LocalPages, int | None]:
+    """``pages`` of a WAL on a replica as the primary gets them; if page 1 is another there, the checksum of ours."""
+    if not enters_wal_mode(database, pages):
+        return pages, None
+    ((_, first),) = pages.read(0, 1)
+    return _InRollbackMode(pages), page_checksum(1, first)
+
+
+def enters_wal_mode(database: Database, pages: LocalPages) -> bool:
+    """Whether a database in rollback mode would be one in WAL mode afterwards."""
+    if not database.exists or database.journal_mode != ROLLBACK_MODE or pages.pgnos[:1] != [1]:
+        return False
+    ((_, first),) = pages.read(0, 1)
+    return journal_mode_of(first) == WAL_MODE
+
+
 async def in_wal(wal: "WalFile", database: Database, pages: LocalPages) -> LocalPages:
-    """``pages`` of a transaction that its writer, who has SQLite's write lock, is about to commit. Raises EIO."""
-    if not database.unlaid or pages.pgnos[:1] == [1]:
+    """``pages`` of a transaction that its writer, who has SQLite's write lock, is about to commit. Raises EIO.
+
+    EIO too for one that would leave rollback mode: such a database has a WAL until its last connection from before the
+    promotion is closed. But what is unlaid may have left it already.
+    """
+    if not database.unlaid:
+        if enters_wal_mode(database, pages):
+            reason = (
+                "the database is in rollback mode, and is read through a WAL since this node was a replica: close all "
+                "connections to it first (VACUUM and a backup into it would put it into WAL mode)"
+            )
+            raise wal.refuse("commit_refused", reason, errno.EIO)
+        return pages
+    if pages.pgnos[:1] == [1]:
         return pages
     size = pages.page_size
     found = wal.owner.read_now(0, size)

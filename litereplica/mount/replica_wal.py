@@ -44,7 +44,8 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from litereplica.errors import Corrupt, Refused, Unavailable
-from litereplica.mount.elsewhere import BecamePrimary, commit_elsewhere
+from litereplica.mount.elsewhere import BecamePrimary, Lost, commit_elsewhere
+from litereplica.mount.first_page import as_sent
 from litereplica.mount.unsummed import NO_SUMS
 from litereplica.mount.wal_pages import FramePages
 from litereplica.sqlite.detector import Rewind
@@ -231,10 +232,12 @@ class ReplicaWal:
             raise wal.refuse("commit_refused", "the page size of a replicated database cannot change", errno.EIO)
         _check_mode(wal, commit.database, pages)
         durable, self._is_synced = self._is_synced, False
+        sent, first_here = as_sent(commit.database, pages)
         try:
             confirmed = await commit_elsewhere(
-                wal.access, commit.database, pages, commit.prepare, commit.complete, durable=durable
-            )
+                wal.access, commit.database, sent, commit.prepare, commit.complete, durable=durable,
+                first_here=first_here,
+            )  # fmt: skip
             self._unconfirmed = not confirmed
         except BecamePrimary:
             with wal.access.committing(wal.owner.name):
@@ -259,6 +262,8 @@ class ReplicaWal:
             except (Refused, Unavailable, BecamePrimary) as error:
                 if self._wal.access.primary:
                     return False  # it is for this node to make it so
+                # As a disk does it: a loss is told once.
+                self._unconfirmed = not isinstance(error, Lost)
                 raise self._wal.owner.refuse_commit(error.message, is_unknown=True) from None
             self._unconfirmed = False
         return True

@@ -16,7 +16,7 @@ import structlog
 from litereplica.errors import Corrupt
 from litereplica.mount.access import Access
 from litereplica.mount.files import fence
-from litereplica.mount.first_page import in_wal
+from litereplica.mount.first_page import enters_wal_mode, in_wal
 from litereplica.mount.kept_file import KeptFile
 from litereplica.mount.replica_wal import ReplicaWal
 from litereplica.mount.unsummed import NO_SUMS
@@ -25,7 +25,7 @@ from litereplica.sqlite.detector import Rewind
 from litereplica.sqlite.frames import Transaction
 from litereplica.sqlite.outcome import Examined
 from litereplica.sqlite.wal import FRAME_HEADER_BYTES
-from litereplica.store.database import Database
+from litereplica.store.database import WAL_MODE, Database
 from litereplica.store.store import Store
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ class WalFile(KeptFile):
             return False
         transaction = transactions[0]
         database = self._owner.database
-        if database is None or database.page_size != transaction.page_size:
+        if database is None or database.page_size != transaction.page_size or database.journal_mode != WAL_MODE:
             return False
         access = self.access
         if (access.lost_locks and not is_expected) or database.unlaid.oldest or access.problem() is not None:
@@ -307,12 +307,7 @@ class WalFile(KeptFile):
             raise self.failure(error) from None
 
     async def log(
-        self,
-        transactions: list[Transaction],
-        offset: int,
-        write: Callable[[], object],
-        *,
-        is_expected: bool = False,
+        self, transactions: list[Transaction], offset: int, write: Callable[[], object], *, is_expected: bool = False
     ) -> None:
         """Log what the write at ``offset`` completes: nearly always one transaction; several become one record.
 
@@ -328,7 +323,10 @@ class WalFile(KeptFile):
         frames = FramePages(self.detector, transactions, database.lock_page, offset, self._read)
         pages = await in_wal(self, database, frames)
         origin = self.access.take_expected(owner.name, database.position) if is_expected else None
+        enters = enters_wal_mode(database, pages)
         await database.commit_stream(pages.pgnos, pages.commit, pages.read, write, origin)
+        if enters:
+            database.journal_mode = WAL_MODE
 
     async def truncate(self, size: int) -> None:
         self.ensure_open()

@@ -51,7 +51,7 @@ from litereplica.cluster.messages import (
 )
 from litereplica.errors import LitereplicaError, Refused, Unavailable
 from litereplica.mount.access import Access
-from litereplica.mount.elsewhere import BecamePrimary, HoldHandle
+from litereplica.mount.elsewhere import BecamePrimary, HoldHandle, Lost
 from litereplica.node import forward_counts as counted
 from litereplica.node.forward_counts import ForwardCounts
 from litereplica.node.halt_client import HaltClient
@@ -191,9 +191,12 @@ class Forwarder:
         self._counts.forwarded(counted.COMMITTED)
 
     async def make_durable(self, name: str) -> None:
-        """Return when all that is logged here of the database is on the primary's disk. Raises Refused, Unavailable."""
+        """Return when the last transaction that was committed for this node is on the primary's disk.
+
+        Raises Unavailable, Lost.
+        """
         database = self._store.databases[name]
-        await self._sync_to(database, database.position.txid, trio.current_time() + self._timeout_s)
+        await self._sync_to(database, database.own_txid, trio.current_time() + self._timeout_s)
 
     # -- one transaction -------------------------------------------------------------------------------------------
 
@@ -266,20 +269,24 @@ class Forwarder:
         elif outcome.code == OUTCOME_NOT_PRIMARY:
             journey.number = 0
             journey.again_at = trio.current_time() + AGAIN_S
+            journey.not_taken(outcome.epoch)
         elif outcome.code == OUTCOME_STALE:
+            # Also in a later epoch: the transaction that came first goes with that one (docs/guarantees.md).
             journey.give_up(Stale(outcome.message))
         elif outcome.code == OUTCOME_BUSY:
-            journey.give_up(Busy(outcome.message))
+            journey.refused(Busy(outcome.message), outcome.epoch)
         elif outcome.code == OUTCOME_REFUSED:
-            journey.give_up(Refused(outcome.message))
+            journey.refused(Refused(outcome.message), outcome.epoch)
         else:
             journey.give_up(Unavailable(outcome.message))
 
     # -- what is durable on the primary ----------------------------------------------------------------------------
 
     async def _sync_to(self, database: Database, txid: int, until: float) -> None:
+        """``txid``: of the newest transaction of this node, which nobody follows before this returns."""
         with trio.CancelScope(deadline=until):
             while not (self._access.primary or self._is_promoted):
+                self._check_kept(database, txid)
                 line = self._line
                 if line is None:
                     await self._line_changed.wait()
@@ -288,11 +295,13 @@ class Forwarder:
                 if outcome is None:
                     continue
                 if outcome.code == OUTCOME_COMMITTED:
+                    self._check_kept(database, txid)
                     return
                 if outcome.code != OUTCOME_NOT_PRIMARY:
                     raise Unavailable(outcome.message)
                 await trio.sleep(AGAIN_S)
             # Here it is logged, and this node decides now (or is about to) what the cluster has.
+            self._check_kept(database, txid)
             try:
                 await database.log.sync()
             except OSError as error:
@@ -301,6 +310,14 @@ class Forwarder:
         raise Unavailable(
             f"the primary did not say within {self._timeout_s:g} s that {database.name} is durable up to {txid:016x}"
         )
+
+    def _check_kept(self, database: Database, txid: int) -> None:
+        """The primary is asked by number: raises Lost, Unavailable unless it means the same transaction by it."""
+        name = database.name
+        if not txid or database.own_txid != txid:
+            raise Lost(f"{name} was replaced since this node's last transaction was committed: it may be lost")
+        if self._is_foreign(name):
+            raise Unavailable(f"the primary has another history of {name}: what was committed last may be lost")
 
     async def _ask_sync(self, line: UpLine, name: str, txid: int) -> Outcome | None:
         self._numbers += 1

@@ -11,7 +11,7 @@ import trio
 
 from litereplica.cluster.encoding import encode
 from litereplica.cluster.messages import FORWARD_LIMIT_BYTES, Forward, ForwardPart
-from litereplica.errors import LitereplicaError, Refused
+from litereplica.errors import LitereplicaError, Refused, Unavailable
 from litereplica.store.awaited import Awaited
 from litereplica.store.local import LocalTransaction
 
@@ -21,7 +21,8 @@ NEVER: Final = float("inf")
 class Journey:
     """``number``: of the last Forward, 0 when no answer can come. ``verdict``: why it is given up, if it is.
 
-    ``left``: all of it was handed to a connection once, so that without an answer nobody here knows what became of it.
+    ``left``: the first epoch in which all of it was handed to a connection, 0: none. Without an answer of that primary
+    nobody here knows what became of it: it may have it, die, and come back with it.
     ``again_at``: when it is to be sent again on the same connection (trio's clock). ``done``: the primary has answered
     that it is committed (and durable, if that was asked). ``replied``: it has answered at all.
     """
@@ -45,7 +46,7 @@ class Journey:
         self.awaited = awaited
         self.durable = durable
         self.number = 0
-        self.left = False
+        self.left = 0
         self.again_at = NEVER
         self.done = False
         self.replied = False
@@ -66,16 +67,29 @@ class Journey:
             try:
                 data = transaction.read(offset, FORWARD_LIMIT_BYTES)
             except OSError as error:
-                self.give_up(Refused(f"a transaction of {transaction.name} cannot be read back: {error.strerror}"))
+                reason = f"a transaction of {transaction.name} cannot be read back: {error.strerror}"
+                self.give_up(Unavailable(reason) if self.left else Refused(reason))
                 return
             if offset + len(data) >= transaction.length:
-                self.left = True
+                self.left = self.left or epoch
             piece: Forward | ForwardPart = ForwardPart(epoch, number, data)
             if not offset:
                 origin, base = transaction.origin, transaction.base
                 length = transaction.length
                 piece = Forward(epoch, number, transaction.name, origin, base, token, self.durable, length, data)
             yield encode(piece)
+
+    def refused(self, error: Refused, epoch: int) -> None:
+        """The primary of ``epoch`` does not have it, and does not commit it."""
+        if self.left in (0, epoch):
+            self.give_up(error)
+        else:
+            self.give_up(Unavailable(f"{error.message} (an earlier primary that was sent it may come back with it)"))
+
+    def not_taken(self, epoch: int) -> None:
+        """The same, and it is to be sent again: if it was sent to nobody else, nobody has it."""
+        if self.left == epoch:
+            self.left = 0
 
     def give_up(self, verdict: LitereplicaError) -> None:
         """It ends here, unless its record has come."""

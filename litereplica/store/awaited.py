@@ -6,9 +6,10 @@ its place. Does not know how it was sent, nor what there is to complete.
 An outcome is settled in the very stretch without ``await`` in which its record is counted: nobody on this node sees
 the position that it leads to before the application's own bytes are where they belong.
 
-The record is what was written here, or it differs in page 1 (a primary in rollback mode counts changes there), which is
-told from the checksums: all pages' and page 1's, here and there. Then it is applied too, and page 1 is unlaid
-(store.unlaid). If it differs in any other way, the applier has to bring it in, and the next transaction waits for that.
+The record is what was written here, or it differs in page 1 (a primary in rollback mode counts changes there; its mode
+is not that of the WAL here, mount.first_page), which is told from the checksums: all pages' and page 1's, here and
+there. Then it is applied too, and page 1 is unlaid (store.unlaid). If it differs in any other way, the applier has to
+bring it in, and the next transaction waits for that.
 """
 
 from collections.abc import Callable

@@ -70,9 +70,9 @@ class Database:
     ``install_failure``: why the segments of the history before it are still in the log's place (store.install).
     ``settled``: nothing has changed since the clean stop that the meta file speaks of.
     Of a replica whose applications write: ``awaited``, the transaction of theirs that is on its way; ``own_txid``, the
-    newest that has come back as the cluster's, 0 when none has since this process started; ``claim``, the newest commit
-    in the WAL that one of them made and need not have published yet: (salt 1, salt 2, frames); ``unlaid``: those of
-    theirs whose page 1 the files here lack.
+    newest that has come back as the cluster's, 0 when none has since this process started or since an install;
+    ``claim``, the newest commit in the WAL that one of them made and need not have published yet: (salt 1, salt 2,
+    frames); ``unlaid``: those of theirs whose page 1 the files here lack.
     ``telltale``: of the newest transaction that was committed through this node's files, (TXID, pgno, checksum) of a
     page that it has changed; None: it has changed none, or there is none.
     """

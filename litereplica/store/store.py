@@ -371,6 +371,8 @@ class Store:
             # Whatever a commit of an application has said of the WAL: this file has another.
             database.claim = None
         database.telltale = None
+        # Whether it is part of this content cannot be told from its number.
+        database.own_txid = 0
         database.unlaid.replaced()
         if database.awaited is not None:
             database.awaited.replaced(database)

@@ -6,7 +6,8 @@ database file is said to hold, and when what is laid over comes too late. Does n
 
 The primary adds a counted page 1 to each transaction of a database in rollback mode (applier.journal_writer). So the
 record of a transaction that was made here is not what the application here has written: its page 1 has another change
-counter. Nobody needs that one here: everybody reads through a WAL, where SQLite does not look at the counter. So such a
+counter, and after a VACUUM another journal mode (mount.first_page). Nobody needs that one here: everybody reads through
+a WAL, where SQLite does not look at the counter, whatever page 1 says of the mode. So such a
 transaction is applied with its completion, the next one may follow at once, and page 1 is laid over later, by applying
 the newest record again: page images, which change nothing else.
 

@@ -1,0 +1,151 @@
+"""What a replica makes of a primary's answers when another one has taken over in between."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+import trio
+import trio.testing
+
+from litereplica.cluster.messages import (
+    OUTCOME_BUSY,
+    OUTCOME_COMMITTED,
+    OUTCOME_NOT_PRIMARY,
+    OUTCOME_REFUSED,
+    OUTCOME_STALE,
+    Message,
+    Outcome,
+    SyncTo,
+)
+from litereplica.errors import LitereplicaError, Refused, Unavailable
+from litereplica.ltx.position import Position
+from litereplica.mount.elsewhere import Lost
+from litereplica.replication.client import ReplicationClient
+from litereplica.store.local import Stale
+from tests.replication.forwarding import WritingNode
+from tests.replication.nodes import same, until
+
+NO = (OUTCOME_BUSY, OUTCOME_REFUSED)
+
+
+@pytest.fixture
+def node_class() -> type[WritingNode]:
+    return WritingNode
+
+
+@dataclass
+class TwinLine:
+    """A connection with a primary, which answers every question as it is told."""
+
+    node: WritingNode
+    epoch: int
+    code: str = OUTCOME_COMMITTED
+    answers: bool = True
+    sent: int = 0
+    asked: list[Message] = field(default_factory=list)
+
+    def say(self, message: Message) -> None:
+        self.asked.append(message)
+        if isinstance(message, SyncTo):
+            outcome = Outcome(self.epoch, message.number, self.code, Position.ZERO, "")
+            trio.lowlevel.current_trio_token().run_sync_soon(self.node.writes.told, outcome)
+
+    def send(self, parcel: Iterator[bytes]) -> None:
+        """All of it goes."""
+        number = max(each.number for each in self.node.forwarder._journeys.values())
+        assert list(parcel)
+        self.sent += 1
+        if self.answers:
+            outcome = Outcome(self.epoch, number, self.code, Position.ZERO, f"says epoch {self.epoch}")
+            trio.lowlevel.current_trio_token().run_sync_soon(self.node.writes.told, outcome)
+
+
+# -- what is durable --------------------------------------------------------------------------------------------------
+
+
+async def test_a_primary_of_another_history_makes_nothing_durable(primary: WritingNode, replica: WritingNode) -> None:
+    primary.grow(10)
+    async with primary.leading(), replica.forwarding(primary.port):
+        await until(lambda: same(primary, replica))
+        await replica.write()
+    line = TwinLine(replica, epoch=2)
+    replica.client = cast("ReplicationClient", SimpleNamespace(foreign={"app.db"}))
+    replica.writes.connected(line)
+    with pytest.raises(Unavailable, match="another history"):
+        await replica.forwarder.make_durable("app.db")
+    replica.client.foreign.clear()
+    await replica.forwarder.make_durable("app.db")
+    assert len(line.asked) == 1
+
+
+async def test_what_was_lost_is_not_durable_though_the_next_primary_has_a_transaction_of_its_number(
+    make_node: Callable[..., WritingNode], primary: WritingNode, replica: WritingNode
+) -> None:
+    other = make_node("c")
+    primary.grow(10)
+    async with primary.leading():
+        async with other.forwarding(primary.port):
+            await until(lambda: same(primary, other))
+        async with replica.forwarding(primary.port):
+            await until(lambda: same(primary, replica))
+            await replica.write()
+    other.store.epoch = 2
+    async with other.leading(), replica.forwarding(other.port):
+        other.touch(3)
+        await until(lambda: same(other, replica))
+        with pytest.raises(Lost):
+            await replica.forwarder.make_durable("app.db")
+        await replica.write()
+        await replica.forwarder.make_durable("app.db")
+
+
+# -- what was refused -------------------------------------------------------------------------------------------------
+
+
+async def said_of_one_sent_to_both(replica: WritingNode, first: TwinLine, second: TwinLine) -> LitereplicaError:
+    """What the application is told of a transaction that went to the one, and then to the other."""
+
+    async def change_over() -> None:
+        await until(lambda: first.sent > 0)
+        # What it answers is heard.
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        replica.writes.disconnected("it died")
+        replica.writes.connected(second)
+
+    replica.grow(10)
+    replica.writes.connected(first)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(change_over)
+        with pytest.raises(LitereplicaError, match=f"says epoch {second.epoch}") as told:
+            await replica.write()
+    return told.value
+
+
+@pytest.mark.parametrize("code", NO)
+async def test_what_an_earlier_primary_may_come_back_with_is_not_refused(replica: WritingNode, code: str) -> None:
+    told = await said_of_one_sent_to_both(replica, TwinLine(replica, 1, answers=False), TwinLine(replica, 2, code))
+    assert isinstance(told, Unavailable)
+    assert replica.forwarded == {"unknown": 1}
+
+
+@pytest.mark.parametrize("code", NO)
+async def test_what_one_primary_alone_was_sent_is_refused(replica: WritingNode, code: str) -> None:
+    told = await said_of_one_sent_to_both(replica, TwinLine(replica, 1, answers=False), TwinLine(replica, 1, code))
+    assert isinstance(told, Refused)
+
+
+@pytest.mark.parametrize("code", NO)
+async def test_what_the_earlier_primary_has_said_it_has_not_is_refused(replica: WritingNode, code: str) -> None:
+    told = await said_of_one_sent_to_both(
+        replica, TwinLine(replica, 1, OUTCOME_NOT_PRIMARY), TwinLine(replica, 2, code)
+    )
+    assert isinstance(told, Refused)
+
+
+async def test_what_came_second_is_refused_by_any_primary(replica: WritingNode) -> None:
+    told = await said_of_one_sent_to_both(
+        replica, TwinLine(replica, 1, answers=False), TwinLine(replica, 2, OUTCOME_STALE)
+    )
+    assert isinstance(told, Stale)
