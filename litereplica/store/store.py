@@ -365,8 +365,9 @@ class Store:
             place_install(database)
             if page_count or not had_file:
                 database.applied = position.txid
-            # Whatever a commit of an application has said of the WAL: this file has another.
-            database.claim = None
+        # Whatever a commit of an application has said of the WAL: it is of a content that nobody needs any more, and the
+        # applier may write the new one over its frames.
+        database.claim = None
         database.telltale = None
         database.unlaid.replaced()
         if database.awaited is not None:
