@@ -294,3 +294,23 @@ async def test_what_was_to_be_laid_over_when_the_applier_let_go_is_not_waited_fo
             follower.closed(NAME)
         follower.go_on(app.database)
         assert not app.database.unlaid.laying
+
+
+async def test_a_new_applier_is_not_given_a_history_that_is_about_to_be_replaced(app: Application) -> None:
+    link = TwinLink()
+    follower = Follower(app.store, Operations(app.store, Access()), link)  # type: ignore[arg-type]
+    app.database.applied -= 5
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(follower.run)
+        await trio.testing.wait_all_tasks_blocked()
+        assert link.given
+        await follower.give_way(app.database)
+        link.given.clear()
+        follower.restarted()
+        await trio.testing.wait_all_tasks_blocked()
+        assert link.given == []
+        follower.go_on(app.database)
+        await trio.testing.wait_all_tasks_blocked()
+        assert link.given
+        nursery.cancel_scope.cancel()
+    app.store.close()
