@@ -147,8 +147,9 @@ class Backlog:
                 return None
             self._awaits_resend = True
             return expected, f"transactions {expected} to {message.first_txid - 1} were not sent to the applier"
-        if message.last_txid < expected:
+        if message.applied < message.last_txid < expected:
             return None  # queued or applied already: its Applied is on the way
+        # An overlay is never dropped: the node has had the answers to all before it, and waits for this one's.
         if message.first_txid < expected and message.redo_until < expected - 1:
             message = message._replace(redo_until=expected - 1)
         # Sent again, with more: it takes the place of what waits of it.

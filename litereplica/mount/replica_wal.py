@@ -51,6 +51,7 @@ from litereplica.mount.wal_pages import FramePages
 from litereplica.sqlite.detector import Rewind
 from litereplica.sqlite.frames import Transaction
 from litereplica.sqlite.outcome import Examined
+from litereplica.sqlite.pages import DATABASE_HEADER_BYTES
 from litereplica.sqlite.wal import FRAME_HEADER_BYTES, WAL_HEADER_BYTES, parse_wal_header
 from litereplica.store.database import ROLLBACK_MODE, WAL_MODE, Database, journal_mode_of
 
@@ -275,7 +276,7 @@ class ReplicaWal:
         if wal.access.elsewhere is None or wal.is_held:
             wal.access.check(wal.owner.name)
         if size == 0:
-            if database is not None and database.journal_mode == ROLLBACK_MODE:
+            if database is not None and self._is_needed(database):
                 raise wal.refuse(
                     "truncate_refused",
                     "the database is in rollback mode on the primary, and is read through this WAL here",
@@ -293,6 +294,16 @@ class ReplicaWal:
             wal.detector.truncate(size)
         except Rewind:
             raise wal.refuse("truncate_refused", "the WAL holds transactions", errno.EIO) from None
+
+
+    def _is_needed(self, database: Database) -> bool:
+        """Whether page 1 says "rollback", or will: readers must find frames in the WAL then (applier.rollback_mode).
+
+        What is logged may say "WAL" by now, while page 1, all of which is in the file at a cut, does not yet.
+        """
+        if database.journal_mode == ROLLBACK_MODE:
+            return True
+        return database.is_behind and journal_mode_of(self._wal.owner.read_now(0, DATABASE_HEADER_BYTES)) != WAL_MODE
 
 
 def _check_mode(wal: "WalFile", database: Database, pages: FramePages) -> None:

@@ -78,7 +78,7 @@ class DataPlane:
         self.visibility = Visibility(operations, access, lambda: self.link)
         self.hearing = Hearing(
             store, self.following, self.writers, self.writes, self.visibility,
-            stopped=self._wake_up, restarted=self._applier_restarted,
+            applied=self._forget_committed, stopped=self._wake_up, restarted=self._applier_restarted,
         )  # fmt: skip
         self.server: ReplicationServer | None = None
         scrub = settings.data.scrub
@@ -92,7 +92,8 @@ class DataPlane:
         self._settings = settings
         self._wait = wait
         self._nursery: trio.Nursery | None = None
-        # Since the last demotion: salts and committed frames of each WAL, for an applier that starts later.
+        # At the last demotion: salts and committed frames of each WAL, for an applier that starts later. Until one has
+        # compared.
         self._committed: dict[str, tuple[int, int, int]] = {}
         self._lot = trio.lowlevel.ParkingLot()
 
@@ -383,6 +384,10 @@ class DataPlane:
         """A writer may have died before it published its commit: nothing may be appended over that."""
         for name, (salt1, salt2, frames) in self._committed.items():
             self.link.republish(name, salt1, salt2, frames)
+
+    def _forget_committed(self, name: str) -> None:
+        """The applier has written to the WAL, so it shows all that was committed before; soon it may begin again."""
+        self._committed.pop(name, None)
 
     # -- handoff ---------------------------------------------------------------------------------------------------
 

@@ -136,6 +136,7 @@ class Follower:
         if database.pending_install is not None and not progress.installing:
             # Of the history that a snapshot is about to replace, its records may be gone: none of it is needed.
             log.info("not_applied", database=name, txid=f"{txid:016x}", reason=reason)
+            database.unlaid.reported(txid)
             progress.under_way.clear()
             self.changed(database)
             return
@@ -178,6 +179,8 @@ class Follower:
             progress.closing.set()
             progress.closing = None
             if database is not None:
+                # What was to be laid over is not answered any more.
+                database.unlaid.over()
                 self.changed(database)
 
     async def give_way(self, database: Database) -> None:
@@ -324,7 +327,8 @@ class Follower:
         if progress.closing is not None or progress.giving_way:
             return
         if database.pending_install is not None:
-            if not progress.under_way:
+            # An overlay is not under way any more after a promotion that failed, and still to be heard of.
+            if not (progress.under_way or database.unlaid.laying):
                 self._install(database, progress)
             return
         if not database.file_path.exists() or database.applied <= database.dropped_txid:

@@ -20,7 +20,8 @@ log = structlog.get_logger()
 class Hearing:
     """``released``: who waits for databases to be let go of.
 
-    ``restarted`` is told of a new child, ``stopped`` of a database whose records could not be applied.
+    ``restarted`` is told of a new child, ``applied`` and ``stopped`` of a database whose records were applied, could not
+    be.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class Hearing:
         writes: RemoteWrites,
         visibility: Visibility,
         *,
+        applied: Callable[[str], None],
         stopped: Callable[[], None],
         restarted: Callable[[], None],
     ) -> None:
@@ -40,6 +42,7 @@ class Hearing:
         self._writers = writers
         self._writes = writes
         self._visibility = visibility
+        self._applied = applied
         self._stopped = stopped
         self._restarted = restarted
 
@@ -47,6 +50,7 @@ class Hearing:
         """Readers see everything up to ``txid``."""
         if self._following.follower is not None:
             self._following.follower.applied(database, txid)
+            self._applied(database)
         else:
             self._reported(database, txid)
 

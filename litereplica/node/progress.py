@@ -20,6 +20,8 @@ class Progress:
         self.making = False
         # The applier may still be busy with a file that was dropped: no other may have its name before this is set.
         self.closing: trio.Event | None = None
+        # The file is about to be another one: no applier is given anything, a new one neither.
+        self.giving_way = False
         self.reset(applied)
 
     def reset(self, applied: int) -> None:
@@ -34,8 +36,6 @@ class Progress:
         # The last TXIDs of what the applier was given and has not reported. It may report several as one.
         self.under_way: deque[int] = deque()
         self.installing = False
-        # The file is about to be another one: the applier is given nothing.
-        self.giving_way = False
         # What has failed is to be sent again, after a while.
         self.failed = False
         # In a row, and why the last time.

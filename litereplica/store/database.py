@@ -425,8 +425,9 @@ class Database:
         if len(page) != self.page_size:
             return True
         found = page_checksum(pgno, page)
-        # The applier may have laid the log's page 1 over it since.
-        return found != entry and not (pgno == 1 and found in self.unlaid.firsts)
+        # The applier may have laid the log's page 1 over it since; an older one (``unlaid.firsts``) tells nothing. If a
+        # later record has page 1 too, that is another one, and who asks is refused until it is applied.
+        return found != entry and not (pgno == 1 and found == self.checksums.table[0])
 
     # -- what is certain -------------------------------------------------------------------------------------------
 

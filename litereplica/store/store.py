@@ -368,8 +368,9 @@ class Store:
             place_install(database)
             if page_count or not had_file:
                 database.applied = position.txid
-            # Whatever a commit of an application has said of the WAL: this file has another.
-            database.claim = None
+        # Whatever a commit of an application has said of the WAL: it is of a content that nobody needs any more, and the
+        # applier may write the new one over its frames.
+        database.claim = None
         database.telltale = None
         # Whether it is part of this content cannot be told from its number.
         database.own_txid = 0

@@ -26,7 +26,9 @@ While some are unlaid, and why each of these is harmless:
 What is laid over may come too late: an application commits once more while the applier waits for its turn, and older
 pages would lie over its newer ones. Both write under SQLite's write lock, so it is decided at the applier's first
 write, in the mount: from the completion on all that the applier writes is refused (``is_overtaken``), until it has said
-that the overlay failed. It says so of the overlay first: nothing that was sent after it is written before.
+that the overlay failed. It says so of the overlay first: nothing that was sent after it is written before. It always
+says what became of one (applier.backlog), or that it has let go of the database. As long as one is on its way, no
+other one and no new content is sent, also after a promotion that failed, when nothing else counts as under way.
 
 The node may become the primary while some are unlaid: an application may keep the lock, and its commit may be held
 until this node leads. Then it is the other way round: the first transaction that is committed here takes this node's

@@ -112,6 +112,23 @@ def test_records_may_follow_what_an_application_of_this_node_has_committed() -> 
     assert taken(backlog) == [[records(6, 6, applied=5)]]
 
 
+def test_what_is_applied_is_laid_over_again_when_the_node_asks_for_it() -> None:
+    # As after a promotion that failed, of a database that was not released.
+    backlog = filled(records(1, 2))
+    assert taken(backlog) == [[records(1, 2)]]
+    # Of what has been sent twice before the node had heard of the first one, nothing.
+    assert backlog.add(records(2, 2, applied=1)) is None
+    assert not backlog
+    overlay = records(2, 2, applied=2)
+    assert backlog.add(overlay) is None
+    assert backlog.overlay() == 2
+    # It is published at once: nothing that comes later is missing.
+    assert taken(backlog) == [[overlay._replace(redo_until=2)]]
+    after = records(3, 3, applied=2)
+    assert backlog.add(after) is None
+    assert taken(backlog) == [[after]]
+
+
 def test_what_is_sent_again_with_more_takes_the_place_of_what_waits() -> None:
     # A promotion that is given up has everything sent again that was not applied, and some of it may still wait.
     again = records(2, 9)

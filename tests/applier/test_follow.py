@@ -2,13 +2,18 @@
 
 import errno
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
 import trio
+import trio.testing
 
+from litereplica.applier.backlog import Backlog
+from litereplica.applier.protocol import Apply, Release
 from litereplica.ltx.position import Position
 from litereplica.mount.access import Access
 from litereplica.mount.operations import Operations
@@ -179,5 +184,133 @@ async def test_the_file_of_a_dropped_database_that_cannot_be_removed_is_removed_
             while app.database.applied < app.database.position.txid:
                 await trio.sleep(0.01)
         assert not app.database.file_path.exists()
+        nursery.cancel_scope.cancel()
+    app.store.close()
+
+
+class QueueLink(TwinLink):
+    """What it is given waits as in the applier, until ``turn``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backlog = Backlog()
+        self.installed: list[int] = []
+        self.closes = False
+
+    @property
+    def pid(self) -> int | None:  # type: ignore[override]
+        """Whether it will say that it has closed a database."""
+        return 1 if self.closes else None
+
+    def close_database(self, _name: str) -> None:
+        self.backlog.clear()
+
+    def apply(  # type: ignore[override]
+        self, name: str, path: Path, offset: int, length: int, first_txid: int, last_txid: int, *, applied: int
+    ) -> None:
+        super().apply(name, path, offset, length, first_txid, last_txid)
+        assert self.backlog.add(Apply(name, str(path), offset, length, first_txid, last_txid, 0, applied)) is None
+
+    def install(self, _name: str, _path: Path, _page_size: int, _page_count: int, txid: int) -> None:
+        self.installed.append(txid)
+
+    def turn(self, follower: Follower) -> None:
+        while (work := self.backlog.take()) is not None:
+            if isinstance(work, list):
+                follower.applied(NAME, work[-1].last_txid)
+
+
+@asynccontextmanager
+async def after_a_failed_promotion(app: Application) -> AsyncIterator[tuple[Follower, QueueLink]]:
+    """The newest transaction was applied, and is sent again because this node has not become the primary.
+
+    The database was not released: a COMMIT is held there.
+    """
+    for _ in range(3):
+        app.commit()
+    database = app.database
+    link = QueueLink()
+    follower = Follower(app.store, Operations(app.store, Access()), link)  # type: ignore[arg-type]
+    database.applied = database.position.txid - 1
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(follower.run)
+        await trio.testing.wait_all_tasks_blocked()
+        link.turn(follower)
+        assert not database.is_behind
+        follower.let_go()
+        follower.restarted()
+        await trio.testing.wait_all_tasks_blocked()
+        assert database.unlaid.laying == database.position.txid
+        yield follower, link
+        nursery.cancel_scope.cancel()
+    app.store.close()
+
+
+def go_back(app: Application, follower: Follower, to: int) -> None:
+    """A content at ``to`` is to be written over this one."""
+    database = app.database
+    database.pending_install = app.store.root / "pages"
+    header = b"SQLite format 3\0" + (512).to_bytes(2) + b"\2\2\0\x40\x20\x20"
+    database.pending_install.write_bytes(header.ljust(512, b"\0"))
+    database.applied, database.base = 0, Position(to, 0)
+    follower.replaced(database)
+
+
+async def test_what_is_sent_again_after_a_failed_promotion_is_answered(app: Application) -> None:
+    async with after_a_failed_promotion(app) as (follower, link):
+        link.turn(follower)
+        unlaid = app.database.unlaid
+        assert not unlaid.laying
+        # The next promotion succeeds: the applier may write for other nodes.
+        unlaid.overtake()
+        link.backlog.add(Release(NAME))
+        assert not unlaid.is_overtaken
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_node_goes_back_after_a_failed_promotion(app: Application, fails: bool) -> None:
+    async with after_a_failed_promotion(app) as (follower, link):
+        newest = app.database.position.txid
+        go_back(app, follower, newest - 2)
+        await trio.testing.wait_all_tasks_blocked()
+        # Its report could be taken for the one of the new content.
+        assert link.installed == []
+        if fails:
+            follower.failed(NAME, newest, "somebody keeps the lock", retry=True)
+        else:
+            link.turn(follower)
+        await trio.testing.wait_all_tasks_blocked()
+        assert link.installed == [newest - 2]
+        assert not app.database.unlaid.laying
+
+
+async def test_what_was_to_be_laid_over_when_the_applier_let_go_is_not_waited_for(app: Application) -> None:
+    async with after_a_failed_promotion(app) as (follower, link):
+        link.closes = True
+        async with trio.open_nursery() as nursery:
+            # Another file is about to take its place, and then does not.
+            nursery.start_soon(follower.give_way, app.database)
+            await trio.testing.wait_all_tasks_blocked()
+            follower.closed(NAME)
+        follower.go_on(app.database)
+        assert not app.database.unlaid.laying
+
+
+async def test_a_new_applier_is_not_given_a_history_that_is_about_to_be_replaced(app: Application) -> None:
+    link = TwinLink()
+    follower = Follower(app.store, Operations(app.store, Access()), link)  # type: ignore[arg-type]
+    app.database.applied -= 5
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(follower.run)
+        await trio.testing.wait_all_tasks_blocked()
+        assert link.given
+        await follower.give_way(app.database)
+        link.given.clear()
+        follower.restarted()
+        await trio.testing.wait_all_tasks_blocked()
+        assert link.given == []
+        follower.go_on(app.database)
+        await trio.testing.wait_all_tasks_blocked()
+        assert link.given
         nursery.cancel_scope.cancel()
     app.store.close()

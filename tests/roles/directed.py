@@ -22,6 +22,8 @@ class DirectedNode(Node):
         self.control = folder / "control"
         # As long as this file is there, no -wal takes anything.
         self.full = folder / "full"
+        # The same, and nobody reads a -wal.
+        self.unreadable = folder / "unreadable"
         super().__init__(
             folder, name, ports=(first, second), primary=("nobody", 1, 1),
             replication={"heartbeat": "500ms", "timeout": "2s"}, writes={"on_replica": on_replica},

@@ -94,12 +94,18 @@ class Director:
 
 
 class FullDisk(Disk):
-    """Has no room in a -wal while ``full`` exists."""
+    """Has no room in a -wal while ``full`` exists, and reads none either while ``unreadable`` does."""
 
-    __slots__ = ("_full",)
+    __slots__ = ("_full", "_unreadable")
 
     def __init__(self, full: Path) -> None:
         self._full = full
+        self._unreadable = full.with_name("unreadable")
+
+    def pread(self, descriptor: int, size: int, offset: int) -> bytes:
+        if self._unreadable.exists() and (_DESCRIPTORS / str(descriptor)).readlink().name.endswith("-wal"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return super().pread(descriptor, size, offset)
 
     def pwrite(self, descriptor: int, data: bytes | memoryview, offset: int) -> int:
         if self._full.exists() and (_DESCRIPTORS / str(descriptor)).readlink().name.endswith("-wal"):

@@ -162,6 +162,33 @@ def test_a_commit_that_is_held_when_its_node_becomes_primary_is_committed_there(
     assert rows(b) == {"b": [1, 2, 3]}
 
 
+def test_who_leads_at_the_second_attempt_with_a_held_commit_takes_those_of_other_nodes(forwarding: Direct) -> None:
+    a, b, c = three(forwarding, "WAL")
+    run_sql(a.path("other.db"), "PRAGMA journal_mode=WAL; CREATE TABLE t (n)")
+    b.wait_for("other.db", a.position("other.db"))
+    with Session(b.path()) as reader, Session(b.path()) as held, Session(b.path("other.db")) as other:
+        # The WAL cannot be folded: a new applier would get the newest transaction again.
+        reader.run("BEGIN")
+        reader.run("SELECT * FROM t")
+        for name, session in (("app.db", held), ("other.db", other)):
+            run_sql(a.path(name), "INSERT INTO t (n) VALUES (1)")
+            b.wait_for(name, a.position(name))
+            session.run("SELECT * FROM t")
+        a.kill()
+        held.send("INSERT INTO t VALUES ('b', 2)")
+        time.sleep(0.5)
+        b.unreadable.touch()
+        assert "cannot be gone on with" in b.tell("promote", epoch=2)["error"]
+        b.unreadable.unlink()
+        b.promote(2)
+        held.receive()
+        c.follow(b)
+        run_sql(c.path(), "INSERT INTO t VALUES ('c', 3)", mode="rw")
+        assert held.run("SELECT n FROM t") == [(1,), (2,), (3,)]
+    c.wait_for("app.db", b.position())
+    assert_same([b, c])
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_a_writer_that_dies_before_it_has_published_its_commit_is_in_nobodys_way(forwarding: Direct, mode: str) -> None:
     """The kernel keeps a process that is killed until its write is answered; it publishes nothing after that."""

@@ -128,6 +128,17 @@ def test_over_a_database_that_is_read_the_applier_has_the_last_word(tmp_path: Pa
     store.close()
 
 
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_commit_in_the_wal_of_the_old_content_is_forgotten(tmp_path: Path, apart: bool) -> None:
+    """Its writer may have died before it published it; the applier writes the new content over its frames."""
+    store = open_store(tmp_path / "data")
+    database = with_history(store, 3).database
+    database.claim = (1, 2, 3)
+    install(store, apart=apart)
+    assert database.claim is None
+    store.close()
+
+
 async def test_the_installed_pages_go_when_the_file_holds_them_durably(tmp_path: Path) -> None:
     store = open_store(tmp_path / "data")
     app = with_history(store, 10)

@@ -118,6 +118,26 @@ async def test_page_1_alone_tells_that_the_newest_is_in_the_file_also_when_it_wa
     assert not database.lacks_newest(lambda _offset, _size: logged)
 
 
+async def test_an_older_page_1_does_not_tell_that_the_newest_is_in_the_file(pair: Pair) -> None:
+    database = pair.database
+    older = pair.content[1]
+    await commit_here(pair, first_here=False)
+    database.unlaid.lay(4, database.checksums.table[0])
+    laid = pair.content[1]
+    database.unlaid.laid(4)
+    database.unlaid.reported(4)
+    # In WAL mode by now, where the primary adds nothing.
+    own = pair.application.page()
+    awaited = Held(database).awaited(await pair.record([(1, own)]))
+    awaited.begin(database)
+    pair.commit([(1, own)])
+    pair.deliver()
+    assert (awaited.committed, database.applied, bool(database.unlaid)) == (True, 5, False)
+    assert not database.lacks_newest(lambda _offset, _size: own)
+    assert database.lacks_newest(lambda _offset, _size: laid)
+    assert database.lacks_newest(lambda _offset, _size: older)
+
+
 @pytest.mark.parametrize("how", ["drop", "snapshot"])
 async def test_another_content_has_nothing_unlaid(pair: Pair, how: str) -> None:
     database = pair.database
