@@ -295,7 +295,6 @@ class ReplicaWal:
         except Rewind:
             raise wal.refuse("truncate_refused", "the WAL holds transactions", errno.EIO) from None
 
-
     def _is_needed(self, database: Database) -> bool:
         """Whether page 1 says "rollback", or will: readers must find frames in the WAL then (applier.rollback_mode).
 

@@ -20,8 +20,8 @@ log = structlog.get_logger()
 class Hearing:
     """``released``: who waits for databases to be let go of.
 
-    ``restarted`` is told of a new child, ``applied`` and ``stopped`` of a database whose records were applied, could not
-    be.
+    ``restarted`` is told of a new child, ``applied`` of a database whose records were applied, ``stopped`` of one where
+    they could not be.
     """
 
     def __init__(

@@ -368,7 +368,7 @@ class Store:
             place_install(database)
             if page_count or not had_file:
                 database.applied = position.txid
-        # Whatever a commit of an application has said of the WAL: it is of a content that nobody needs any more, and the
+        # Whatever a commit of an application has said of the WAL is of a content that nobody needs any more: the
         # applier may write the new one over its frames.
         database.claim = None
         database.telltale = None
