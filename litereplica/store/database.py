@@ -73,8 +73,8 @@ class Database:
     newest that has come back as the cluster's, 0 when none has since this process started or since an install;
     ``claim``, the newest commit in the WAL that one of them made and need not have published yet: (salt 1, salt 2,
     frames); ``unlaid``: those of theirs whose page 1 the files here lack.
-    ``telltale``: of the newest transaction that was committed through this node's files, (TXID, pgno, checksum) of a
-    page that it has changed; None: it has changed none, or there is none.
+    ``telltale``: of the newest transaction that was committed through this node's files, (TXID, page size, pgno,
+    checksum) of a page that it has changed; None: it has changed none, or there is none.
     """
 
     __slots__ = (
@@ -110,7 +110,7 @@ class Database:
         self.awaited: Awaited | None = None
         self.own_txid = 0
         self.claim: tuple[int, int, int] | None = None
-        self.telltale: tuple[int, int, int] | None = None
+        self.telltale: tuple[int, int, int, int] | None = None
         self.unlaid = Unlaid()
         # The fdatasync of the database file failed: what of it is on the disk is unknown until the next start.
         self.file_failure: OSError | None = None
@@ -288,7 +288,7 @@ class Database:
 
     def committed_here(self, txid: int, page: tuple[int, int] | None) -> None:
         """An application, or the applier for another node, has committed ``txid``; ``page``: as ``changed_page``."""
-        self.telltale = None if page is None else (txid, *page)
+        self.telltale = None if page is None else (txid, self.page_size, *page)
 
     def changed(self) -> None:
         """Tell every listener."""
@@ -420,9 +420,10 @@ class Database:
         """
         if self.telltale is None or self.telltale[0] != self.applied:
             return False
-        _, pgno, entry = self.telltale
-        page = read((pgno - 1) * self.page_size, self.page_size)
-        if len(page) != self.page_size:
+        # Not the page size of now: a change of that is logged before it is applied, which takes an empty WAL.
+        _, page_size, pgno, entry = self.telltale
+        page = read((pgno - 1) * page_size, page_size)
+        if len(page) != page_size:
             return True
         found = page_checksum(pgno, page)
         # The applier may have laid the log's page 1 over it since; an older one (``unlaid.firsts``) tells nothing. If a

@@ -104,6 +104,20 @@ async def test_what_another_node_commits_afterwards_lays_it(pair: Pair) -> None:
     assert database.unlaid.at_rest
 
 
+async def test_what_tells_of_the_newest_has_the_page_size_of_then(pair: Pair) -> None:
+    """Another one is logged, and applied only once the WAL is empty."""
+    database = pair.database
+    pages = pair.change()
+    awaited = Held(database).awaited(await pair.record(pages))
+    awaited.begin(database)
+    pair.commit(pages)
+    pair.deliver()
+    content = dict(pair.content)
+    assert (awaited.committed, database.applied) == (True, 4)
+    database.set_page_size(4096)
+    assert not database.lacks_newest(lambda offset, size: content[offset // 512 + 1][:size])
+
+
 async def test_page_1_alone_tells_that_the_newest_is_in_the_file_also_when_it_was_laid_over(pair: Pair) -> None:
     database = pair.database
     before, own, logged = pair.content[1], pair.application.page(), pair.application.page()
