@@ -10,7 +10,8 @@ import pytest
 
 from tests.cluster.comparing import assert_same
 from tests.cluster.group import Group
-from tests.support.sql import run_sql
+from tests.support.sql import SqlError, run_sql
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(115)
 
@@ -78,3 +79,27 @@ def test_a_database_in_rollback_mode_that_is_made_anew_on_a_replica_stays_in_it(
         group.replicas[0].wait_for(name, group.primary_node.position(name))
     assert primary.stat().st_size < before
     assert_same(group.all, name)
+
+
+def test_another_page_size_comes_to_a_replica_that_has_just_committed(group: Group) -> None:
+    """It takes an empty WAL there, and what tells whether that may be emptied was of the page size before."""
+    primary, (replica,) = group.primary_node, group.replicas
+    path, there = primary.path("sized.db"), replica.path("sized.db")
+    run_sql(path, "PRAGMA journal_mode=WAL; CREATE TABLE t (id INTEGER PRIMARY KEY, v);")
+    replica.wait_for("sized.db", primary.position("sized.db"))
+    run_sql(there, "INSERT INTO t (v) VALUES (randomblob(9000));", mode="rw")
+
+    def is_resized() -> bool:
+        try:
+            run_sql(path, "PRAGMA journal_mode=DELETE; PRAGMA page_size=8192; VACUUM; PRAGMA journal_mode=WAL;")
+        except SqlError as error:
+            # The node itself has it open as long as it commits for others.
+            assert error.code == "SQLITE_BUSY", error  # noqa: PT017
+            return False
+        return True
+
+    wait_until(is_resized, "nobody else has it open", 20)
+    replica.wait_for("sized.db", primary.position("sized.db"))
+    run_sql(there, "INSERT INTO t (v) VALUES ('after');", mode="rw")
+    replica.wait_for("sized.db", primary.position("sized.db"))
+    assert_same(group.all, "sized.db")
