@@ -87,9 +87,13 @@ class WalFile(KeptFile):
         return len(data)
 
     def _refuse_overtaken(self) -> None:
-        """Raises EIO while the applier may lie over what came after; it says so to whom that concerns (node.follow)."""
+        """Raises EIO while the applier may write what is over; it says so to whom that concerns (node.follow).
+
+        It would lie over what came after it; or it is of a lost history: where its records were in the log there may
+        be the new history's by then, which do not fit on what is here.
+        """
         database = self._owner.database
-        if database is not None and database.unlaid.is_overtaken:
+        if database is not None and (database.unlaid.is_overtaken or database.awaits_install):
             raise pyfuse3.FUSEError(errno.EIO)
 
     def begin_as_primary(self, frames: int) -> None:

@@ -133,11 +133,12 @@ class Follower:
         database, progress = self._store.get(name), self._progress.get(name)
         if database is None or progress is None or progress.closing is not None:
             return  # of a history that was dropped meanwhile
-        if database.pending_install is not None and not progress.installing:
+        if database.pending_install is not None and (not progress.installing or database.awaits_install):
             # Of the history that a snapshot is about to replace, its records may be gone: none of it is needed.
             log.info("not_applied", database=name, txid=f"{txid:016x}", reason=reason)
             database.unlaid.reported(txid)
             progress.under_way.clear()
+            progress.installing = False
             self.changed(database)
             return
         if retry and self._is_overlay(database, txid):
@@ -395,6 +396,8 @@ class Follower:
         progress.sent = database.base.txid
         progress.under_way.append(database.base.txid)
         progress.installing = True
+        # It has answered for all that it was given before.
+        database.awaits_install = False
         log.info("snapshot_replaces_database", database=database.name, position=str(database.base))
         try:
             # Of the snapshot: the database's own may be another one by now, if a record after it says so.

@@ -67,6 +67,7 @@ class Database:
     ``saved_base``, ``saved_base_pages``: the same as the meta file has it durably: redo begins there.
     ``dropped_txid``: the last record that left no pages, since this process started.
     ``pending_install``: a whole new content that the applier has still to write over the old one.
+    ``awaits_install``: until the applier is given that, it may still write what it was given of the history before it.
     ``install_failure``: why the segments of the history before it are still in the log's place (store.install).
     ``settled``: nothing has changed since the clean stop that the meta file speaks of.
     Of a replica whose applications write: ``awaited``, the transaction of theirs that is on its way; ``own_txid``, the
@@ -78,7 +79,8 @@ class Database:
     """
 
     __slots__ = (
-        "__weakref__", "_writer", "applied", "awaited", "base", "base_pages", "checksums", "claim", "directory",
+        "__weakref__", "_writer", "applied", "awaited", "awaits_install", "base", "base_pages", "checksums", "claim",
+        "directory",
         "dropped_txid", "epoch", "file_failure", "install_failure", "install_folded", "journal_mode",
         "kept_install", "lock_page", "log", "name", "open_pages", "own_txid", "page_count", "page_size",
         "pending_install", "position", "saved_base", "saved_base_pages", "settled", "store", "telltale",
@@ -102,6 +104,7 @@ class Database:
         self.timestamp_ms = 0
         self.dropped_txid = 0
         self.pending_install: Path | None = None
+        self.awaits_install = False
         # The file of a pending install, kept after the applier has written it into its WAL until that is folded.
         self.kept_install: Path | None = None
         self.install_folded = False
@@ -282,6 +285,7 @@ class Database:
             self.base, self.base_pages = position, 0
             # A content that was still to be written over the old one has nowhere to go.
             self.pending_install = None
+            self.awaits_install = False
             self.install_folded = self.kept_install is not None
             self.unlaid.replaced()
             self.telltale = None

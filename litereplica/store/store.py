@@ -364,7 +364,9 @@ class Store:
             database.pending_install = database.kept_install = install_path(database.directory, position)
             # An earlier one may be in the file by now, and its pages not yet removed; these are not.
             database.install_folded = False
+            database.awaits_install = True
         else:
+            database.awaits_install = False
             place_install(database)
             if page_count or not had_file:
                 database.applied = position.txid

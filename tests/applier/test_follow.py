@@ -2,11 +2,13 @@
 
 import errno
 import os
+from array import array
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pyfuse3
 import pytest
 import structlog
 import trio
@@ -14,11 +16,15 @@ import trio.testing
 
 from litereplica.applier.backlog import Backlog
 from litereplica.applier.protocol import Apply, Release
+from litereplica.ltx.checksum import page_checksum
 from litereplica.ltx.position import Position
 from litereplica.mount.access import Access
+from litereplica.mount.database_file import DatabaseFile
 from litereplica.mount.operations import Operations
+from litereplica.mount.wal_file import WalFile
 from litereplica.node.follow import Follower
 from litereplica.store.disk import Disk
+from litereplica.store.page_checksums import xor_of
 from litereplica.store.segment import INDEX_SUFFIX
 from tests.store.application import NAME, Application, open_store
 
@@ -314,3 +320,32 @@ async def test_a_new_applier_is_not_given_a_history_that_is_about_to_be_replaced
         assert link.given
         nursery.cancel_scope.cancel()
     app.store.close()
+
+
+async def test_the_applier_writes_nothing_of_a_lost_history_once_the_log_is_another(app: Application) -> None:
+    """It reads the records where they were, and may find those of the new history there."""
+    async with after_a_failed_promotion(app) as (follower, _):
+        store, database, newest = app.store, app.database, app.database.position.txid
+        access = Access()
+        wal = WalFile(store, access, DatabaseFile(store, access, NAME), f"{NAME}-wal")
+        store.file_path(f"{NAME}-wal").touch()
+        wal.ensure_open()
+        assert await wal.write_applied(0, bytes(32)) == 32
+        header = b"SQLite format 3\0" + (512).to_bytes(2) + b"\2\2\0\x40\x20\x20"
+        pages = [header.ljust(512, b"\0"), app.page(), app.page()]
+        content = store.incoming / "pages"
+        content.write_bytes(b"".join(pages))
+        entries = array("Q", [page_checksum(pgno, page) for pgno, page in enumerate(pages, 1)])
+        at = Position(newest - 2, xor_of(entries))
+        store.install(NAME, content, database.page_size, len(pages), at, entries, 1, 1234)
+        follower.replaced(database)
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(pyfuse3.FUSEError) as refused:
+            await wal.write_applied(0, bytes(32))
+        assert refused.value.errno == errno.EIO
+        with structlog.testing.capture_logs() as lines:
+            follower.failed(NAME, newest, "applying failed: Input/output error", retry=True)
+            await trio.testing.wait_all_tasks_blocked()
+        # No error of anybody's: what it is given next is all that there is.
+        assert [line["event"] for line in lines if line["log_level"] == "error"] == []
+        assert await wal.write_applied(0, bytes(32)) == 32
