@@ -361,11 +361,15 @@ class DatabaseFile(File):
 
         It cuts the file to the size at the commit that it has read, and commits go on meanwhile (walCheckpoint). The
         pages of a content that is on its way into the file are all in the WAL, or in a file of their own; but a
-        checkpoint leaves whole pages, and at least one. Whoever copies a file here begins with none.
+        checkpoint leaves whole pages, and at least one. Whoever copies a file here begins with none: what is in the WAL
+        is of no use then, because SQLite reads what is folded from the file.
         """
-        if not is_settled(database):
-            # The content that is replaced may have pages of another size.
-            return size > 0 and size % SMALLEST_PAGE == 0
+        # The content that is replaced may have pages of another size.
+        settled = is_settled(database)
+        if not size or size % (database.page_size if settled else SMALLEST_PAGE):
+            return False
+        if not settled:
+            return True
         beyond = range(size // database.page_size + 1, database.page_count + 1)
         return not beyond or changed_pages(database.log, database.base.txid).issuperset(
             pgno for pgno in beyond if pgno != database.lock_page

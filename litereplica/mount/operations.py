@@ -428,12 +428,21 @@ class Operations(NameOperations):
         if kind in VIRTUAL:
             raise pyfuse3.FUSEError(errno.EACCES)
         inode = self._find(path)
+        if isinstance(inode.file, DatabaseFile):
+            # A copy that is being logged would be a database without a file.
+            await inode.file.wait_adopted()
+            inode = self._find(path)
         file = inode.file
         if not isinstance(file, ShmFile) and not is_rolling_back(file):
             self._check_writer(ctx, of_content=isinstance(file, JournalFile | SuperJournalFile))
         if isinstance(file, DatabaseFile):
+            known = self.store.databases.get(path)
+            if known is not None and known.log.uncounted:
+                raise pyfuse3.FUSEError(errno.EBUSY)
             if file.database is not None and self._access.primary:
-                file.database.drop()
+                with self._access.committing(path):
+                    self._access.check_lock(path)
+                    file.database.drop()
                 log.info("database_dropped", database=path, position=str(self.store.databases[path].position))
         elif isinstance(file, WalFile):
             if not self._access.primary:

@@ -312,7 +312,8 @@ def _runs(pgnos: list[int], page_size: int) -> Iterator[range]:
 
 
 def _read_run(file: DatabaseFile, run: range, page_size: int) -> Pages:
-    if len(run) == 1 and (page := file.held.get(run.start)) is not None:
+    # What is held has numbers of the page size before, if that has changed.
+    if len(run) == 1 and (page := file.held.get(run.start)) is not None and len(page) == page_size:
         return [(run.start, page)]
     data = file.read_now((run.start - 1) * page_size, len(run) * page_size)
     if len(data) != len(run) * page_size:

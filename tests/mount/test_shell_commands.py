@@ -1,0 +1,111 @@
+"""What people do to database files with cp and rm while applications have them open."""
+
+import sqlite3
+import subprocess
+from contextlib import closing
+from pathlib import Path
+
+import pyfuse3
+import pytest
+
+from litereplica.mount.access import Access
+from litereplica.mount.operations import Operations
+from tests.store.application import Application, open_store
+from tests.support.nodes import Node, Nodes
+from tests.support.sql import Session, integrity, run_sql
+
+LARGE_BYTES = 120_000_000
+
+
+@pytest.mark.parametrize("has_reader", [False, True])
+def test_a_copy_over_a_database_is_refused_also_when_all_its_pages_are_in_the_wal(
+    node: Node, tmp_path: Path, has_reader: bool
+) -> None:
+    """They are folded, and SQLite reads what is folded from the file."""
+    name = f"copied-{has_reader}.db"
+    path, other = node.path(name), tmp_path / "other.db"
+    run_sql(other, "CREATE TABLE t (id INTEGER PRIMARY KEY, v); INSERT INTO t VALUES (1, 'another');")
+    with Session(path) as session, Session(path) as reader:
+        session.run("PRAGMA journal_mode=WAL")
+        session.run("CREATE TABLE t (id INTEGER PRIMARY KEY, v)")
+        session.run("INSERT INTO t VALUES (1, 'mine')")
+        if has_reader:
+            reader.run("BEGIN")
+            reader.run("SELECT * FROM t")
+        assert session.run("PRAGMA wal_checkpoint")[0][0] == 0
+        before = node.position(name)
+        copied = subprocess.run(["cp", other, path], capture_output=True, check=False, timeout=20)
+        assert copied.returncode == 1
+        assert node.position(name) == before
+        with Session(path) as late:
+            assert late.run("SELECT * FROM t") == [(1, "mine")]
+            late.run("INSERT INTO t VALUES (2, 'after')")
+        assert session.run("SELECT * FROM t") == [(1, "mine"), (2, "after")]
+    assert integrity(path) == "ok"
+    assert node.log_lines("truncate_refused")
+
+
+def test_a_file_that_is_removed_while_its_copy_is_logged_is_dropped(nodes: Nodes, tmp_path: Path) -> None:
+    """It was a database without a file, with which no start went well."""
+    node = nodes.standalone()
+    source, path = tmp_path / "large.db", node.path("large.db")
+    with closing(sqlite3.connect(source)) as made:
+        made.execute("CREATE TABLE t (v)")
+        made.execute("INSERT INTO t VALUES (zeroblob(?))", (LARGE_BYTES,))
+        made.commit()
+    copying = subprocess.Popen(["cp", source, path])
+    while not path.exists() or path.stat().st_size < LARGE_BYTES:
+        assert copying.poll() is None
+    subprocess.run(["rm", path], check=True, timeout=60)
+    copying.wait(60)
+    assert not path.exists()
+    node.kill()
+    node.start()
+    assert not path.exists()
+    run_sql(path, "CREATE TABLE t (v); INSERT INTO t VALUES (1);")
+    assert run_sql(path, "SELECT v FROM t") == [(1,)]
+
+
+@pytest.mark.parametrize(("before", "after", "pages"), [(4096, 65536, 17), (1024, 4096, 257)])
+def test_vacuum_to_larger_pages_whose_last_run_is_one_page(node: Node, before: int, after: int, pages: int) -> None:
+    path = node.path(f"pages{after}.db")
+    with Session(path) as session:
+        session.run(f"PRAGMA page_size={before}")
+        session.run("CREATE TABLE t (id INTEGER PRIMARY KEY, v)")
+        rows = 0
+        while session.run("PRAGMA page_count")[0][0] * before < pages * after - 3 * after // 2:
+            session.run("INSERT INTO t (v) VALUES (zeroblob(900))", times=20)
+            rows += 20
+        for _ in range(80):
+            session.run(f"PRAGMA page_size={after}")
+            session.run("VACUUM")
+            if (found := session.run("PRAGMA page_count")[0][0]) == pages:
+                break
+            assert found < pages, "it was passed over"
+            session.run(f"PRAGMA page_size={before}")
+            session.run("VACUUM")
+            session.run("INSERT INTO t (v) VALUES (zeroblob(900))", times=2)
+            rows += 2
+        assert session.run("PRAGMA page_size") == [(after,)]
+        assert session.run("SELECT count(*) FROM t") == [(rows,)]
+    assert integrity(path) == "ok"
+
+
+async def test_no_database_is_dropped_once_no_commit_is_accepted(tmp_path: Path) -> None:
+    """In a handoff too: the next primary would not hear of it."""
+    store = open_store(tmp_path / "data")
+    app = Application(store, name="app.db")
+    app.start()
+    app.commit()
+    store.close()
+    store = open_store(tmp_path / "data")
+    app.go_on(store)
+    access = Access()
+    access.primary = True
+    operations = Operations(store, access)
+    access.accepts_until = 0
+    at = app.database.position
+    with pytest.raises(pyfuse3.FUSEError):
+        await operations.unlink(pyfuse3.ROOT_INODE, pyfuse3.FileNameT(b"app.db"), pyfuse3.RequestContext())
+    assert app.database.position == at
+    store.close()
