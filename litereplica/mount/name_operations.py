@@ -19,6 +19,7 @@ from litereplica.mount.access import Access
 from litereplica.mount.database_file import DatabaseFile
 from litereplica.mount.errors import translate
 from litereplica.mount.files import ShmFile
+from litereplica.mount.journal_file import JournalFile
 from litereplica.mount.tree import ROOT_INODE, Inode, Kind, Tree, kind_of
 from litereplica.mount.virtual import content
 from litereplica.mount.wal_file import WalFile
@@ -326,7 +327,17 @@ class NameOperations(pyfuse3.Operations):
         SQLite deletes a WAL beside an empty file unless that is empty too (pager.c, pagerOpenWalIfPresent); then it
         goes on with it, and with a wal-index at any rate. The kernel still knows these names until we have answered:
         it is told that the WAL has no bytes any more, so that nobody deletes it, and an open of either is ESTALE.
+        A journal that was kept (PERSIST, TRUNCATE) would go on to be that of the old file: what it protects in the new
+        one would not be known to be protected.
         """
+        journal = self.tree.known(f"{path}-journal")
+        if journal is not None and isinstance(journal.file, JournalFile) and journal.file.owner.unlinked:
+            with contextlib.suppress(FileNotFoundError):
+                self.store.disk.unlink(self.store.file_path(journal.name))
+            journal.file.unlinked = True
+            self.tree.journals.live.discard(journal.file)
+            self.tree.journals.unnamed.discard(journal.file)
+            self.removed_names(journal.name)
         wal = self.tree.known(f"{path}-wal")
         if wal is not None and isinstance(wal.file, WalFile) and wal.file.owner.unlinked:
             with contextlib.suppress(FileNotFoundError):

@@ -91,6 +91,28 @@ def test_vacuum_to_larger_pages_whose_last_run_is_one_page(node: Node, before: i
     assert integrity(path) == "ok"
 
 
+@pytest.mark.parametrize("mode", ["PERSIST", "TRUNCATE"])
+def test_a_copy_in_the_place_of_a_database_that_was_removed_without_its_journal(
+    node: Node, tmp_path: Path, mode: str
+) -> None:
+    """The journal of before would go on to protect the old file, and nothing the new one."""
+    path, other = node.path(f"again-{mode}.db"), tmp_path / "other.db"
+    run_sql(other, "CREATE TABLE t (id INTEGER PRIMARY KEY, v); INSERT INTO t VALUES (1, 'another');")
+    run_sql(
+        path,
+        f"PRAGMA journal_mode={mode}; CREATE TABLE t (id INTEGER PRIMARY KEY, v); INSERT INTO t VALUES (1, 'mine');",
+    )
+    assert Path(f"{path}-journal").exists()
+    path.unlink()
+    subprocess.run(["cp", other, path], check=True, timeout=20)
+    with Session(path) as session:
+        session.run(f"PRAGMA journal_mode={mode}")
+        session.run("INSERT INTO t VALUES (2, 'after')")
+        session.run("INSERT INTO t VALUES (3, 'again')")
+        assert session.run("SELECT v FROM t") == [("another",), ("after",), ("again",)]
+    assert integrity(path) == "ok"
+
+
 async def test_no_database_is_dropped_once_no_commit_is_accepted(tmp_path: Path) -> None:
     """In a handoff too: the next primary would not hear of it."""
     store = open_store(tmp_path / "data")
