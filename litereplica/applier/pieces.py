@@ -13,7 +13,7 @@ from litereplica.applier.protocol import Apply, Install
 from litereplica.errors import Corrupt, Refused
 from litereplica.ltx.decode import Event, PageBlock, RecordDecoder
 from litereplica.ltx.format import RecordHeader
-from litereplica.sqlite.pages import lock_page
+from litereplica.sqlite.pages import ROLLBACK_VERSIONS, VERSIONS, WAL_VERSIONS, lock_page
 
 PIECE_BYTES: Final = 1 << 20
 """Pages held before they are written as frames. With one more block of a record on top, twice that is the most."""
@@ -22,9 +22,6 @@ _READ_BYTES: Final = 256 << 10
 # A compressed block of 1 MiB can be a few hundred bytes, and everything that one read completes is held at once.
 _COMPRESSED_READ_BYTES: Final = 1 << 10
 _FIRST_READ_BYTES: Final = 8 << 10
-# Write and read version of the file format, as parse_database_header has them: bytes 18 and 19 of page 1.
-_ROLLBACK_VERSIONS: Final = b"\x01\x01"
-_WAL_VERSIONS: Final = b"\x02\x02"
 
 Piece = tuple[list[tuple[int, bytes]], int]
 """Pages in the order of their frames, and the page count after the transaction: 0 in every piece but the last."""
@@ -116,13 +113,13 @@ class RecordPieces:
             )
 
     def _check_first_page(self, page: bytes) -> None:
-        versions = page[18:20]
-        if versions not in (_ROLLBACK_VERSIONS, _WAL_VERSIONS):
+        versions = page[VERSIONS]
+        if versions not in (ROLLBACK_VERSIONS, WAL_VERSIONS):
             raise Refused(
                 f"{self._database} has the format versions {versions[0]} and {versions[1]}, known are 1 (rollback "
                 f"mode) and 2 (WAL mode): it cannot be replicated"
             )
-        self.rollback = versions == _ROLLBACK_VERSIONS
+        self.rollback = versions == ROLLBACK_VERSIONS
 
 
 class FilePieces:
@@ -154,7 +151,7 @@ class FilePieces:
                     if first + index != skipped
                 ]
                 if first == 1:
-                    self.rollback = data[18:20] == _ROLLBACK_VERSIONS
+                    self.rollback = data[VERSIONS] == ROLLBACK_VERSIONS
                 yield pages, page_count if first + count > page_count else 0
         finally:
             os.close(descriptor)

@@ -14,6 +14,7 @@ import trio
 from litereplica.ltx.checksum import page_checksum
 from litereplica.mount.database_file import DatabaseFile
 from litereplica.mount.elsewhere import LocalPages
+from litereplica.sqlite.pages import ROLLBACK_VERSIONS, VERSIONS
 from litereplica.sqlite.wal import FRAME_HEADER_BYTES, WAL_HEADER_BYTES
 from litereplica.store.database import ROLLBACK_MODE, WAL_MODE, Database, Pages, journal_mode_of
 
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
 _PAGE_ONE: Final = (1).to_bytes(4)
 # Looked at at once; other databases are served in between.
 _STEP_FRAMES: Final = 1024
-# Of page 1 (file format, 1.3.3): the versions that a writer and a reader have to know, 1 in rollback mode.
-_VERSIONS: Final = slice(18, 20)
-_ROLLBACK_VERSIONS: Final = b"\1\1"
 
 
 class _WithFirst:
@@ -59,7 +57,7 @@ class _InRollbackMode:
         found = self._pages.read(start, end)
         if found and found[0][0] == 1:
             first = bytearray(found[0][1])
-            first[_VERSIONS] = _ROLLBACK_VERSIONS
+            first[VERSIONS] = ROLLBACK_VERSIONS
             found[0] = 1, bytes(first)
         return found
 

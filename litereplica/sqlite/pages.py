@@ -17,6 +17,11 @@ LARGEST_PAGE = 65536
 # The pager never stores data on the page that holds this byte: SQLite's own locks are byte ranges from here on.
 LOCK_BYTE = 0x40000000
 
+# Where page 1 has its write and read version, and both of them in each mode.
+VERSIONS = slice(18, 20)
+ROLLBACK_VERSIONS = b"\x01\x01"
+WAL_VERSIONS = b"\x02\x02"
+
 _ROLLBACK_VERSION = 1
 _WAL_VERSION = 2
 _HEADER = struct.Struct(">16sHBBBBBB12I20xII")

@@ -80,8 +80,7 @@ class Database:
 
     __slots__ = (
         "__weakref__", "_writer", "applied", "awaited", "awaits_install", "base", "base_pages", "checksums", "claim",
-        "directory",
-        "dropped_txid", "epoch", "file_failure", "install_failure", "install_folded", "journal_mode",
+        "directory", "dropped_txid", "epoch", "file_failure", "install_failure", "install_folded", "journal_mode",
         "kept_install", "lock_page", "log", "name", "open_pages", "own_txid", "page_count", "page_size",
         "pending_install", "position", "saved_base", "saved_base_pages", "settled", "store", "telltale",
         "timestamp_ms", "unlaid", "waiters",

@@ -1,10 +1,14 @@
-"""One field for the tests of a module, of as many nodes as it says in ``NODES``; a new one after a test that failed."""
+"""One field for the tests of a module, of as many nodes as it says in ``NODES``; a new one after a test that failed.
+
+Or, without Consul, one group of a primary and a replica.
+"""
 
 from collections.abc import Iterator
 from typing import Final
 
 import pytest
 
+from tests.cluster.group import Group
 from tests.failover.field import NAMES, Field
 
 TTL_S: Final = 3.0
@@ -48,3 +52,19 @@ def field(shared: Shared, request: pytest.FixtureRequest) -> Iterator[Field]:
         yield shared.field
     if request.session.testsfailed != failed:
         print(shared.field.logs())  # noqa: T201
+
+
+@pytest.fixture(scope="module")
+def group() -> Iterator[Group]:
+    """A primary and a replica; every test leaves them well."""
+    made = Group(1)
+    try:
+        made.start()
+        yield made
+        assert not made.surprises(), made.surprises()
+    except BaseException:
+        made.print_logs()
+        raise
+    finally:
+        problems = made.tear_down()
+    assert not problems, problems

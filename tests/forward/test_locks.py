@@ -29,22 +29,6 @@ HANG_S: Final = 100.0
 _names: Final = iter(f"locked{number}.db" for number in range(1000))
 
 
-@pytest.fixture(scope="module")
-def group() -> Iterator[Group]:
-    """A primary and a replica; every test leaves them well."""
-    made = Group(1)
-    try:
-        made.start()
-        yield made
-        assert not made.surprises(), made.surprises()
-    except BaseException:
-        made.print_logs()
-        raise
-    finally:
-        problems = made.tear_down()
-    assert not problems, problems
-
-
 @pytest.fixture
 def database(group: Group, request: pytest.FixtureRequest) -> Iterator[str]:
     """A database that both nodes have; in the end nobody has its lock, both take transactions and are equal."""

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -27,22 +27,6 @@ source = sqlite3.connect(":memory:")
 source.executescript("CREATE TABLE t (id INTEGER PRIMARY KEY, v); INSERT INTO t (v) VALUES ('copied')")
 source.backup(sqlite3.connect(sys.argv[1], timeout=20))
 """
-
-
-@pytest.fixture(scope="module")
-def group() -> Iterator[Group]:
-    """A primary and a replica; every test leaves them well."""
-    made = Group(1)
-    try:
-        made.start()
-        yield made
-        assert not made.surprises(), made.surprises()
-    except BaseException:
-        made.print_logs()
-        raise
-    finally:
-        problems = made.tear_down()
-    assert not problems, problems
 
 
 def mode(path: Path) -> str:
