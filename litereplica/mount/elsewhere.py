@@ -118,11 +118,13 @@ async def commit_elsewhere(
     try:
         _check_seen(database)
         prepare()
-        post_checksum, first_page = transaction.post_checksum, transaction.first_page
+        post_checksum, first_page, changed = transaction.post_checksum, transaction.first_page, transaction.changed
         if first_here is not None:
             assert first_page is not None, f"{database.name}: a page 1 that was written is not sent"
             post_checksum, first_page = post_checksum ^ first_page ^ first_here, first_here
-        awaited = Awaited(origin, transaction.base, post_checksum, complete, first_page, transaction.changed)
+            if changed is not None and changed[0] == 1:
+                changed = 1, first_here
+        awaited = Awaited(origin, transaction.base, post_checksum, complete, first_page, changed)
         awaited.begin(database)
         try:
             await elsewhere.commit(transaction, awaited, durable=durable)

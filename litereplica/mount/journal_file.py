@@ -25,14 +25,17 @@ _MAGIC_BYTES = 8
 class Journals:
     """The journals of a mount that somebody else asks for: ``live`` ones, and ``unnamed`` ones.
 
-    A super-journal commits live ones; the name of an unnamed one becomes durable with its directory.
+    A super-journal commits live ones; the name of an unnamed one becomes durable with its directory. ``supers``: last
+    components of the super-journals' names. They are enough, as 32 bits of each are random (vdbeaux.c, vdbeCommit), and
+    more cannot be asked for: their writers may know the mount, or a folder of it, by another path.
     """
 
-    __slots__ = ("live", "unnamed")
+    __slots__ = ("live", "supers", "unnamed")
 
     def __init__(self) -> None:
         self.live: set[JournalFile] = set()
         self.unnamed: set[JournalFile] = set()
+        self.supers: set[str] = set()
 
     def directory_synced(self, folder: Path) -> None:
         """An application has made the names in ``folder`` durable."""
@@ -94,6 +97,8 @@ class JournalFile(File):
 
     async def write(self, offset: int, data: bytes) -> int:
         if offset >= _MAGIC_BYTES or not data:
+            if data == JOURNAL_MAGIC:
+                self._check_super_journal(offset)
             self._changes += 1
             return self.store.disk.pwrite(self.descriptor, data, offset)
         before = self.read_now(0, _MAGIC_BYTES)
@@ -120,6 +125,24 @@ class JournalFile(File):
             if lives != self.is_live:
                 self._set_live(lives)
         return size
+
+    def _check_super_journal(self, offset: int) -> None:
+        """The journal is about to name its super-journal, with JOURNAL_MAGIC at ``offset`` as the end of that.
+
+        One outside the mount is refused here (EIO), where SQLite still listens: it removes a super-journal without the
+        node hearing of it, and pays no heed to errors of what comes after (vdbeaux.c, vdbeCommit).
+        """
+
+        def read(start: int, size: int) -> bytes:
+            return (self.read_now(start, min(size, offset - start)) + JOURNAL_MAGIC)[:size]
+
+        path = super_journal_name(read, offset + _MAGIC_BYTES)
+        if path is not None and _last(path) not in self._journals.supers:
+            reason = (
+                f"a transaction over several databases whose main one is outside the mount ({path}): open the one in "
+                f"the mount first and attach the other, or put this one into WAL mode"
+            )
+            raise self.refuse("commit_refused", reason, errno.EIO)
 
     def read_now(self, offset: int, size: int) -> bytes:
         data = super().read_now(offset, size)
@@ -195,10 +218,10 @@ class JournalFile(File):
             self._journals.directory_synced(folder)
 
     def depends_on(self, path: str) -> bool:
-        """Whether its transaction is committed by the removal of the super-journal ``path`` (below the mount)."""
+        """Whether its transaction is committed by the removal of the super-journal ``path``."""
         self.ensure_open()
         name = super_journal_name(self.read_now, self.size())
-        return name is not None and (name == path or name.endswith(f"/{path}"))
+        return name is not None and _last(name) == _last(path)
 
 
 class SuperJournalFile(File):
@@ -209,12 +232,18 @@ class SuperJournalFile(File):
     def __init__(self, store: Store, access: Access, name: str, journals: Journals) -> None:
         super().__init__(store, access, name)
         self._journals = journals
+        journals.supers.add(_last(name))
 
     async def unlink(self, finish: Finish) -> None:
         """Remove its name by ``finish``, and commit what depends on it."""
         journals = [each for each in self._journals.live if each.depends_on(self.name)]
         owners = sorted({each.owner for each in journals if not each.owner.unlinked}, key=lambda each: each.name)
-        if not owners:
+        if owners:
+            await end_journals(self.store, self.access, owners, finish, journals_stay=True)
+        else:
             finish()
-            return
-        await end_journals(self.store, self.access, owners, finish, journals_stay=True)
+        self._journals.supers.discard(_last(self.name))
+
+
+def _last(path: str) -> str:
+    return path.rpartition("/")[2]

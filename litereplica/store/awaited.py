@@ -60,7 +60,7 @@ class Awaited:
         first_page: int | None = None,
         changed: tuple[int, int] | None = None,
     ) -> None:
-        """``first_page``, ``changed``: as LocalTransaction has them."""
+        """``first_page``, ``changed``: as LocalTransaction has them, of the page 1 that was written here."""
         self.origin = origin
         self.base = base
         self.post_checksum = post_checksum

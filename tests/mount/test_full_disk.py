@@ -1,5 +1,7 @@
 """A data directory on a disk that fills up: commits are refused whole, and go on by themselves when there is room."""
 
+import contextlib
+import os
 import subprocess
 from pathlib import Path
 
@@ -170,3 +172,52 @@ def test_in_rollback_modes_a_refused_commit_is_rolled_back_and_others_go_on_when
     node.start()
     assert run_sql(path, "SELECT count(*) FROM t") == [(committed + 10,)]
     assert integrity(path) == "ok"
+
+
+@pytest.mark.parametrize("mode", ["DELETE", "TRUNCATE", "PERSIST"])
+@pytest.mark.parametrize("bound", [False, True], ids=["mount", "bind-mount"])
+def test_a_transaction_over_two_databases_is_in_both_or_refused(
+    nodes: Nodes, small_disk: Path, tmp_path: Path, mode: str, bound: bool
+) -> None:
+    """Whatever step of the commit the disk refuses: in a folder that is mounted a second time too."""
+    node = nodes.make(data=small_disk / "data").start()
+    folder = node.path("folder")
+    folder.mkdir()
+    where = tmp_path / "bound" if bound else folder
+    if bound:
+        where.mkdir()
+        subprocess.run(["mount", "--bind", str(folder), str(where)], check=True, timeout=30)
+    try:
+        for name in ("one.db", "two.db"):
+            run_sql(where / name, f"PRAGMA journal_mode={mode}; CREATE TABLE t (id INTEGER PRIMARY KEY, v);")
+        committed, refused = 0, 0
+        with Session(where / "one.db") as session:
+            session.run(f"PRAGMA journal_mode={mode}")
+            session.run("ATTACH ? AS other", str(where / "two.db"))
+            session.run(f"PRAGMA other.journal_mode={mode}")
+            for room in range(0, 80 << 10, 4 << 10):
+                ballast = fill(small_disk)
+                os.truncate(ballast, max(0, ballast.stat().st_size - room))
+                try:
+                    session.run("BEGIN")
+                    session.run("INSERT INTO main.t (v) VALUES (randomblob(3000))")
+                    session.run("INSERT INTO other.t (v) VALUES (randomblob(3000))")
+                    session.run("COMMIT")
+                except SqlError:
+                    refused += 1
+                    with contextlib.suppress(SqlError):
+                        session.run("ROLLBACK")  # SQLite has not always done it already
+                else:
+                    committed += 1
+                ballast.unlink()
+                rows = session.run("SELECT (SELECT count(*) FROM main.t), (SELECT count(*) FROM other.t)")
+                assert rows == [(committed, committed)], room
+                for name in ("folder/one.db", "folder/two.db"):
+                    assert int(node.position(name)[:16], 16) == committed + 1, (room, name)
+        assert committed, "the disk was full all the time"
+        assert refused, "the disk was never full"
+    finally:
+        if bound:
+            subprocess.run(["umount", str(where)], check=True, timeout=30)
+    for name in ("one.db", "two.db"):
+        assert integrity(folder / name) == "ok"

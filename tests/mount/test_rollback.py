@@ -245,6 +245,39 @@ def test_a_transaction_makes_two_databases(node: Node) -> None:
     exact(node, "made-two.db")
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_a_transaction_whose_main_database_is_outside_the_mount_is_refused_while_sqlite_listens(
+    node: Node, mode: str, tmp_path: Path
+) -> None:
+    inside = make(node, f"inside-{mode}.db", mode, rows=3)
+    outside = tmp_path / "outside.db"
+    run_sql(outside, "CREATE TABLE t (k INTEGER PRIMARY KEY, v);")
+    before = node.position(inside.name)
+    with Session(outside) as session:
+        session.run("ATTACH ? AS other", str(inside))
+        session.run(f"PRAGMA other.journal_mode={mode}")
+        for _ in range(2):
+            session.run("BEGIN")
+            session.run("INSERT INTO main.t (v) VALUES ('a')")
+            session.run("INSERT INTO other.t (v) VALUES ('b')")
+            with pytest.raises(SqlError) as failure:
+                session.run("COMMIT")
+            assert failure.value.code == "SQLITE_IOERR_WRITE"
+            assert session.run("SELECT (SELECT count(*) FROM main.t), (SELECT count(*) FROM other.t)") == [(0, 3)]
+        assert node.position(inside.name) == before
+        assert "is outside the mount" in node.log_lines("commit_refused")[-1]
+        # Each by itself is as ever, and so are both once one of them is in WAL mode.
+        session.run("INSERT INTO main.t (v) VALUES ('a')")
+        session.run("INSERT INTO other.t (v) VALUES ('b')")
+        session.run("PRAGMA other.journal_mode=WAL")
+        session.run("BEGIN")
+        session.run("INSERT INTO main.t (v) VALUES ('a')")
+        session.run("INSERT INTO other.t (v) VALUES ('b')")
+        session.run("COMMIT")
+        assert session.run("SELECT (SELECT count(*) FROM main.t), (SELECT count(*) FROM other.t)") == [(2, 5)]
+    assert integrity(inside) == "ok"
+
+
 def test_a_dead_writers_journal_is_rolled_back_by_the_next_user(node: Node) -> None:
     path = make(node, "dead.db", "DELETE", rows=2000)
     before = node.position("dead.db")
