@@ -48,6 +48,9 @@ async def advance_base(database: "Database") -> None:
         # A snapshot has replaced the file meanwhile, and says itself where its base is; or the meta file's page size
         # would be one that this base does not have yet.
         return
+    if database.saved_base.txid > base.txid:
+        # Who asked later was faster; the log before its base may be gone.
+        return
     database.saved_base, database.saved_base_pages = base, pages
     database.save_meta()
     if folded and database.kept_install is not None:
