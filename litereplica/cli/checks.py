@@ -195,7 +195,12 @@ def _in_time(look: Callable[[], object]) -> object:
 
 
 def _data(directory: Path, retention_bytes: int) -> Iterator[Check]:
-    existing = next(path for path in (directory, *directory.parents) if path.exists())
+    try:
+        existing = next(path for path in (directory, *directory.parents) if path.exists())
+    except OSError as error:
+        advice = "run as the user of the node, or set data.dir"
+        yield Check("data directory", "failed", f"{directory} cannot be looked at ({error.strerror})", advice)
+        return
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         what = "cannot be written to" if existing.is_dir() else "is not a directory"
         yield Check(

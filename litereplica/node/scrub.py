@@ -114,6 +114,7 @@ class Scrubber:
                 return judge
 
             damaged: list[int] = []
+            is_kept = True
             first_pgno = 1
             while first_pgno <= database.page_count:
                 chunk = await check.look(first_pgno, current_judge)
@@ -125,7 +126,7 @@ class Scrubber:
                     explained += len(chunk.damaged) - len(wrong)
                 if wrong:
                     damaged += wrong
-                    await self._found(database, check, first_pgno, wrong, damaged)
+                    is_kept = await self._found(database, check, first_pgno, wrong, damaged) and is_kept
                 first_pgno += check.pages
                 # Once something is wrong, the rest is looked at without delay: readers may be seeing it.
                 await trio.sleep(0 if damaged else step_s)
@@ -136,7 +137,8 @@ class Scrubber:
             self._seen_whole[database.name] = (database.log.generation, began_at)
         if damaged:
             self.damaged[database.name] = damaged
-            self.heal(database)
+            if is_kept:
+                self.heal(database)
         elif self.damaged.pop(database.name, None) is not None:
             log.info("damage_gone", database=database.name, reason="every page is what it should be again")
 
@@ -148,7 +150,8 @@ class Scrubber:
 
     async def _found(
         self, database: Database, check: FileCheck, first_pgno: int, pgnos: list[int], so_far: list[int]
-    ) -> None:
+    ) -> bool:
+        """Say and keep what is damaged; False where a replica's disk refused that: then nothing may replace it yet."""
         known = self.damaged.get(database.name, [])
         new = sorted(set(pgnos).difference(known))
         self.damaged[database.name] = sorted({*known, *so_far})
@@ -165,7 +168,18 @@ class Scrubber:
             )
         if self.ask_snapshot is not None:
             pages = await check.read_pages(first_pgno, pgnos)
-            await trio.to_thread.run_sync(self._keep, database.name, pages)
+            try:
+                await trio.to_thread.run_sync(self._keep, database.name, pages)
+            except OSError as error:
+                log.error(  # noqa: TRY400  a fact of the disk
+                    "damaged_pages_not_kept",
+                    database=database.name,
+                    path=str(self.folder),
+                    reason=error.strerror,
+                    then="no snapshot is fetched before they are: make room, the next pass tries again",
+                )
+                return False
+        return True
 
     def _keep(self, name: str, pages: list[tuple[int, bytes]]) -> None:
         """One file for each run of pages, durable; nothing ever removes them."""
@@ -197,14 +211,17 @@ class Scrubber:
         if self.ask_snapshot is not None and database.name not in self._healing:
             assert self._nursery is not None
             self._healing.add(database.name)
-            self._nursery.start_soon(self._heal, database, self.ask_snapshot)
+            self._nursery.start_soon(self._heal, database)
 
-    async def _heal(self, database: Database, ask: Ask) -> None:
+    async def _heal(self, database: Database) -> None:
         name, generation = database.name, database.log.generation
         count = len(self.damaged.get(name, ()))
         try:
             while database.exists and database.log.generation == generation:
-                ask(name, f"{count} pages of its file here are damaged")
+                if self.ask_snapshot is None:
+                    # This node leads now (it was forced to), and goes on looking as a primary does.
+                    return
+                self.ask_snapshot(name, f"{count} pages of its file here are damaged")
                 await trio.sleep(HEAL_STEP_S)
             while database.exists and not is_settled(database):  # noqa: ASYNC110  it changes in many places
                 await trio.sleep(HEAL_STEP_S)

@@ -3,6 +3,8 @@
 import fcntl
 import json
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -179,3 +181,19 @@ def test_the_kernel_s_list_of_mounts_is_read(directory: str, kind: str | None) -
         "broken line\n"
     )
     assert mounted_type(Path(directory), mounts) == kind
+
+
+def test_a_data_directory_that_cannot_be_looked_at_is_a_finding(tmp_path: Path) -> None:
+    """As somebody who is not root; in a process of its own, as it cannot become root again."""
+    hidden = tmp_path / "hidden"
+    (hidden / "data").mkdir(parents=True)
+    hidden.chmod(0o700)
+    program = (
+        "import os, sys; from pathlib import Path; from litereplica.cli.checks import _data; "
+        "os.setgroups([]); os.setgid(65534); os.setuid(65534); "
+        "print(*[(each.state, each.found) for each in _data(Path(sys.argv[1]), 1)])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(hidden / "data")], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.strip() == f"('failed', '{hidden / 'data'} cannot be looked at (Permission denied)')"
