@@ -133,7 +133,9 @@ class Committer:
     # -- what replicas send ----------------------------------------------------------------------------------------
 
     def joined(self, line: DownLine) -> None:
-        """A replica is connected."""
+        """A replica is connected; nobody is there for what an earlier connection of it has brought and is not begun."""
+        for older in [each for each in self._lines if each.replica == line.replica]:
+            self.left(older)
         self._lines.add(line)
 
     def left(self, line: DownLine) -> None:
@@ -147,19 +149,24 @@ class Committer:
         if isinstance(message, SyncTo):
             self._nursery.start_soon(self._sync_to, line, message)
             return
+        forward = message if isinstance(message, Forward) else self._intake.arriving(line, message.number)
+        if forward is None:
+            return  # nobody wants it any more
         try:
             if isinstance(message, Forward):
                 arrival = self._intake.begin(line, message)
             else:
                 arrival = self._intake.go_on(line, message)
         except Refused as error:
-            self._answer(line, message.number, Position.ZERO, (OUTCOME_BUSY, error.message))
+            settled = OUTCOME_BUSY, error.message
         except OSError as error:
             reason = f"the primary's data directory cannot take it ({error.strerror}): free some room on its disk"
-            self._answer(line, message.number, Position.ZERO, (OUTCOME_REFUSED, reason))
+            settled = OUTCOME_REFUSED, reason
         else:
             if arrival is not None:
                 self._nursery.start_soon(self._serve, arrival)
+            return
+        self._nursery.start_soon(self._settle, line, forward, self._say(forward, settled))
 
     async def _sync_to(self, line: DownLine, message: SyncTo) -> None:
         database = self._store.get(message.database)
@@ -186,13 +193,16 @@ class Committer:
 
     async def _serve(self, arrival: Arrival) -> None:
         """Have it committed, and answer."""
-        forward, line = arrival.forward, arrival.line
-        name = forward.database
         settled = await self._wait_turn(arrival)
         if settled is None:
             settled = await self._commit(arrival)
         else:
             self._intake.done(arrival)
+        await self._settle(arrival.line, arrival.forward, settled)
+
+    async def _settle(self, line: DownLine, forward: Forward, settled: Settled) -> None:
+        """Answer what became of it."""
+        name = forward.database
         database = self._store.get(name)
         if settled[0] == OUTCOME_COMMITTED:
             assert database is not None

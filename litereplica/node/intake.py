@@ -66,6 +66,13 @@ class Intake:
         arriving[forward.database] = arrival
         return self._append(arrival, forward.data)
 
+    def arriving(self, line: DownLine, number: int) -> Forward | None:
+        """What message ``number`` of a connection began to bring, if that is still wanted."""
+        for arrival in self._arriving.get(line, {}).values():
+            if arrival.forward.number == number:
+                return arrival.forward
+        return None
+
     def go_on(self, line: DownLine, part: ForwardPart) -> Arrival | None:
         """The next piece; None too when nobody wants it any more. Raises Corrupt, OSError."""
         for arrival in self._arriving.get(line, {}).values():

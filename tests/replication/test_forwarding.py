@@ -1,5 +1,6 @@
 """Transactions of a replica's applications, committed by the primary."""
 
+import errno
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -7,7 +8,9 @@ import pytest
 import trio
 
 from litereplica.errors import Refused, Unavailable
+from litereplica.node import intake
 from litereplica.store.local import Stale
+from litereplica.store.spool import Spool
 from tests.replication.forwarding import Pages, WritingNode
 from tests.replication.nodes import PAGE, Line, content, same, until
 
@@ -263,6 +266,38 @@ async def test_a_replica_that_comes_back_waits_for_what_it_sent_before(
         primary.applier.busy = False
         primary.applier.run()
         await until(lambda: not primary.writes.committer._under_way)
+
+
+@pytest.mark.parametrize("why", ["no place", "no room"])
+async def test_what_cannot_be_taken_in_again_is_not_refused_while_it_is_under_way(
+    primary: WritingNode, replica: WritingNode, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    """The first sending is at the applier, and commits after the second one has been turned away."""
+
+    def no_room(self: Spool, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, f"no room for {len(data)} bytes")
+
+    primary.grow(10)
+    async with primary.leading(), Line().to(primary.port) as line, replica.forwarding(line.port):
+        await until(lambda: same(primary, replica))
+        primary.applier.busy = True
+
+        async def cut() -> None:
+            await until(lambda: primary.applier.commits == 1)
+            if why == "no place":
+                monkeypatch.setattr(intake, "COUNT_LIMIT", 1)
+            else:
+                monkeypatch.setattr(Spool, "append", no_room)
+            line.cut()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(cut)
+            await refused(replica, Unavailable, "an earlier sending of it is under way still")
+        assert replica.forwarded == {"unknown": 1}
+        primary.applier.busy = False
+        primary.applier.run()
+        await until(lambda: same(primary, replica))
+        assert origin_of(replica, primary.position().txid) == "b"
 
 
 # -- the primary ------------------------------------------------------------------------------------------------------
