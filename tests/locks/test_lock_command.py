@@ -1,8 +1,8 @@
 """``litereplica lock`` on real nodes."""
 
 import signal
-import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -105,4 +105,4 @@ def test_a_command_whose_lock_command_is_killed_has_the_lock_until_it_ends(three
 
 def children(pid: int) -> list[str]:
     """Processes that a process has started."""
-    return subprocess.run(["ps", "--ppid", str(pid), "-o", "pid="], capture_output=True, text=True).stdout.split()
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()

@@ -1,0 +1,40 @@
+"""What is to be known of a thread that opened a file, and of one that is hidden."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from litereplica.mount.opener import has_ended, has_signal
+
+
+def dead() -> int:
+    """The id of a process that was."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_who_is_there_and_who_is_not() -> None:
+    assert (has_ended(os.getpid()), has_signal(os.getpid())) == (False, False)
+    gone = dead()
+    assert (has_ended(gone), has_signal(gone)) == (True, True)
+
+
+def test_one_of_another_namespace_is_neither_dead_nor_alive() -> None:
+    assert (has_ended(0), has_signal(0)) == (None, None)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.ENOENT])
+def test_one_that_is_hidden_in_proc_is_neither_unless_it_is_gone(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def refuse(path: Path) -> bytes:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    assert (has_ended(os.getpid()), has_signal(os.getpid())) == (None, None)
+    if number == errno.ENOENT:
+        gone = dead()
+        assert (has_ended(gone), has_signal(gone)) == (True, True)
