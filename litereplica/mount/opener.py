@@ -21,6 +21,16 @@ def has_ended(task_id: int) -> bool | None:
     return None if status is None else bool(int(status.rpartition(b")")[2].split()[6]) & PF_EXITING)
 
 
+def process_of(task_id: int) -> int:
+    """The process that the thread is of: that outlives it. The thread itself where that is not to be known."""
+    try:
+        status = _read(task_id, "status")
+    except ProcessLookupError:
+        status = None
+    _, _, rest = (status or b"").partition(b"\nTgid:\t")
+    return int(rest.split(b"\n", 1)[0]) if rest else task_id
+
+
 def has_signal(task_id: int) -> bool | None:
     """Whether a signal waits for the thread, which cannot take it while its call waits; or it is gone. None: hidden."""
     try:

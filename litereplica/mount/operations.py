@@ -26,7 +26,7 @@ from litereplica.mount.files import AppliedHandle, File, ShmFile
 from litereplica.mount.halt_file import HaltHandle, open_halt
 from litereplica.mount.journal_file import JournalFile, SuperJournalFile
 from litereplica.mount.name_operations import VIRTUAL, NameOperations, forget_content, translated
-from litereplica.mount.opener import has_ended
+from litereplica.mount.opener import has_ended, process_of
 from litereplica.mount.rollback import ON_THE_PRIMARY, roll_back_abandoned
 from litereplica.mount.tree import Inode, Kind, kind_of
 from litereplica.mount.virtual import VirtualHandle, content
@@ -116,7 +116,10 @@ class Operations(NameOperations):
             self._openers[handle] = ctx.pid
             return pyfuse3.FileInfo(fh=handle, keep_cache=True)
         handle = self._handle(file)
-        if isinstance(file, WalFile | JournalFile):
+        if isinstance(file, JournalFile) and not self._access.primary:
+            # A transaction that one thread begins and another one ends is nobody's that died.
+            self._openers[handle] = process_of(ctx.pid)
+        elif isinstance(file, WalFile | JournalFile):
             self._openers[handle] = ctx.pid
         elif isinstance(file, DatabaseFile) and is_import(file, flags):
             self._importing.add(handle)

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,3 +77,26 @@ def test_a_database_that_is_made_here_takes_transactions_in_every_mode(pair: tup
             session.run(INSERT, "b", times=3)
     assert run_sql(a.path("new.db"), "SELECT count(*) FROM t", mode="ro") == [(30,)]
     assert not b.log_lines("transaction_rolled_back")
+
+
+# Its journal is on the disk by then, and pages are in the file that are not committed.
+_DIES = """
+import os, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+for statement in ("PRAGMA journal_mode=DELETE", "PRAGMA cache_size=2", "BEGIN IMMEDIATE"):
+    connection.execute(statement)
+for _ in range(300):
+    connection.execute("INSERT INTO t (node) VALUES (hex(zeroblob(1500)))")
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_transaction_of_a_dead_one_is_rolled_back_by_whoever_comes_next(pair: tuple[Node, Node]) -> None:
+    a, b = pair
+    run_sql(b.path("new.db"), "PRAGMA journal_mode=DELETE; CREATE TABLE t (id INTEGER PRIMARY KEY, node TEXT);")
+    assert subprocess.run([sys.executable, "-c", _DIES, str(b.path("new.db"))], check=False, timeout=30).returncode < 0
+    assert b.path("new.db-journal").exists()
+    run_sql(a.path("new.db"), INSERT, "a", mode="rw")
+    b.wait_for("new.db", a.position("new.db"))
+    for node in (a, b):
+        assert run_sql(node.path("new.db"), "SELECT node FROM t", mode="ro") == [("a",)]

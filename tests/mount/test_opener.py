@@ -4,11 +4,12 @@ import errno
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from litereplica.mount.opener import has_ended, has_signal
+from litereplica.mount.opener import has_ended, has_signal, process_of
 
 
 def dead() -> int:
@@ -38,3 +39,18 @@ def test_one_that_is_hidden_in_proc_is_neither_unless_it_is_gone(monkeypatch: py
     if number == errno.ENOENT:
         gone = dead()
         assert (has_ended(gone), has_signal(gone)) == (True, True)
+
+
+def test_a_thread_is_of_its_process() -> None:
+    found: list[int] = []
+
+    def look() -> None:
+        found.extend((threading.get_native_id(), process_of(threading.get_native_id())))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert found[0] != os.getpid() == found[1]
+    assert has_ended(found[0])
+    assert process_of(found[0]) == found[0]
+    assert process_of(0) == 0
