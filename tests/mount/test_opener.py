@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from litereplica.mount.opener import has_ended, has_signal, process_of
+from tests.support.waiting import wait_until
 
 
 def dead() -> int:
@@ -51,6 +52,6 @@ def test_a_thread_is_of_its_process() -> None:
     thread.start()
     thread.join()
     assert found[0] != os.getpid() == found[1]
-    assert has_ended(found[0])
+    wait_until(lambda: has_ended(found[0]), "the kernel has let go of the thread")
     assert process_of(found[0]) == found[0]
     assert process_of(0) == 0
