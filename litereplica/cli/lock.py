@@ -45,11 +45,15 @@ SIGNALLED: Final = 128
 @click.argument("db")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, required=True, metavar="-- COMMAND [ARGUMENTS]...")
 @click.option("--timeout", default="30s", show_default=True, metavar="DURATION", help="Give up after this long.")
-def lock(options: Options, db: str, arguments: tuple[str, ...], timeout: str) -> NoReturn:
+@click.option("--close", "closes", is_flag=True, help="COMMAND, and what it leaves behind, do not keep the lock.")
+def lock(options: Options, db: str, arguments: tuple[str, ...], timeout: str, *, closes: bool) -> NoReturn:
     """Wait for the lock of database DB, run COMMAND, give the lock back, and exit with COMMAND's exit code.
 
     Until then no application of another node commits to DB; this node has everything that they have committed before.
     DB is a name below the mount, or its absolute path there. Works on every node, also on the primary.
+
+    COMMAND inherits the open lock: it keeps it when this process is killed, and what it leaves running in the
+    background keeps it until that ends. With --close it does not.
 
     Exit code 3 when the lock was not to be had in time, and when it was lost while a COMMAND ran that ended with 0:
     what it has committed stays, but others may have written in between. Exit code 1 when there is no such database.
@@ -63,8 +67,8 @@ def lock(options: Options, db: str, arguments: tuple[str, ...], timeout: str) ->
     if shutil.which(arguments[0]) is None:
         raise Misconfigured(f"{arguments[0]!r} is not a command that can be run: nothing was locked")
     file = _halt_file(options, db)
-    with _locked(file, db, timeout_s):
-        code, lost = _run(arguments, file, db)
+    with _locked(file, db, timeout_s) as descriptor:
+        code, lost = _run(arguments, file, db, () if closes else (descriptor,))
     if lost and code == 0:
         raise Unavailable(
             f"the lock of {db} was lost while the command ran ({lost}): others may have written meanwhile"
@@ -103,11 +107,11 @@ def _mount(options: Options, db: str) -> Path:
 
 
 @contextlib.contextmanager
-def _locked(file: Path, db: str, timeout_s: float) -> Iterator[None]:
-    """Have the lock in the block. Raises Refused, Unavailable."""
+def _locked(file: Path, db: str, timeout_s: float) -> Iterator[int]:
+    """Have the lock in the block, which gets its descriptor. Raises Refused, Unavailable."""
     descriptor = _open(file, db, timeout_s)
     try:
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)
 
@@ -204,15 +208,22 @@ class _Watch:
         return "the node does not answer" if self._thread.is_alive() else self.lost
 
 
-def _run(arguments: tuple[str, ...], file: Path, db: str) -> tuple[int, str]:
-    """Run the command: its exit code as a shell has it, and why the lock was lost meanwhile, or ""."""
+def _run(arguments: tuple[str, ...], file: Path, db: str, kept: tuple[int, ...]) -> tuple[int, str]:
+    """Run the command: its exit code as a shell has it, and why the lock was lost meanwhile, or "".
+
+    ``kept``: descriptors that it inherits. The lock lasts until the last process that has it open is over, so that a
+    command whose parent is killed does not go on beside another holder.
+    """
     awaited = {*SIGNALS, signal.SIGCHLD}
+    # Who started us may have had it ignored: then the kernel would forget how the command ended, and tell nobody.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
     try:
         try:
             # There is no other thread yet, and what runs between fork and exec is one system call.
             child = subprocess.Popen(
                 arguments,
+                pass_fds=kept,
                 preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, before),  # noqa: PLW1509
             )
         except OSError as error:

@@ -41,6 +41,11 @@ class HoldHandle(Protocol):
 class Elsewhere(Protocol):
     """The primary, as the mount of a replica sees it. Every method that waits has a limit of its own."""
 
+    @property
+    def limit_s(self) -> float:
+        """``writes.timeout``."""
+        ...
+
     def problem(self, name: str) -> str | None:
         """Why no transaction of the database is taken now; None when one is."""
         ...

@@ -5,7 +5,6 @@ gets the right when (Elsewhere.hold).
 """
 
 import errno
-from pathlib import Path
 from typing import Final
 
 import pyfuse3
@@ -14,6 +13,7 @@ import trio
 
 from litereplica.errors import LitereplicaError
 from litereplica.mount.elsewhere import Elsewhere, HoldHandle
+from litereplica.mount.opener import has_signal
 
 log = structlog.get_logger()
 
@@ -47,11 +47,15 @@ class HaltHandle:
 
 
 async def open_halt(elsewhere: Elsewhere, name: str, task_id: int) -> HoldHandle:
-    """Wait for the right to write ``name``. Raises EINTR when a signal for the opener comes first, EIO if refused."""
+    """Wait for the right to write ``name``. Raises EINTR when a signal for the opener comes first, EIO if refused.
+
+    Of an opener that is hidden (mount.opener) nobody can say whether it has a signal, or lives: EINTR after
+    ``writes.timeout``, so that it takes its signals, and opens it again if it still wants to.
+    """
     found: HoldHandle | None = None
     problem: LitereplicaError | None = None
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_wait_for_signal, task_id, nursery.cancel_scope)
+        nursery.start_soon(_wait_for_signal, task_id, elsewhere.limit_s, nursery.cancel_scope)
         try:
             found = await elsewhere.hold(name)
         except LitereplicaError as error:
@@ -65,18 +69,9 @@ async def open_halt(elsewhere: Elsewhere, name: str, task_id: int) -> HoldHandle
     return found
 
 
-async def _wait_for_signal(task_id: int, scope: trio.CancelScope) -> None:
-    while not has_signal(task_id):  # noqa: ASYNC110  the kernel tells nobody
+async def _wait_for_signal(task_id: int, hidden_limit_s: float, scope: trio.CancelScope) -> None:
+    while (interrupted := has_signal(task_id)) is False:  # noqa: ASYNC110  the kernel tells nobody
         await trio.sleep(SIGNAL_POLL_S)
+    if interrupted is None:
+        await trio.sleep(hidden_limit_s)
     scope.cancel()
-
-
-def has_signal(task_id: int) -> bool:
-    """Whether a signal waits for the thread, which cannot take it while its open waits; or it is gone."""
-    try:
-        status = Path(f"/proc/{task_id}/status").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return True
-    masks = dict(line.split(":\t", 1) for line in status.splitlines() if line.startswith(("Sig", "ShdPnd")))
-    pending = int(masks["SigPnd"], 16) | int(masks["ShdPnd"], 16)
-    return bool(pending & ~int(masks["SigBlk"], 16))

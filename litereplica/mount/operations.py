@@ -26,6 +26,7 @@ from litereplica.mount.files import AppliedHandle, File, ShmFile
 from litereplica.mount.halt_file import HaltHandle, open_halt
 from litereplica.mount.journal_file import JournalFile, SuperJournalFile
 from litereplica.mount.name_operations import VIRTUAL, NameOperations, forget_content, translated
+from litereplica.mount.opener import has_ended, process_of
 from litereplica.mount.rollback import ON_THE_PRIMARY, roll_back_abandoned
 from litereplica.mount.tree import Inode, Kind, kind_of
 from litereplica.mount.virtual import VirtualHandle, content
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 WRITE_FLAGS: Final = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
-PF_EXITING: Final = 4
 CUT_PASSES: Final = 20
 
 
@@ -116,7 +116,10 @@ class Operations(NameOperations):
             self._openers[handle] = ctx.pid
             return pyfuse3.FileInfo(fh=handle, keep_cache=True)
         handle = self._handle(file)
-        if isinstance(file, WalFile | JournalFile):
+        if isinstance(file, JournalFile) and not self._access.primary:
+            # A transaction that one thread begins and another one ends is nobody's that died.
+            self._openers[handle] = process_of(ctx.pid)
+        elif isinstance(file, WalFile | JournalFile):
             self._openers[handle] = ctx.pid
         elif isinstance(file, DatabaseFile) and is_import(file, flags):
             self._importing.add(handle)
@@ -204,8 +207,10 @@ class Operations(NameOperations):
         elif isinstance(file, AppliedHandle):
             await self._applier_closes(file.file, self._openers.pop(fh, 0))
         elif isinstance(file, WalFile):
-            await file.released(opener_is_gone=has_ended(self._openers.pop(fh, 0)))
+            # Of one that is hidden too: to look after the wal-index in vain does no harm.
+            await file.released(opener_is_gone=has_ended(self._openers.pop(fh, 0)) is not False)
         elif isinstance(file, JournalFile):
+            # Not of one that is hidden: SQLite closes a journal before it deletes it, which is the COMMIT.
             if has_ended(self._openers.pop(fh, 0)) and not self._access.primary:
                 await self._abandon(file)
         elif isinstance(file, DatabaseFile):
@@ -219,7 +224,7 @@ class Operations(NameOperations):
     async def _applier_closes(self, file: File, task_id: int) -> None:
         """On the primary it may have died in a transaction of another node, as any writer may."""
         if isinstance(file, WalFile) and self._access.primary:
-            await file.released(opener_is_gone=has_ended(task_id))
+            await file.released(opener_is_gone=has_ended(task_id) is not False)
 
     async def _abandon(self, journal: JournalFile) -> None:
         """The writer of a transaction died and this is no primary, where the next reader would roll it back."""
@@ -470,12 +475,3 @@ def is_rolling_back(file: File | None) -> bool:
     if isinstance(file, DatabaseFile):
         return file.is_protected
     return isinstance(file, SuperJournalFile) or (isinstance(file, JournalFile) and file.is_live)
-
-
-def has_ended(task_id: int) -> bool:
-    """Whether the thread that the kernel named is gone, or about to go (proc(5), stat: flags; PF_EXITING is 4)."""
-    try:
-        fields = Path(f"/proc/{task_id}/stat").read_bytes().rpartition(b")")[2].split()
-    except OSError:
-        return True
-    return bool(int(fields[6]) & PF_EXITING)

@@ -150,6 +150,11 @@ class Forwarder:
         """A transaction under a rollback journal begins. Raises Refused, Unavailable."""
         await self._halts.begin(name)
 
+    @property
+    def limit_s(self) -> float:
+        """``writes.timeout``."""
+        return self._timeout_s
+
     async def hold(self, name: str) -> HoldHandle:
         """Wait until this node alone may write the database, and has all of it. Raises Refused, Unavailable."""
         return await self._halts.hold(name)

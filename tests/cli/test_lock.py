@@ -117,3 +117,31 @@ def test_a_url_means_the_mount_of_that_node(litereplica: CommandLine) -> None:
     ran = litereplica("lock", "app.db", "--url", "http://127.0.0.1:1", "--", "true")
     assert ran.code == 3
     assert ran.error.startswith("no answer from http://127.0.0.1:1")
+
+
+DESCRIPTORS = (
+    "import os; print(sum(os.path.realpath(f'/proc/self/fd/{each}').endswith('app.db-halt') "
+    "for each in os.listdir('/proc/self/fd')))"
+)
+
+
+@pytest.mark.parametrize(("option", "count"), [([], "1\n"), (["--close"], "0\n")])
+def test_the_command_has_the_lock_s_file_open_unless_it_is_not_to(
+    litereplica: CommandLine, database: Path, option: list[str], count: str
+) -> None:
+    ran = litereplica("lock", database, *option, *python(DESCRIPTORS))
+    assert (ran.code, ran.out) == (0, count)
+
+
+def test_the_command_s_end_is_seen_by_one_who_was_told_to_ignore_ends(litereplica: CommandLine, database: Path) -> None:
+    program = "import signal, sys; sys.exit(3 if signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL else 4)"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "litereplica", "lock", str(database), *python(program)],
+        env=litereplica.environment,
+        preexec_fn=lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN),  # noqa: PLW1509  nothing else runs here
+    )
+    try:
+        assert process.wait(LIMIT_S) == 3
+    finally:
+        process.kill()
+        process.wait(LIMIT_S)

@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -80,3 +81,28 @@ def test_a_lock_that_is_lost_is_said_at_once_and_success_is_exit_code_3(three: T
     assert code == 3
     assert "others may have written meanwhile" in errors
     wait_until(lambda: three.b.status()["writes"]["locks"] == [], "it is closed")
+
+
+def test_a_command_whose_lock_command_is_killed_has_the_lock_until_it_ends(three: Three) -> None:
+    goes_on = three.b.folder / "goes on"
+    goes_on.touch()
+    command = Command(three.b, "app.db", "--", "sh", "-c", 'while [ -e "$0" ]; do sleep 0.1; done', str(goes_on))
+    wait_until(lambda: (three.halt() or {}).get("node") == "b", "b has it")
+    wait_until(lambda: children(command.process.pid), "the command runs")
+    command.process.send_signal(signal.SIGKILL)
+    command.process.wait(10)
+    try:
+        with Opener(three.a) as another:
+            assert another.word(1) == ""
+            run_sql(three.b.path(), INSERT, "b", mode="rw")
+            goes_on.unlink()
+            another.wait_held()
+    finally:
+        goes_on.unlink(missing_ok=True)
+    command.wait()
+    assert len(three.ids()) == 1
+
+
+def children(pid: int) -> list[str]:
+    """Processes that a process has started."""
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()

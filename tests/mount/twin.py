@@ -53,6 +53,8 @@ class Hold:
 class Twin:
     """An Elsewhere. ``seen``: what it was asked, [what, database, …]."""
 
+    limit_s = LIMIT_S
+
     def __init__(self, node: Node, nursery: trio.Nursery) -> None:
         self.answer = "commit"
         self.wrong: str | None = None
