@@ -23,7 +23,7 @@ from litereplica.proxy.health import Health
 from litereplica.proxy.local_node import LocalNode
 from litereplica.proxy.positions import MountPositions
 from litereplica.proxy.primary import Circle, Place, Primaries
-from litereplica.proxy.rules import Kind, Rules
+from litereplica.proxy.rules import READING_METHODS, Kind, Rules
 from litereplica.proxy.upstream import Finish, NotSent, Upstream, url_of
 
 log = structlog.get_logger()
@@ -181,7 +181,7 @@ class Handler:
         self._parts.counts.requests["write", "primary"] += 1
         sent = headers.for_upstream(request.headers, request.remote or "", request.scheme)
         sent[headers.HOPS] = headers.write_hops([*come_from, self._parts.node])
-        return await self._carry(request, proxy, f"the proxy of the primary {place.node}", sent, _as_it_is)
+        return await self._carry(request, proxy, f"the proxy of the primary {place.node}", sent, _as_it_is, again=False)
 
     def _redirect(self, request: web.BaseRequest, place: Place, proxy: str) -> web.Response:
         self._parts.counts.requests["write", "redirect"] += 1
@@ -202,6 +202,7 @@ class Handler:
         parts.counts.requests[kind.name.lower(), "here"] += 1
         sent = headers.for_upstream(request.headers, request.remote or "", request.scheme)
         sent.popall(headers.HOPS, None)
+        again = kind is not Kind.WRITE and request.method in READING_METHODS
 
         async def finish(answered: Headers) -> None:
             answered[headers.NODE] = parts.node
@@ -210,7 +211,7 @@ class Handler:
                 await self._set_cookie(request, answered)
 
         try:
-            return await self._carry(request, self._settings.target, APPLICATION, sent, finish)
+            return await self._carry(request, self._settings.target, APPLICATION, sent, finish, again=again)
         except NotSent as error:
             message = f"{error.message} at {self._settings.target}: start it, or correct proxy.target"
             raise Problem(HTTPStatus.BAD_GATEWAY, "no_application", message, outcome="not_done") from error
@@ -228,13 +229,13 @@ class Handler:
             answered.add("Set-Cookie", cookie.write(self._settings.cookie, now, self._settings.cookie_age_s))
 
     async def _carry(
-        self, request: web.BaseRequest, base: str, who: str, sent: Headers, finish: Finish
+        self, request: web.BaseRequest, base: str, who: str, sent: Headers, finish: Finish, *, again: bool
     ) -> web.StreamResponse:
-        upstream = self._parts.upstream
+        upstream, timeouts = self._parts.upstream, self._settings.timeouts
         if websocket.is_handshake(request):
             url = url_of(base, request)
-            return await websocket.relay(upstream.session, request, url, who, sent, self._settings.timeouts)
-        return await upstream.relay(request, base, who, sent, finish)
+            return await websocket.relay(upstream.session, request, url, who, sent, timeouts, again=again)
+        return await upstream.relay(request, base, who, sent, finish, again=again)
 
 
 async def _as_it_is(_: Headers) -> None:
