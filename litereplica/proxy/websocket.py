@@ -92,7 +92,8 @@ async def relay(
         await client.prepare(request)
         await _both_ways(client, upstream)
     finally:
-        await upstream.close()
+        # Not closed yet: the client is gone without a word, or the proxy ends.
+        await upstream.close(code=aiohttp.WSCloseCode.GOING_AWAY)
     return client
 
 
@@ -129,7 +130,9 @@ async def _carry(source: Socket, target: Socket) -> None:
             return
         else:
             # It broke, or its messages are too large: the other end learns that it did not end well.
-            await target.close(code=source.close_code or aiohttp.WSCloseCode.INTERNAL_ERROR)
+            # The library calls an end without a close frame 1000 or 1006.
+            broke = source.close_code in {None, 1000, 1006}
+            await target.close(code=aiohttp.WSCloseCode.INTERNAL_ERROR if broke else _code(source.close_code))
             return
 
 
