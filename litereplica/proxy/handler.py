@@ -14,6 +14,7 @@ from aiohttp import web
 
 from litereplica.config import ProxySettings
 from litereplica.errors import Unavailable
+from litereplica.ltx.position import Position
 from litereplica.proxy import cookie, headers, websocket
 from litereplica.proxy.answers import Problem, explain
 from litereplica.proxy.catch_up import EVERYTHING, CatchUp, CaughtUp
@@ -217,7 +218,10 @@ class Handler:
             raise Problem(HTTPStatus.BAD_GATEWAY, "no_application", message, outcome="not_done") from error
 
     async def _set_cookie(self, request: web.BaseRequest, answered: Headers) -> None:
-        """Where the databases are now: everything that the application did before it answered is in it."""
+        """Where the databases are now: everything that the application did before it answered is in it.
+
+        What the client had seen before, of each database, is never taken from its cookie, but when it is lost.
+        """
         now = await self._parts.positions.now()
         if now is None:
             answered[headers.BEHIND] = headers.write_hops(self._settings.databases)
@@ -225,7 +229,13 @@ class Handler:
         if self._parts.local.is_primary:
             for name, at in now.items():
                 self._parts.local.databases[name].advance(at)
-        if now and now != self._seen(request):
+        # One reading is the answer to many requests.
+        now, seen = dict(now), self._seen(request)
+        for name, at in seen.items():
+            # The client has seen more than this node has: it is behind, or not the primary any more.
+            if at.txid > now.get(name, Position.ZERO).txid and not await self._parts.catch_up.is_lost(name, at):
+                now[name] = at
+        if now and now != seen:
             answered.add("Set-Cookie", cookie.write(self._settings.cookie, now, self._settings.cookie_age_s))
 
     async def _carry(

@@ -1,6 +1,8 @@
 """The primary changes while clients read and write through the proxies of all nodes."""
 
 import itertools
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -142,6 +144,45 @@ def test_a_handoff_while_clients_write_everywhere(site: Site, consuls: Consuls) 
         assert set(visitor.done) <= set(rows), "a planned handoff loses nothing"
     # One that was given to the application of the old primary may come to its COMMIT on a replica, and be stale there.
     assert sum(len(visitor.refused) for visitor in visitors) <= HANDOFFS, "a write waits for the new primary"
+
+
+def test_a_primary_that_was_paused_does_not_declare_its_successors_transactions_lost(
+    site: Site, consuls: Consuls
+) -> None:
+    """In the moment after it goes on and before it notices."""
+    agent = consuls.single()
+    stages = [site.consul(agent.url, name) for name in "ab"]
+    with httpx.Client(trust_env=False, timeout=30) as client:
+        client.post(f"{stages[0].url}/rows", content="first")
+        for number in range(4):
+            old = primary_of(stages)
+            new = stages[1 - stages.index(old)]
+            wait_until(lambda new=new: rows_at(new) == number + 1, "the replica has everything")  # type: ignore[misc]
+            found: list[httpx.Response] = []
+            os.kill(old.node.pid, signal.SIGSTOP)
+            try:
+                wait_until(lambda new=new: new.health().get("role") == "primary", "a new primary", 20)  # type: ignore[misc]
+                answer = client.post(f"{new.url}/rows", content=f"{number}")
+                assert answer.status_code == 201
+                seen = {"Cookie": answer.headers["Set-Cookie"].partition(";")[0]}
+                reading = threading.Thread(target=lambda: found.append(read(old, seen)))  # noqa: B023
+                reading.start()
+                time.sleep(0.3)
+            finally:
+                os.kill(old.node.pid, signal.SIGCONT)
+            reading.join(40)
+            assert "Litereplica-Other-History" not in found[0].headers
+            assert "Set-Cookie" not in found[0].headers
+            if "Litereplica-Behind" not in found[0].headers:
+                assert f"{number}" in found[0].json()["rows"]
+
+
+def rows_at(stage: Stage) -> int:
+    return len(httpx.get(f"{stage.url}/rows", timeout=10, trust_env=False).json()["rows"])
+
+
+def read(stage: Stage, seen: dict[str, str]) -> httpx.Response:
+    return httpx.get(f"{stage.url}/rows", headers=seen, timeout=30, trust_env=False)
 
 
 def test_a_primary_that_dies_while_clients_write_everywhere(site: Site, consuls: Consuls) -> None:

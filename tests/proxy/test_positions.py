@@ -10,7 +10,6 @@ from litereplica.errors import Unavailable
 from litereplica.ltx.position import Position
 from litereplica.proxy.positions import MountPositions
 
-
 Said = tuple[int, dict[str, object]]
 
 
