@@ -8,12 +8,13 @@ import asyncio
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Final
 
 from litereplica.errors import Unavailable
 from litereplica.ltx.position import Position, format_txid
 from litereplica.proxy.local_node import LocalNode
-from litereplica.proxy.node_api import NodeApi, position_in
+from litereplica.proxy.node_api import ANSWER_LIMIT_S, NodeApi, position_in
 from litereplica.proxy.primary import Primaries
 
 # Replication takes milliseconds. After this long the primary is asked whether it has the transaction at all.
@@ -92,19 +93,19 @@ class CatchUp:
             if known.has(at):
                 return None
             code, here = await self._ask(name, at)
-            if code == 200:
+            if code == HTTPStatus.OK:
                 known.advance(at)
                 return None
             reached = position_in(here)
-            if code == 409 and reached is not None:
-                return reached
-            if not doubted or loop.time() >= deadline:
-                if await self._is_lost(name, at):
+            # This node has other transactions than the client saw: those of one of the two are lost.
+            differs = code == HTTPStatus.CONFLICT
+            if not doubted or differs or loop.time() >= deadline:
+                if await self.is_lost(name, at, differs=differs):
                     return reached or Position.ZERO
                 doubted = True
             if loop.time() >= deadline:
                 raise Unavailable(f"{name} has not reached {at}")
-            if not self._local.live or self._local.is_primary:
+            if differs or not self._local.live or self._local.is_primary:
                 await asyncio.sleep(min(DOUBT_S, max(0.0, deadline - loop.time())))
 
     async def _ask(self, name: str, at: Position) -> tuple[int, dict[str, object]]:
@@ -112,12 +113,32 @@ class CatchUp:
         query = {"db": name, "txid": format_txid(at.txid), "checksum": f"{at.checksum:016x}", "timeout": "0"}
         return await self._api.ask(self._local.url, "/wait", query)
 
-    async def _is_lost(self, name: str, at: Position) -> bool:
-        """Whether the primary does not have it: positions come from primaries, so one that had it is gone with it."""
+    async def is_lost(self, name: str, at: Position, *, differs: bool = False) -> bool:
+        """Whether the cluster's history does not have it; False also when no primary that accepts commits says so.
+
+        ``differs``: this node has something else at that TXID, which may itself be what is lost.
+        """
         try:
-            url = self._local.url if self._local.is_primary else await self._primaries.http_url()
-            code, document = await self._api.ask(url, "/position", {"db": name})
-        except Unavailable:
+            async with asyncio.timeout(ANSWER_LIMIT_S):
+                return await self._primary_lacks(name, at, differs=differs)
+        except (TimeoutError, Unavailable):
             return False
+
+    async def _primary_lacks(self, name: str, at: Position, *, differs: bool) -> bool:
+        """Raises Unavailable."""
+        url = self._local.url if self._local.is_primary else await self._primaries.http_url()
+        # Whoever was paused may hold itself to be the primary still, without what its successor has committed. Its
+        # fence is closed then, and this looks at it. It is asked before the position: when the fence was open after
+        # the client had seen something, that is in this node's history, or lost.
+        serves, _ = await self._api.ask(url, "/primary")
+        if serves != HTTPStatus.OK:
+            return False
+        code, document = await self._api.ask(url, "/position", {"db": name})
         newest = position_in(document)
-        return code == 404 or (newest is not None and newest.txid < at.txid)
+        if newest is None:
+            return code == HTTPStatus.NOT_FOUND
+        if newest.txid <= at.txid or not differs:
+            return newest.txid <= at.txid and newest != at
+        code, document = await self._api.ask(url, "/position", {"db": name, "txid": format_txid(at.txid)})
+        # null: so old that the primary does not know its checksum any more; then this node's own is as good.
+        return code == HTTPStatus.OK and document.get("checksum") != f"{at.checksum:016x}"

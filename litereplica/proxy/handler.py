@@ -14,6 +14,7 @@ from aiohttp import web
 
 from litereplica.config import ProxySettings
 from litereplica.errors import Unavailable
+from litereplica.ltx.position import Position
 from litereplica.proxy import cookie, headers, websocket
 from litereplica.proxy.answers import Problem, explain
 from litereplica.proxy.catch_up import EVERYTHING, CatchUp, CaughtUp
@@ -23,7 +24,7 @@ from litereplica.proxy.health import Health
 from litereplica.proxy.local_node import LocalNode
 from litereplica.proxy.positions import MountPositions
 from litereplica.proxy.primary import Circle, Place, Primaries
-from litereplica.proxy.rules import Kind, Rules
+from litereplica.proxy.rules import READING_METHODS, Kind, Rules
 from litereplica.proxy.upstream import Finish, NotSent, Upstream, url_of
 
 log = structlog.get_logger()
@@ -181,7 +182,7 @@ class Handler:
         self._parts.counts.requests["write", "primary"] += 1
         sent = headers.for_upstream(request.headers, request.remote or "", request.scheme)
         sent[headers.HOPS] = headers.write_hops([*come_from, self._parts.node])
-        return await self._carry(request, proxy, f"the proxy of the primary {place.node}", sent, _as_it_is)
+        return await self._carry(request, proxy, f"the proxy of the primary {place.node}", sent, _as_it_is, again=False)
 
     def _redirect(self, request: web.BaseRequest, place: Place, proxy: str) -> web.Response:
         self._parts.counts.requests["write", "redirect"] += 1
@@ -202,6 +203,7 @@ class Handler:
         parts.counts.requests[kind.name.lower(), "here"] += 1
         sent = headers.for_upstream(request.headers, request.remote or "", request.scheme)
         sent.popall(headers.HOPS, None)
+        again = kind is not Kind.WRITE and request.method in READING_METHODS
 
         async def finish(answered: Headers) -> None:
             answered[headers.NODE] = parts.node
@@ -210,13 +212,16 @@ class Handler:
                 await self._set_cookie(request, answered)
 
         try:
-            return await self._carry(request, self._settings.target, APPLICATION, sent, finish)
+            return await self._carry(request, self._settings.target, APPLICATION, sent, finish, again=again)
         except NotSent as error:
             message = f"{error.message} at {self._settings.target}: start it, or correct proxy.target"
             raise Problem(HTTPStatus.BAD_GATEWAY, "no_application", message, outcome="not_done") from error
 
     async def _set_cookie(self, request: web.BaseRequest, answered: Headers) -> None:
-        """Where the databases are now: everything that the application did before it answered is in it."""
+        """Where the databases are now: everything that the application did before it answered is in it.
+
+        What the client had seen before, of each database, is never taken from its cookie, but when it is lost.
+        """
         now = await self._parts.positions.now()
         if now is None:
             answered[headers.BEHIND] = headers.write_hops(self._settings.databases)
@@ -224,17 +229,23 @@ class Handler:
         if self._parts.local.is_primary:
             for name, at in now.items():
                 self._parts.local.databases[name].advance(at)
-        if now and now != self._seen(request):
+        # One reading is the answer to many requests.
+        now, seen = dict(now), self._seen(request)
+        for name, at in seen.items():
+            # The client has seen more than this node has: it is behind, or not the primary any more.
+            if at.txid > now.get(name, Position.ZERO).txid and not await self._parts.catch_up.is_lost(name, at):
+                now[name] = at
+        if now and now != seen:
             answered.add("Set-Cookie", cookie.write(self._settings.cookie, now, self._settings.cookie_age_s))
 
     async def _carry(
-        self, request: web.BaseRequest, base: str, who: str, sent: Headers, finish: Finish
+        self, request: web.BaseRequest, base: str, who: str, sent: Headers, finish: Finish, *, again: bool
     ) -> web.StreamResponse:
-        upstream = self._parts.upstream
+        upstream, timeouts = self._parts.upstream, self._settings.timeouts
         if websocket.is_handshake(request):
             url = url_of(base, request)
-            return await websocket.relay(upstream.session, request, url, who, sent, self._settings.timeouts)
-        return await upstream.relay(request, base, who, sent, finish)
+            return await websocket.relay(upstream.session, request, url, who, sent, timeouts, again=again)
+        return await upstream.relay(request, base, who, sent, finish, again=again)
 
 
 async def _as_it_is(_: Headers) -> None:

@@ -46,7 +46,7 @@ class LocalNode:
             changed_role = False
             with contextlib.suppress(*NO_STREAM):
                 address = f"{self.url}/events?tx={int(transactions)}"
-                async with self._session.get(address, timeout=timeout) as answer:
+                async with self._session.get(address, timeout=timeout, middlewares=()) as answer:
                     if answer.status == 200:
                         changed_role = await self._read(answer.content, transactions=transactions)
             if changed_role:

@@ -18,7 +18,7 @@ LARGEST_ANSWER_BYTES: Final = 16 * 1024 * 1024
 
 
 class NodeApi:
-    """Asks over one session."""
+    """Asks over one session. A question changes nothing: the library may repeat it, unlike requests of clients."""
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session
@@ -29,7 +29,7 @@ class NodeApi:
         """Status and JSON object. Raises Unavailable: no answer within the limit, or not a node's."""
         timeout = aiohttp.ClientTimeout(total=limit_s)
         try:
-            async with self._session.get(url + path, params=parameters, timeout=timeout) as answer:
+            async with self._session.get(url + path, params=parameters, timeout=timeout, middlewares=()) as answer:
                 content = await answer.content.read(LARGEST_ANSWER_BYTES)
                 while len(content) < LARGEST_ANSWER_BYTES and (more := await answer.content.read(LARGEST_ANSWER_BYTES)):
                     content += more

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import os
 from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 
@@ -38,7 +39,8 @@ class MountPositions:
         """Every database that there is, as it is now or later; None when nobody answers."""
         if self._next is None:
             self._next = asyncio.create_task(self._read_next())
-        with contextlib.suppress(OSError, Corrupt, TimeoutError):  # no right to the mount, or no mount
+        # No right to the mount, no mount, or nothing in it: then the node knows whether there is a database.
+        with contextlib.suppress(OSError, Corrupt, TimeoutError):
             async with asyncio.timeout(READ_LIMIT_S):
                 return await asyncio.shield(self._next)
         try:
@@ -72,13 +74,18 @@ class MountPositions:
             finally:
                 os.close(descriptor)
             found[name] = Position.parse(text.decode("ascii", "replace").rstrip("\n"))
+        if not found:
+            raise FileNotFoundError("no database: there is none yet, or the mount is away")
         return found
 
     async def _ask(self) -> Found:
+        """From the node. Raises Unavailable: also when it says neither where a database is nor that there is none."""
         found = {}
         for name in self._files:
             code, document = await self._api.ask(self._url, "/position", {"db": name})
             position = position_in(document)
-            if code == 200 and position is not None:
+            if code == HTTPStatus.OK and position is not None:
                 found[name] = position
+            elif code != HTTPStatus.NOT_FOUND:
+                raise Unavailable(f"{self._url} answers {code} when asked where {name} is")
         return found

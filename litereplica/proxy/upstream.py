@@ -7,7 +7,7 @@ or what is added to an answer (proxy.handler).
 import asyncio
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from typing import Final
+from typing import Final, TypeVar
 
 import aiohttp
 from aiohttp import web
@@ -32,24 +32,41 @@ LONGEST_REASON: Final = 200
 NOT_ADDED: Final = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 
 Finish = Callable[[Headers], Awaitable[None]]
+Answer = TypeVar("Answer")
 
 
 class NotSent(Unavailable):
     """Nothing of the request has reached anybody: it can be sent elsewhere."""
 
 
-class _Lost(aiohttp.ClientError):
+class Lost(aiohttp.ClientError):
     """A connection broke: not an error after which the client library repeats a request by itself."""
 
 
 async def _once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """Let nothing be sent twice: the library repeats PUT and DELETE on a connection that the other end has closed."""
+    """Let nothing be sent twice: the library repeats GET, PUT and DELETE when the other end has closed a connection."""
     try:
         return await handler(request)
     except aiohttp.ClientConnectorError:
         raise
     except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-        raise _Lost(str(error) or type(error).__name__) from error
+        raise Lost(str(error) or type(error).__name__) from error
+
+
+async def perhaps_again(ask: Callable[[], Awaitable[Answer]], *, again: bool) -> Answer:
+    """Ask; with ``again`` once more when the connection broke: the other end may have been about to close it, idle.
+
+    Raises Lost, also when the second time nobody was there: the first may have been done.
+    """
+    try:
+        return await ask()
+    except Lost:
+        if not again:
+            raise
+    try:
+        return await ask()
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+        raise Lost(_reason(error)) from error
 
 
 def make_session(timeouts: ProxyTimeouts) -> aiohttp.ClientSession:
@@ -65,6 +82,8 @@ def make_session(timeouts: ProxyTimeouts) -> aiohttp.ClientSession:
         read_bufsize=READ_BYTES,
         max_line_size=LARGEST_LINE_BYTES,
         max_field_size=LARGEST_FIELD_BYTES,
+        # Also for handshakes of WebSockets, which take none of their own.
+        middlewares=(_once,),
     )
 
 
@@ -87,15 +106,16 @@ class Upstream:
         self._timeouts = timeouts
 
     async def relay(
-        self, request: web.BaseRequest, base: str, who: str, headers: Headers, finish: Finish
+        self, request: web.BaseRequest, base: str, who: str, headers: Headers, finish: Finish, *, again: bool
     ) -> web.StreamResponse:
         """Send the request to ``base`` (``who`` in messages); the answer, already on its way to the client.
 
-        ``finish`` is called with the answer's headers when they are there. Raises NotSent, and Problem when it is not
-        known what became of the request; ConnectionError when the client has a part of an answer that broke.
+        ``finish`` is called with the answer's headers when they are there. ``again``: the request only reads, and may
+        be sent once more when the connection breaks. Raises NotSent, and Problem when it is not known what became of
+        the request; ConnectionError when the client has a part of an answer that broke.
         """
         body = Body(request, self._timeouts.idle_s, self._timeouts.response_s)
-        answer = await self._send(request, url_of(base, request), who, headers, body)
+        answer = await self._send(request, url_of(base, request), who, headers, body, again=again)
         try:
             return await self._bring_back(request, answer, finish)
         finally:
@@ -103,22 +123,24 @@ class Upstream:
             answer.close()
 
     async def _send(
-        self, request: web.BaseRequest, url: URL, who: str, headers: Headers, body: Body
+        self, request: web.BaseRequest, url: URL, who: str, headers: Headers, body: Body, *, again: bool
     ) -> aiohttp.ClientResponse:
         timeouts = self._timeouts
-        repeatable = request.method in {"GET", "HEAD"} and not request.body_exists
+
+        async def ask() -> aiohttp.ClientResponse:
+            return await self.session.request(
+                request.method,
+                url,
+                headers=headers,
+                data=body.pieces() if request.body_exists else None,
+                allow_redirects=False,
+            )
+
         try:
             async with asyncio.timeout(timeouts.connect_s + timeouts.response_s) as limit:
                 body.limit(limit)
                 try:
-                    return await self.session.request(
-                        request.method,
-                        url,
-                        headers=headers,
-                        data=body.pieces() if request.body_exists else None,
-                        allow_redirects=False,
-                        middlewares=() if repeatable else (_once,),
-                    )
+                    return await perhaps_again(ask, again=again and not request.body_exists)
                 finally:
                     body.limit(None)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:

@@ -14,7 +14,7 @@ from yarl import URL
 from litereplica.config.proxy import ProxyTimeouts
 from litereplica.proxy.answers import Problem
 from litereplica.proxy.headers import Headers, for_client, without_handshake
-from litereplica.proxy.upstream import NotSent
+from litereplica.proxy.upstream import NotSent, perhaps_again
 
 # A connection may be silent for as long as it likes; one whose other end is gone is noticed after so long.
 HEARTBEAT_S: Final = 30.0
@@ -22,6 +22,8 @@ HEARTBEAT_S: Final = 30.0
 LARGEST_MESSAGE_BYTES: Final = 16 * 1024 * 1024
 # Whoever closes says so and is answered; nobody is waited for longer.
 CLOSE_LIMIT_S: Final = 5.0
+# What became of a handshake that was not answered.
+UNKNOWN: Final = {"outcome": "unknown", "sent": "all"}
 
 Socket = aiohttp.ClientWebSocketResponse | web.WebSocketResponse
 
@@ -43,32 +45,40 @@ async def relay(
     who: str,
     headers: Headers,
     timeouts: ProxyTimeouts,
+    *,
+    again: bool,
 ) -> web.StreamResponse:
     """Connect to ``url`` first, then to the client, and carry messages until either closes.
 
-    Raises NotSent, and Problem when it broke before the handshake. A handshake that is refused is answered the same.
+    ``again``: the handshake only reads, and may be sent once more when the connection breaks. Raises NotSent, and
+    Problem when it broke before the handshake. A handshake that is refused is answered the same.
     """
     offered = [each.strip() for each in request.headers.get("Sec-WebSocket-Protocol", "").split(",") if each.strip()]
+
+    async def connect() -> aiohttp.ClientWebSocketResponse:
+        return await session.ws_connect(
+            url,
+            protocols=offered,
+            headers=without_handshake(headers),
+            heartbeat=HEARTBEAT_S,
+            timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_LIMIT_S),
+            max_msg_size=LARGEST_MESSAGE_BYTES,
+            autoclose=False,
+        )
+
     try:
         async with asyncio.timeout(timeouts.connect_s + timeouts.response_s):
-            upstream = await session.ws_connect(
-                url,
-                protocols=offered,
-                headers=without_handshake(headers),
-                heartbeat=HEARTBEAT_S,
-                timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_LIMIT_S),
-                max_msg_size=LARGEST_MESSAGE_BYTES,
-                autoclose=False,
-            )
+            upstream = await perhaps_again(connect, again=again)
     except aiohttp.WSServerHandshakeError as error:
         return _refused(error)
     except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
         raise NotSent(f"no connection to {who}") from error
     except TimeoutError as error:
-        raise Problem(HTTPStatus.GATEWAY_TIMEOUT, "timeout", f"{who} did not answer in time") from error
+        message = f"{who} did not answer in time"
+        raise Problem(HTTPStatus.GATEWAY_TIMEOUT, "timeout", message, **UNKNOWN) from error
     except (aiohttp.ClientError, OSError) as error:
         message = f"the connection to {who} broke before its answer"
-        raise Problem(HTTPStatus.BAD_GATEWAY, "connection_lost", message) from error
+        raise Problem(HTTPStatus.BAD_GATEWAY, "connection_lost", message, **UNKNOWN) from error
     chosen = (upstream.protocol,) if upstream.protocol else ()
     client = web.WebSocketResponse(
         protocols=chosen,
@@ -82,7 +92,8 @@ async def relay(
         await client.prepare(request)
         await _both_ways(client, upstream)
     finally:
-        await upstream.close()
+        # Not closed yet: the client is gone without a word, or the proxy ends.
+        await upstream.close(code=aiohttp.WSCloseCode.GOING_AWAY)
     return client
 
 
@@ -119,7 +130,9 @@ async def _carry(source: Socket, target: Socket) -> None:
             return
         else:
             # It broke, or its messages are too large: the other end learns that it did not end well.
-            await target.close(code=source.close_code or aiohttp.WSCloseCode.INTERNAL_ERROR)
+            # The library calls an end without a close frame 1000 or 1006.
+            broke = source.close_code in {None, 1000, 1006}
+            await target.close(code=aiohttp.WSCloseCode.INTERNAL_ERROR if broke else _code(source.close_code))
             return
 
 

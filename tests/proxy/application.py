@@ -9,6 +9,7 @@ import hashlib
 import json
 import sqlite3
 import sys
+from collections import Counter
 from pathlib import Path
 
 import aiohttp
@@ -22,6 +23,8 @@ class Application:
         self.database = database
         self.name = name
         self.cancelled = 0
+        self.closed: list[int | None] = []
+        self.broken: Counter[str] = Counter()
 
     def connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.database, timeout=10, isolation_level=None)
@@ -78,10 +81,13 @@ class Application:
         return answer
 
     async def break_off(self, request: web.Request) -> web.StreamResponse:
-        """Dies in the middle: before its answer, or in it."""
+        """Dies in the middle: before its answer (the first ``times`` of a path's requests), or in it."""
         assert request.transport is not None
         if request.query["when"] == "before":
             await request.read()
+            self.broken[request.path] += 1
+            if self.broken[request.path] > int(request.query.get("times", "1000000")):
+                return web.Response(text="well")
             request.transport.abort()
             return web.Response()
         answer = web.StreamResponse()
@@ -120,7 +126,7 @@ class Application:
         return web.Response(text="done")
 
     async def gone(self, _: web.Request) -> web.Response:
-        return web.json_response({"cancelled": self.cancelled})
+        return web.json_response({"cancelled": self.cancelled, "broken": self.broken, "closed": self.closed})
 
     async def socket(self, request: web.Request) -> web.StreamResponse:
         if "refuse" in request.query:
@@ -130,12 +136,17 @@ class Application:
         await socket.send_str(json.dumps({"node": self.name, "protocol": socket.ws_protocol}))
         async for message in socket:
             if message.type is aiohttp.WSMsgType.TEXT:
+                if message.data in {"abort", "end"}:
+                    assert request.transport is not None
+                    (request.transport.abort if message.data == "abort" else request.transport.close)()
+                    break
                 if message.data == "close":
                     await socket.close(code=4001, message=b"as asked")
                     break
                 await socket.send_str(f"{self.name}: {message.data}")
             elif message.type is aiohttp.WSMsgType.BINARY:
                 await socket.send_bytes(message.data)
+        self.closed.append(socket.close_code)
         return socket
 
 
@@ -148,7 +159,7 @@ def build(database: str, name: str) -> web.Application:
     routes.add_route("*", "/echo{rest:.*}", application.echo)
     routes.add_route("*", "/upload", application.upload)
     routes.add_get("/download", application.download)
-    routes.add_route("*", "/break", application.break_off)
+    routes.add_route("*", "/break{rest:.*}", application.break_off)
     routes.add_post("/early", application.early)
     routes.add_get("/events", application.events)
     routes.add_route("*", "/slow", application.slow)

@@ -27,7 +27,7 @@ def stage() -> Iterator[Stage]:
     try:
         yield site.standalone(
             timeouts={"connect": "1s", "response": "2s", "idle": "1s"},
-            rules={"passthrough": ["*.css"], "read_only": ["/echo/search*"]},
+            rules={"passthrough": ["*.css"], "always_forward": ["/break/write*"], "read_only": ["/echo/search*"]},
         )
     finally:
         site.tear_down()

@@ -1,5 +1,6 @@
 """Connections that break and steps that take too long: what the client is told."""
 
+import threading
 import time
 
 import httpx
@@ -17,6 +18,68 @@ def test_a_request_that_was_lost_after_it_was_sent_is_not_repeated_and_said_to_b
             assert answer.status_code == 502
             document = answer.json()
             assert (document["error"], document["outcome"], document["sent"]) == ("connection_lost", "unknown", "all")
+
+
+@pytest.mark.parametrize("warm", [True, False])
+def test_a_get_that_is_a_write_is_not_repeated_either(stage: Stage, warm: bool) -> None:
+    path = f"/break/write/{warm}"
+    with stage.client() as client:
+        if warm:
+            client.get("/echo")  # leaves a connection to the application
+        answer = client.get(f"{path}?when=before")
+        assert answer.status_code == 502
+        document = answer.json()
+        assert (document["error"], document["outcome"], document["sent"]) == ("connection_lost", "unknown", "all")
+        assert client.get("/gone").json()["broken"][path] == 1
+
+
+def test_a_handshake_that_is_a_write_is_not_repeated_either(stage: Stage) -> None:
+    headers = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+    }
+    with stage.client() as client:
+        answer = client.get("/break/write/socket?when=before", headers=headers)
+        assert answer.status_code == 502
+        document = answer.json()
+        assert (document["error"], document["outcome"], document["sent"]) == ("connection_lost", "unknown", "all")
+        assert client.get("/gone").json()["broken"]["/break/write/socket"] == 1
+
+
+@pytest.mark.parametrize("path", ["/break/read", "/break/read.css"])
+def test_a_read_on_a_connection_that_was_just_closed_is_asked_again(stage: Stage, path: str) -> None:
+    with stage.client() as client:
+        client.get("/echo")
+        answer = client.get(f"{path}?when=before&times=1")
+        assert (answer.status_code, answer.text) == (200, "well")
+        answer = client.get(f"{path}/for/good?when=before")
+        assert (answer.status_code, answer.json()["error"], answer.json()["outcome"]) == (
+            502,
+            "connection_lost",
+            "unknown",
+        )
+
+
+def test_a_get_that_is_a_write_goes_to_one_primary_only_though_that_dies(site: Site) -> None:
+    """Its node ends in the middle, and nobody listens there any more: that it has not arrived does not follow."""
+    a, b = site.pair(rules={"always_forward": ["/slow"]}, timeouts={"primary": "1s", "stop": "1s"})
+    answers = []
+
+    def ask() -> None:
+        with b.client() as client:
+            answers.append(client.get("/slow?seconds=60"))
+
+    with b.client() as client:
+        assert client.post("/rows", content="x").status_code == 201  # leaves a connection to the proxy of a
+    asking = threading.Thread(target=ask)
+    asking.start()
+    time.sleep(0.5)
+    a.node.kill()
+    asking.join(30)
+    document = answers[0].json()
+    assert (answers[0].status_code, document["error"], document["outcome"]) == (502, "connection_lost", "unknown")
 
 
 @pytest.mark.parametrize("query", ["", "&length"])

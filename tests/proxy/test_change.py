@@ -1,6 +1,8 @@
 """The primary changes while clients read and write through the proxies of all nodes."""
 
 import itertools
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -8,7 +10,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.proxy.site import Site, Stage
+from tests.proxy.site import DATABASE, Site, Stage
 from tests.support.consul import Consuls
 from tests.support.waiting import wait_until
 
@@ -142,6 +144,51 @@ def test_a_handoff_while_clients_write_everywhere(site: Site, consuls: Consuls) 
         assert set(visitor.done) <= set(rows), "a planned handoff loses nothing"
     # One that was given to the application of the old primary may come to its COMMIT on a replica, and be stale there.
     assert sum(len(visitor.refused) for visitor in visitors) <= HANDOFFS, "a write waits for the new primary"
+
+
+def test_a_primary_that_was_paused_does_not_declare_its_successors_transactions_lost(
+    site: Site, consuls: Consuls
+) -> None:
+    """In the moment after it goes on and before it notices."""
+    agent = consuls.single()
+    old, new = (site.consul(agent.url, name) for name in "ab")
+    assert httpx.post(f"{old.url}/rows", content="first", timeout=20, trust_env=False).status_code == 201
+    for number in range(4):
+        wait_until(lambda pair=(old, new): have_met(*pair), "the replica has everything", 20)  # type: ignore[misc]
+        answer = read_while_resumed(old, new, f"{number}")
+        assert "Litereplica-Other-History" not in answer.headers
+        assert "Set-Cookie" not in answer.headers
+        assert "Litereplica-Behind" in answer.headers or f"{number}" in answer.json()["rows"]
+        old, new = new, old
+
+
+def have_met(primary: Stage, replica: Stage) -> bool:
+    roles = (primary.health().get("role"), replica.health().get("role"))
+    return roles == ("primary", "replica") and primary.node.position(DATABASE) == replica.node.position(DATABASE)
+
+
+def read_while_resumed(old: Stage, new: Stage, text: str) -> httpx.Response:
+    """The answer to somebody who wrote ``text`` on the new primary, and comes to the old one as that goes on."""
+    found: list[httpx.Response] = []
+    os.kill(old.node.pid, signal.SIGSTOP)
+    try:
+        wait_until(lambda: new.health().get("role") == "primary", "a new primary", 20)
+        with new.client() as client:
+            answer = client.post("/rows", content=text)
+        assert answer.status_code == 201
+        seen = {"Cookie": answer.headers["Set-Cookie"].partition(";")[0]}
+
+        def read() -> None:
+            with old.client() as client:
+                found.append(client.get("/rows", headers=seen))
+
+        reading = threading.Thread(target=read)
+        reading.start()
+        time.sleep(0.3)
+    finally:
+        os.kill(old.node.pid, signal.SIGCONT)
+    reading.join(40)
+    return found[0]
 
 
 def test_a_primary_that_dies_while_clients_write_everywhere(site: Site, consuls: Consuls) -> None:

@@ -9,6 +9,7 @@ import aiohttp
 import pytest
 from aiohttp import WSMsgType
 
+from tests.proxy.raw import connected
 from tests.proxy.site import Site, Stage
 from tests.support.waiting import wait_until
 
@@ -110,6 +111,36 @@ def test_a_socket_of_an_application_that_dies_ends(site: Site) -> None:
         assert socket.close_code != 1000
 
     talk(stage, what)
+
+
+@pytest.mark.parametrize("how", ["abort", "end"])
+def test_a_code_that_says_that_there_was_none_is_never_sent(stage: Stage, how: str) -> None:
+    """The application's end breaks without a word: RFC 6455, 7.4.1 has 1006 for that, and not on the wire."""
+    key = "AAAAAAAAAAAAAAAAAAAAAA=="
+    with connected(stage.proxy_port) as connection:
+        connection.send(
+            "GET /socket HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode()
+        )
+        assert connection.head()[0] == 101
+        first = connection.stream.read(2)
+        connection.stream.read(first[1])
+        connection.send(bytes([0x81, 0x80 | len(how), 0, 0, 0, 0]) + how.encode())  # masked with zeros
+        kind, _ = connection.stream.read(2)
+        code = int.from_bytes(connection.stream.read(2), "big")
+    assert (kind & 0x0F, code) == (8, 1011)
+
+
+def test_an_application_whose_client_breaks_off_is_told_that_it_did_not_end_well(stage: Stage) -> None:
+    async def what(socket: aiohttp.ClientWebSocketResponse) -> None:
+        await socket.receive_str()
+        socket._response.connection.transport.abort()  # type: ignore[union-attr]
+
+    with stage.client() as client:
+        before = len(client.get("/gone").json()["closed"])
+        talk(stage, what)
+        closed = wait_until(lambda: client.get("/gone").json()["closed"][before:], "the application was told")
+    assert closed in ([1001], [1011])
 
 
 def test_a_client_that_goes_without_a_word_is_gone_for_the_application(stage: Stage) -> None:
