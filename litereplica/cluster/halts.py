@@ -11,7 +11,9 @@ node's monotonic clock, and what is to be done is returned as actions. Does not 
     held      queue/renew  (ignored)        -> resting, Unhold    lease: -> soon  lock: Lost; -> resting
     resting   queue        (ignored)        (not theirs)          -               -
 
-``taking`` is left out for applications of the primary itself: they write as always, and others do not.
+For applications of the primary itself SQLite's lock is not taken: they write as always, and others do not. ``taking``
+lasts until no transaction of another node is at the applier any more (Settle in place of Hold, without an Unhold): one
+that is would be committed under their lock.
 
 Order: first come, first served; but a lease may be overtaken by a lock during the rest that only leases have to keep.
 Fairness to everybody else, the primary's own applications first of all: a lease lasts no longer than ``lease_s``, and
@@ -44,6 +46,9 @@ ANSWER_LIMIT_S: Final = 2 * HOLD_LIMIT_S
 """The applier answers within the limit of an attempt and some milliseconds; without a word it is asked again."""
 WISHES_LIMIT: Final = 1000
 """Who waits for one database; each is some hundred bytes here, and an open file somewhere."""
+GIVEN_BACK_LIMIT: Final = 1000
+"""Locks of one database that are remembered after they were given back: several seconds of them at their fastest, and
+a transaction that left under one is seldom a tenth of a second behind. One that is forgotten refuses it."""
 
 NEVER: Final = math.inf
 
@@ -62,7 +67,7 @@ class Admission(Enum):
     LATER = "later"
     """Somebody else has the database: wait for a change, and ask again."""
     LOST = "lost"
-    """It was made under a lock that its node does not have any more."""
+    """It was made under a lock that its node has lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +93,13 @@ class Hold:
 @dataclass(frozen=True, slots=True)
 class Unhold:
     """Have it given back, or no longer waited for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """Have it said when no transaction of another node is at the applier: ``held`` with this number, soon."""
+
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +144,7 @@ class Ended:
     reason: str = ""
 
 
-Action = Hold | Unhold | Granted | Waiting | Lost | Denied | Ended
+Action = Hold | Unhold | Settle | Granted | Waiting | Lost | Denied | Ended
 
 
 @dataclass(slots=True)
@@ -175,6 +187,9 @@ class Halts:
         self._rest_until = self._lease_rest_until = -NEVER
         # Locks that were taken away and whose nodes may not know it yet: they are not had again by a late renewal.
         self._lost: dict[Claim, str] = {}
+        # Locks that their nodes themselves gave back, the newest last: another application of the node, which knew
+        # nothing of the lock, may have sent a transaction before.
+        self._given_back: dict[Claim, None] = {}
 
     # -- what is asked of it ---------------------------------------------------------------------------------------
 
@@ -185,7 +200,7 @@ class Halts:
 
     @property
     def idle(self) -> bool:
-        """Nobody has it or wants it, and nothing has to be remembered but a rest."""
+        """Nobody has it or wants it, and nothing has to be remembered but a rest and what was given back."""
         return self.holder is None and self._taking is None and not self._queue and not self._lost
 
     def rests(self, now: float) -> bool:
@@ -195,7 +210,7 @@ class Halts:
     def admits(self, node: str, token: int) -> Admission:
         """Whether a transaction of ``node`` may be committed; ``token``: of the lock that it was made under, or 0."""
         current = self.holder.claim if self.holder is not None else None
-        if token and current != Claim(node, token):
+        if token and current != Claim(node, token) and Claim(node, token) not in self._given_back:
             return Admission.LOST
         if current is None and self._taking is not None:
             current = self._taking.wish.claim
@@ -238,6 +253,7 @@ class Halts:
             return [*done, Waiting(claim)]
         if self.waiting >= WISHES_LIMIT:
             return [*done, Denied(claim, f"more than {WISHES_LIMIT} wait for this database")]
+        self._given_back.pop(claim, None)
         self._queue.append(_Wish(claim, limit_s, until))
         done += self._next(now)
         return done if self.holder is not None and self.holder.claim == claim else [*done, Waiting(claim)]
@@ -245,6 +261,10 @@ class Halts:
     def give_back(self, claim: Claim, now: float) -> list[Action]:
         """A node has had enough, or does not want it any more."""
         self._lost.pop(claim, None)
+        if self.holder is not None and self.holder.claim == claim and claim.kind is Kind.LOCK:
+            self._given_back[claim] = None
+            if len(self._given_back) > GIVEN_BACK_LIMIT:
+                del self._given_back[next(iter(self._given_back))]
         return self._remove(claim, now) + self.tick(now)
 
     def committed(self, node: str, now: float) -> list[Action]:
@@ -255,10 +275,10 @@ class Halts:
         return self.tick(now)
 
     def held(self, number: int, now: float) -> list[Action]:
-        """The applier has SQLite's write lock."""
+        """The applier has SQLite's write lock; or, after Settle, it has no transaction of another node."""
         taking = self._taking
         if taking is None or taking.number != number:
-            return self.tick(now)  # asked by somebody who does not want it any more: Unhold is on its way
+            return self.tick(now)  # asked for somebody who does not want it any more: Unhold is on its way
         self._taking = None
         return self._grant(taking.wish, now) + self.tick(now)
 
@@ -336,12 +356,12 @@ class Halts:
         if wish is None:
             return []
         self._queue.remove(wish)
-        return self._grant(wish, now) if wish.claim.node == self._here else [self._hold(wish, now)]
+        return [self._hold(wish, now)]
 
-    def _hold(self, wish: _Wish, now: float) -> Hold:
+    def _hold(self, wish: _Wish, now: float) -> Hold | Settle:
         self._number += 1
         self._taking = _Taking(wish, self._number, now)
-        return Hold(self._number)
+        return Settle(self._number) if wish.claim.node == self._here else Hold(self._number)
 
     def _grant(self, wish: _Wish, now: float) -> list[Action]:
         self.holder = Holder(wish.claim, now, now + wish.limit_s)
@@ -366,6 +386,6 @@ class Halts:
             return [ended] if claim.node == self._here else [Unhold(), ended]
         if taking is not None and taking.wish.claim == claim:
             self._taking = None
-            return [Unhold()]
+            return [] if claim.node == self._here else [Unhold()]
         self._queue = [wish for wish in self._queue if wish.claim != claim]
         return []

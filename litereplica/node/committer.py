@@ -119,6 +119,7 @@ class Committer:
         self._paused: trio.Event | None = None
         self._idle = trio.lowlevel.ParkingLot()
         self._nursery: trio.Nursery | None = None
+        halting.is_committing = self._under_way.__contains__
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Do what replicas ask, for ever."""
@@ -330,6 +331,7 @@ class Committer:
         name = under_way.arrival.forward.database
         self._operations.expect_nothing(name)
         del self._under_way[name]
+        self._halting.settled(name)
         self._intake.done(under_way.arrival)
         if (waiting := self._waiting.get(name)) is not None:
             waiting.unpark_all()

@@ -170,7 +170,11 @@ class Forwarder:
         assert name not in self._journeys, f"two transactions of {name} at once"
         if not self._may_commit(transaction.database):
             raise Stale(f"what {name} has here is just being applied again: begin the transaction again")
-        journey = self._journeys[name] = Journey(transaction, awaited, durable=durable)
+        # The mount has asked before; now it counts, for in the same stretch the lock is noted that it was made under.
+        problem = self._halts.problem(name)
+        journey = self._journeys[name] = Journey(transaction, awaited, self._halts.token(name), durable=durable)
+        if problem is not None:
+            journey.give_up(Refused(problem))
         self._counts.waiting += 1
         until = trio.current_time() + self._timeout_s + transaction.length / SLOWEST_BYTES_PER_S
         try:
@@ -260,7 +264,7 @@ class Forwarder:
             return
         self._numbers += 1
         journey.number = self._numbers
-        line.send(journey.parcel(line.epoch, journey.number, self._halts.token(name)))
+        line.send(journey.parcel(line.epoch, journey.number))
 
     def _answered(self, journey: Journey, outcome: Outcome) -> None:
         journey.replied = True

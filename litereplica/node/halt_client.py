@@ -5,7 +5,8 @@ the primary itself. Does not know who else wants it (halting, on the primary), o
 
 A lock that is lost stays in the way until its file is closed: no transaction of the database is taken from this node
 meanwhile, because it might rest on the belief that nobody else has written. It is lost when the link to the primary is,
-when another node becomes primary, when it could not be renewed in time, and when the database is dropped.
+when another node becomes primary, when it could not be renewed in time, when the database is dropped, and when what is
+here of it turns out not to be the primary's.
 """
 
 import secrets
@@ -84,6 +85,16 @@ class _Lock:
         self._client.close(self)
 
 
+class _Beginning:
+    """A transaction under a rollback journal that waits for its lease; ``answer``: what the primary said last."""
+
+    __slots__ = ("answer", "name")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.answer: HaltState | None = None
+
+
 class HaltClient:
     """One node's. ``nursery.start_soon(client.run)`` renews what is held."""
 
@@ -95,10 +106,14 @@ class HaltClient:
         halting: Halting,
         *,
         is_primary: Callable[[], bool],
+        is_foreign: Callable[[str], bool],
         send: Callable[[Halt | Unhalt], bool],
         epoch: Callable[[], int],
     ) -> None:
-        """``send``: queue a message for the primary; False when it is not connected (nothing is queued then)."""
+        """``is_foreign``: whether what is here of a database is not (yet) of the primary's history.
+
+        ``send``: queue a message for the primary; False when it is not connected (nothing is queued then).
+        """
         # Told of locks that this node has and loses as a replica.
         self.changed: Callable[[HaltChange], None] = lambda _change: None
         # Database → why nothing of it is committed here, on a primary either, until a lost lock is closed.
@@ -109,11 +124,11 @@ class HaltClient:
         self._store = store
         self._halting = halting
         self._is_primary = is_primary
+        self._is_foreign = is_foreign
         self._send_away = send
         self._epoch = epoch
         self._locks: list[_Lock] = []
-        # Of transactions under a rollback journal that wait for their lease: what the primary said.
-        self._begun: dict[str, HaltState | None] = {}
+        self._beginning: list[_Beginning] = []
         self._change = trio.lowlevel.ParkingLot()
         # How many have ended: what was asked on one of them is not answered on the next.
         self._lines = 0
@@ -188,13 +203,16 @@ class HaltClient:
         return lock.outcome == "granted"
 
     async def _catch_up(self, lock: _Lock) -> None:
-        """Return when readers here see what the primary had when it granted the lock, or it is lost again."""
+        """Return when readers here see what the primary had when it granted the lock, or it is lost again.
+
+        A TXID says that only where the history is the primary's.
+        """
         while lock.outcome == "granted":
-            database = self._store.get(lock.name)
-            if database is not None and database.applied >= lock.txid:
+            database, is_foreign = self._store.get(lock.name), self._is_foreign(lock.name)
+            if database is not None and not is_foreign and database.applied >= lock.txid:
                 return
             with trio.move_on_after(ASK_AGAIN_S):
-                if database is None:
+                if database is None or is_foreign:
                     await self._change.park()
                 else:
                     await database.waiters.wait(lock.txid)
@@ -215,18 +233,19 @@ class HaltClient:
         database = self._store.get(name)
         if self._is_primary() or self._held(name) is not None or database is None:
             return
-        self._begun[name] = None
+        beginning = _Beginning(name)
+        self._beginning.append(beginning)
         try:
             with trio.move_on_after(self._limit_s):
-                answer = await self._lease(database)
+                answer = await self._lease(database, beginning)
                 if answer.state == HALT_GRANTED:
                     _check_base(database, answer)
                 return
         finally:
-            self._begun.pop(name, None)
+            self._beginning.remove(beginning)
         raise Unavailable(f"the primary did not say within {self._limit_s:g} s whether {name} may be written")
 
-    async def _lease(self, database: Database) -> HaltState:
+    async def _lease(self, database: Database, beginning: _Beginning) -> HaltState:
         name = database.name
         while True:
             while not self._send(Halt(self._epoch(), name, 0, 0)):
@@ -237,7 +256,7 @@ class HaltClient:
             asked_again = trio.current_time() + RENEW_EVERY_S
             with trio.move_on_at(asked_again):
                 while line == self._lines:
-                    if (answer := self._begun[name]) is not None and answer.state != HALT_WAITING:
+                    if (answer := beginning.answer) is not None and answer.state != HALT_WAITING:
                         return answer
                     await self._change.park()
 
@@ -279,9 +298,10 @@ class HaltClient:
     def told(self, message: HaltState) -> None:
         """The primary says something about a lock, or a lease."""
         if not message.token:
-            if message.database in self._begun:
-                self._begun[message.database] = message
-                self._change.unpark_all()
+            for each in self._beginning:
+                if each.name == message.database:
+                    each.answer = message
+            self._change.unpark_all()
             return
         lock = next((each for each in self._locks if each.token == message.token), None)
         if lock is None or lock.state == "lost":
@@ -313,6 +333,16 @@ class HaltClient:
         self._lines += 1
         for lock in self._locks:
             self._lose(lock, reason)
+        self._change.unpark_all()
+
+    def parted(self, name: str) -> None:
+        """What is here of a database is not the primary's: what was read under its lock may have been something else.
+
+        The primary is not told. It ends the lock when the file is closed, or when nothing has renewed it.
+        """
+        for lock in self._locks:
+            if lock.name == name and lock.state == "held":
+                self._lose(lock, "what this node has of the database is replaced by what the primary has")
         self._change.unpark_all()
 
     def role_changed(self) -> None:

@@ -5,7 +5,8 @@ and who waits here for a change. Does not know how a lock is asked for (halt_cli
 is committed (the committer asks ``turn`` and ``refusal`` before it is).
 
 Applications of the primary itself are kept away by SQLite's own lock; when one of them has ``DB-halt`` open nothing of
-SQLite is locked, and only transactions of other nodes wait.
+SQLite is locked, and only transactions of other nodes wait. One that the applier has already comes first: the committer
+says when it has none (``settled``).
 """
 
 import time
@@ -30,6 +31,7 @@ from litereplica.cluster.halts import (
     Halts,
     Hold,
     Lost,
+    Settle,
     Unhold,
     Waiting,
 )
@@ -99,6 +101,8 @@ class Halting:
         # Told what concerns this node's own applications (halt_client), and of each lock that begins or ends.
         self.tell_here: Callable[[HaltState], None] = lambda _state: None
         self.changed: Callable[[HaltChange], None] = lambda _change: None
+        # Whether a transaction of another node is at the applier; ``settled`` is called when it is not any more.
+        self.is_committing: Callable[[str], bool] = lambda _database: False
         self._lease_s = settings.conflict_lease_s
         self._turn_limit_s = min(TURN_LIMIT_S, settings.timeout_s / 2)
         self._node = node
@@ -110,6 +114,8 @@ class Halting:
         self._handing_over_since_ms: int | None = None
         # One for each database that was ever asked for: their numbers must not begin again.
         self._halts: dict[str, Halts] = {}
+        # Who waits for the end of what the applier commits for another node: the number of a Settle by database.
+        self._settling: dict[str, int] = {}
         # Who has what now, and since when (ms since 1970).
         self._since_ms: dict[str, int] = {}
         self._leases = 0
@@ -227,6 +233,12 @@ class Halting:
         if halts is not None and halts.holder is not None:
             self._do(database, halts.committed(node, trio.current_time()))
 
+    def settled(self, database: str) -> None:
+        """The transaction of another node that was at the applier is there no more."""
+        number = self._settling.pop(database, None)
+        if number is not None:
+            self.on_held(database, number)
+
     # -- what the applier says, and what happens to this node ------------------------------------------------------
 
     def on_held(self, database: str, number: int) -> None:
@@ -317,6 +329,10 @@ class Halting:
                 self._hold(name, number)
             case Unhold():
                 self._link().unhold(name)
+            case Settle(number):
+                self._settling[name] = number
+                if not self.is_committing(name):
+                    self.settled(name)
             case Granted(claim, limit_s):
                 self._granted(name, claim)
                 self._answer(name, claim, HALT_GRANTED, limit_s)

@@ -21,6 +21,7 @@ NEVER: Final = float("inf")
 class Journey:
     """``number``: of the last Forward, 0 when no answer can come. ``verdict``: why it is given up, if it is.
 
+    ``token``: of the lock that it was made under, for whoever it is sent to; 0 for none.
     ``left``: the first epoch in which all of it was handed to a connection, 0: none. Without an answer of that primary
     nobody here knows what became of it: it may have it, die, and come back with it.
     ``again_at``: when it is to be sent again on the same connection (trio's clock). ``done``: the primary has answered
@@ -37,13 +38,15 @@ class Journey:
         "left",
         "number",
         "replied",
+        "token",
         "transaction",
         "verdict",
     )
 
-    def __init__(self, transaction: LocalTransaction, awaited: Awaited, *, durable: bool) -> None:
+    def __init__(self, transaction: LocalTransaction, awaited: Awaited, token: int, *, durable: bool) -> None:
         self.transaction = transaction
         self.awaited = awaited
+        self.token = token
         self.durable = durable
         self.number = 0
         self.left = 0
@@ -58,7 +61,7 @@ class Journey:
         """Whether it needs no primary any more, but for the question whether it is durable."""
         return self.awaited.settled or self.verdict is not None
 
-    def parcel(self, epoch: int, number: int, token: int) -> Iterator[bytes]:
+    def parcel(self, epoch: int, number: int) -> Iterator[bytes]:
         """The messages that carry it; no more of them once another attempt has begun, or nobody waits any more."""
         transaction = self.transaction
         for offset in range(0, transaction.length, FORWARD_LIMIT_BYTES):
@@ -76,7 +79,7 @@ class Journey:
             if not offset:
                 origin, base = transaction.origin, transaction.base
                 length = transaction.length
-                piece = Forward(epoch, number, transaction.name, origin, base, token, self.durable, length, data)
+                piece = Forward(epoch, number, transaction.name, origin, base, self.token, self.durable, length, data)
             yield encode(piece)
 
     def refused(self, error: Refused, epoch: int) -> None:

@@ -47,7 +47,7 @@ class RemoteWrites:
         self.halting = Halting(writes, node, store, link=link, tell=self._tell, epoch=lambda: store.epoch)
         self.halt_client = HaltClient(
             writes, node, store, self.halting,
-            is_primary=lambda: access.primary, send=self._send, epoch=self._epoch,
+            is_primary=lambda: access.primary, is_foreign=is_foreign, send=self._send, epoch=self._epoch,
         )  # fmt: skip
         access.lost_locks = self.halt_client.lost
         self.forwarder = Forwarder(
@@ -93,6 +93,10 @@ class RemoteWrites:
         self._up = None
         self.halt_client.disconnected(reason)
         self.forwarder.disconnected()
+
+    def parted(self, database: str) -> None:
+        """What is here of a database is not the primary's."""
+        self.halt_client.parted(database)
 
     def told(self, answer: Answer) -> None:
         """The primary has answered."""

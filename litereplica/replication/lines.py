@@ -48,6 +48,10 @@ class Upstream(Protocol):
         """That connection has ended."""
         ...
 
+    def parted(self, database: str) -> None:
+        """What is here of a database is not the primary's, or is replaced: found since ``connected``."""
+        ...
+
     def told(self, answer: Answer) -> None:
         """The primary has answered."""
         ...

@@ -176,6 +176,8 @@ class Receiver:
     def _part(self, name: str) -> None:
         self._foreign.add(name)
         self._parting.set()
+        if self._client.upstream is not None:
+            self._client.upstream.parted(name)
 
     # -- receiving -------------------------------------------------------------------------------------------------
 

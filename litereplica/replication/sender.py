@@ -326,15 +326,18 @@ class Sender:
             gathered_at = trio.current_time()
             while self._dirty or self._heartbeat_due or self._messages:
                 if self._messages:
-                    messages, self._messages = self._messages, []
-                    await self._channel.send(*map(encode, messages))
+                    await self._channel.send(self._take_messages())
                 if self._heartbeat_due:
                     self._heartbeat_due = False
                     await self._channel.send(self._make_heartbeat())
                 await self._one_round()
 
     async def _one_round(self) -> None:
-        """One turn for each database that has something to send."""
+        """One turn for each database that has something to send.
+
+        What was to be said before a record was read goes before it: that a lock is lost is not overtaken by what others
+        have committed since.
+        """
         names = list(self._dirty)
         parts: list[bytes] = []
         size = 0
@@ -346,6 +349,8 @@ class Sender:
                 parts.append(piece)
                 size += len(piece)
             if parts and (size >= RECORDS_LIMIT_BYTES or len(parts) >= BATCH_PARTS or number == len(names)):
+                if self._messages:
+                    parts.insert(0, self._take_messages())
                 await self._channel.send(*parts)
                 parts.clear()
                 size = 0
@@ -354,6 +359,10 @@ class Sender:
                 began = time.perf_counter()
         if self._dirty:
             await trio.lowlevel.checkpoint()
+
+    def _take_messages(self) -> bytes:
+        messages, self._messages = self._messages, []
+        return b"".join(map(encode, messages))
 
     def _next_piece(self, name: str) -> bytes:
         """The next bytes of a database's log, at most RECORDS_LIMIT_BYTES; it stays dirty when there are more."""

@@ -70,6 +70,7 @@ class Node:
         self.name = name
         self.store = store
         self.leads = False
+        self.foreign: set[str] = set()
         self.changes: list[HaltChange] = []
         self.primary: Node | None = None
         # Frozen as by SIGSTOP: nothing that it is sent is read, and nothing of its own is done.
@@ -82,7 +83,7 @@ class Node:
         )  # fmt: skip
         self.client = HaltClient(
             settings, name, store, self.halting,
-            is_primary=lambda: self.leads, send=self._send, epoch=lambda: 1,
+            is_primary=lambda: self.leads, is_foreign=self.foreign.__contains__, send=self._send, epoch=lambda: 1,
         )  # fmt: skip
         self.halting.changed = self.client.changed = self.changes.append
 

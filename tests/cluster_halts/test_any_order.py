@@ -25,6 +25,7 @@ from litereplica.cluster.halts import (
     Hold,
     Kind,
     Lost,
+    Settle,
     Unhold,
     Waiting,
 )
@@ -50,6 +51,9 @@ class Locking(RuleBasedStateMachine):
         self.asked: int | None = None
         self.has_lock = self.wanted = False
         self.answers: list[int] = []
+        # A Settle that is not answered, and a transaction of another node that is at the applier all the while.
+        self.settling: int | None = None
+        self.is_committing = False
         # What was told: who has it since when, and which locks wait, in the order of their asking.
         self.holder: Claim | None = None
         self.since = 0.0
@@ -69,7 +73,11 @@ class Locking(RuleBasedStateMachine):
                 case Hold(number):
                     assert self.holder is None
                     assert self.now >= self.nobody_before - SLACK_S
-                    self.asked, self.wanted = number, True
+                    self.asked, self.wanted, self.settling = number, True, None
+                case Settle(number):
+                    assert self.holder is None
+                    assert not self.has_lock
+                    self.settling = number
                 case Unhold():
                     self.asked, self.has_lock, self.wanted = None, False, False
                 case Granted(claim, limit_s):
@@ -92,6 +100,7 @@ class Locking(RuleBasedStateMachine):
             return
         assert self.holder is None
         assert self.now >= self.nobody_before - SLACK_S
+        assert claim.node != HERE or not self.is_committing
         if claim.kind is Kind.LOCK:
             # Told to wait before, or the first to ask.
             assert not self.waiting or claim == self.waiting[0]
@@ -132,6 +141,19 @@ class Locking(RuleBasedStateMachine):
         """The ordinary end."""
         assert self.holder is not None
         self.do(self.halts.give_back(self.holder, self.now))
+
+    @rule(node=st.sampled_from(("b", "c")))
+    def transaction_begins(self, node: str) -> None:
+        """It is given to the applier, if it is admitted."""
+        self.is_committing = self.is_committing or self.halts.admits(node, 0) is Admission.YES
+
+    @rule()
+    def transaction_ends(self) -> None:
+        """However."""
+        self.is_committing = False
+        if self.settling is not None:
+            number, self.settling = self.settling, None
+            self.do(self.halts.held(number, self.now))
 
     @rule(node=nodes)
     def commit(self, node: str) -> None:
@@ -188,6 +210,8 @@ class Locking(RuleBasedStateMachine):
             self.applier_takes_lock()
         while self.answers:
             self.answer_arrives()
+        if not self.is_committing:
+            self.transaction_ends()
 
     @rule(seconds=st.sampled_from((0.001, 0.01, 0.05, 0.3, 1.0, 4.0, 11.0)))
     def pass_time(self, seconds: float) -> None:
@@ -219,7 +243,8 @@ class Locking(RuleBasedStateMachine):
     def sqlite_s_lock_is_asked_for_only_while_somebody_is_to_have_it(self) -> None:
         """The primary's own applications are not kept away for nothing."""
         away = self.halts.admits("stranger", 0) is Admission.LATER
-        assert self.wanted == (away and (self.holder is None or self.holder.node != HERE))
+        is_here = self.settling is not None if self.holder is None else self.holder.node == HERE
+        assert self.wanted == (away and not is_here)
 
     @invariant()
     def something_will_happen_while_anybody_waits(self) -> None:
@@ -231,6 +256,7 @@ class Locking(RuleBasedStateMachine):
         waiting = list(self.waiting)
         deadline = self.now + len(waiting) * (LOCK_LIMIT_S + 4 * HOLD_LIMIT_S + 1.0) + LOCK_LIMIT_S + LEASE_S + 1.0
         had: list[Claim] = []
+        self.is_committing = False
         while len(had) < len(waiting):
             assert self.now < deadline, (waiting, had)
             self.applier_answers()

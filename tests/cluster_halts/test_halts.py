@@ -3,6 +3,8 @@
 import pytest
 
 from litereplica.cluster.halts import (
+    ANSWER_LIMIT_S,
+    GIVEN_BACK_LIMIT,
     HOLD_LIMIT_S,
     LEASES_WAITED,
     LINGER_S,
@@ -20,6 +22,7 @@ from litereplica.cluster.halts import (
     Halts,
     Hold,
     Lost,
+    Settle,
     Unhold,
     Waiting,
 )
@@ -40,7 +43,7 @@ def ask(halts: Halts, claim: Claim, now: float) -> list[Action]:
 
 def locked(halts: Halts, claim: Claim, now: float = 0.0) -> None:
     """The claim is the holder from ``now`` on."""
-    (hold,) = (action for action in ask(halts, claim, now) if isinstance(action, Hold))
+    (hold,) = (action for action in ask(halts, claim, now) if isinstance(action, Hold | Settle))
     assert any(isinstance(action, Granted) for action in halts.held(hold.number, now))
 
 
@@ -53,8 +56,21 @@ def test_a_lock_is_granted_when_the_applier_has_sqlite_s_lock(halts: Halts) -> N
 
 
 def test_a_lock_of_the_primary_s_own_application_needs_no_lock_of_sqlite(halts: Halts) -> None:
-    assert ask(halts, HERE, 0.0) == [Granted(HERE, LOCK_LIMIT_S)]
+    assert ask(halts, HERE, 0.0) == [Settle(1), Waiting(HERE)]
+    assert halts.held(1, 0.0) == [Granted(HERE, LOCK_LIMIT_S)]
     assert halts.give_back(HERE, 3.0) == [Ended(HERE, 0.0, 3.0)]
+
+
+def test_a_lock_of_the_primary_s_own_application_waits_for_what_is_being_committed_for_others(halts: Halts) -> None:
+    assert ask(halts, HERE, 0.0) == [Settle(1), Waiting(HERE)]
+    assert halts.admits("b", 0) is Admission.LATER
+    assert halts.holder is None
+    assert halts.applier_restarted(1.0) == [Settle(2)]
+    assert halts.held(1, 1.1) == []
+    assert halts.tick(1.0 + ANSWER_LIMIT_S) == [Settle(3)]
+    assert halts.give_back(HERE, 6.0) == []
+    assert halts.held(3, 6.1) == []
+    assert halts.idle
 
 
 def test_locks_are_had_in_the_order_in_which_they_were_asked_for(halts: Halts) -> None:
@@ -65,7 +81,8 @@ def test_locks_are_had_in_the_order_in_which_they_were_asked_for(halts: Halts) -
     assert halts.tick(1.0 + LONGEST_REST_S) == [Hold(2)]
     assert halts.held(2, 1.2) == [Granted(C, LOCK_LIMIT_S)]
     assert halts.give_back(C, 1.2) == [Unhold(), Ended(C, 1.2, 1.2)]
-    assert halts.tick(1.2 + SHORTEST_REST_S) == [Granted(HERE, LOCK_LIMIT_S)]
+    assert halts.tick(1.2 + SHORTEST_REST_S) == [Settle(3)]
+    assert halts.held(3, 1.3) == [Granted(HERE, LOCK_LIMIT_S)]
 
 
 def test_a_renewal_keeps_a_lock_and_a_place_in_the_queue(halts: Halts) -> None:
@@ -141,7 +158,7 @@ def test_a_lock_is_lost_with_the_applier_that_held_it_and_asked_for_again_while_
 
 
 def test_a_lock_of_the_primary_s_own_application_outlives_an_applier(halts: Halts) -> None:
-    ask(halts, HERE, 0.0)
+    locked(halts, HERE)
     assert halts.applier_restarted(1.0) == []
     assert halts.holder is not None
 
@@ -177,7 +194,7 @@ def test_a_drop_or_another_primary_ends_everything(halts: Halts) -> None:
 
 
 def test_more_than_some_wishes_are_denied(halts: Halts) -> None:
-    ask(halts, HERE, 0.0)
+    locked(halts, HERE)
     for token in range(1, WISHES_LIMIT + 1):
         assert halts.ask(Claim("b", token), LOCK_LIMIT_S, 0.0) == [Waiting(Claim("b", token))]
     (denied,) = halts.ask(C, LOCK_LIMIT_S, 0.0)
@@ -252,6 +269,37 @@ def test_whoever_has_the_lock_needs_no_lease(halts: Halts) -> None:
 def test_without_a_lock_everybody_is_admitted_but_who_believes_to_have_one(halts: Halts) -> None:
     assert halts.admits("b", 0) is Admission.YES
     assert halts.admits("b", 1) is Admission.LOST
+
+
+def test_who_has_given_its_lock_back_is_anybody(halts: Halts) -> None:
+    """Another application of its node has sent a transaction before, and it knew nothing of the lock."""
+    locked(halts, B)
+    halts.give_back(B, 0.5)
+    assert halts.admits("b", B.token) is Admission.YES
+    assert halts.admits("c", B.token) is Admission.LOST
+    locked(halts, C, 1.0)
+    assert halts.admits("b", B.token) is Admission.LATER
+
+
+def test_who_has_given_back_what_was_lost_or_never_had_is_not(halts: Halts) -> None:
+    locked(halts, B)
+    halts.tick(LOCK_LIMIT_S)
+    halts.give_back(B, 11.0)
+    halts.give_back(C, 11.0)
+    assert halts.admits("b", B.token) is halts.admits("c", C.token) is Admission.LOST
+    locked(halts, C, 12.0)
+    halts.give_back(C, 13.0)
+    locked(halts, C, 14.0)
+    halts.tick(14.0 + LOCK_LIMIT_S)
+    assert halts.admits("c", C.token) is Admission.LOST
+
+
+def test_of_the_locks_that_were_given_back_only_the_newest_are_remembered(halts: Halts) -> None:
+    for token in range(1, GIVEN_BACK_LIMIT + 2):
+        locked(halts, Claim("b", token), token)
+        halts.give_back(Claim("b", token), token)
+    assert halts.admits("b", 1) is Admission.LOST
+    assert halts.admits("b", 2) is halts.admits("b", GIVEN_BACK_LIMIT + 1) is Admission.YES
 
 
 def test_under_a_lock_only_its_node_is_admitted(halts: Halts) -> None:

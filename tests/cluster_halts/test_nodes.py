@@ -359,6 +359,19 @@ async def test_a_transaction_under_a_journal_goes_on_without_a_lease_that_is_not
             await nodes["b"].client.begin(NAME)
 
 
+async def test_two_transactions_of_a_database_that_begin_at_once_both_have_an_answer(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with group(tmp_path, "a", "b") as nodes, trio.open_nursery() as nursery:
+        b = nodes["b"].client
+        began = trio.current_time()
+        both = [started(nursery, b.begin, NAME) for _ in range(2)]
+        for each in both:
+            await each.done.wait()
+            assert each.error is None
+        assert trio.current_time() - began < MOMENT_S
+
+
 @asynccontextmanager
 async def one_that_has_no_answer(folder: Path) -> AsyncIterator[tuple[Group, Node, Outcome]]:
     """A group, its replica, and what becomes of a transaction there whose question is on its way to the primary."""

@@ -76,6 +76,22 @@ def test_under_a_lock_on_the_primary_its_applications_write_and_replicas_do_not(
     assert len(three.ids()) == 3
 
 
+def test_a_lock_on_the_primary_comes_after_a_transaction_of_a_replica_that_waits_there(three: Three) -> None:
+    with Session(three.a.path()) as local, Session(three.b.path(), mode="rw") as remote:
+        local.run("BEGIN IMMEDIATE")
+        remote.send(INSERT, "b")
+        time.sleep(0.5)  # it is at the primary's applier, which waits for SQLite's lock
+        with Opener(three.a) as opener:
+            assert opener.word(0.5) == ""
+            local.run("ROLLBACK")
+            remote.receive()
+            opener.wait_held()
+            ids = three.ids()
+            time.sleep(0.3)
+            assert len(ids) == 1
+            assert three.ids() == ids
+
+
 def test_a_signal_ends_the_waiting_and_a_kill_too(three: Three) -> None:
     with Opener(three.b) as holder:
         holder.wait_held()
