@@ -134,9 +134,9 @@ async def ask_without_reading(at: int, request: bytes, pause: Callable[[float], 
     """Until the node takes no more requests, because it cannot get rid of its answers."""
     client = reads_little(at)
     full = 0
-    while full < 20:
+    while full < 30:
         try:
-            client.send(request * 200)
+            client.send(request * 5000)
             full = 0
         except BlockingIOError:
             full += 1
@@ -266,6 +266,18 @@ async def test_a_client_that_closes_an_idle_connection_leaves_nothing_behind() -
         async with await connect(cluster) as stream:
             assert await ask_again(stream) == 200
         await wait_for(lambda: descriptors() <= before, 5)
+
+
+async def test_a_client_that_has_said_everything_gets_its_answer() -> None:
+    async with running("a") as cluster, await connect(cluster) as stream:
+        await stream.send_all(LIVE)
+        await stream.send_eof()
+        answer = b""
+        with trio.fail_after(5):
+            async for data in stream:
+                answer += data
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.endswith(b"}")
 
 
 async def test_a_body_that_no_route_reads_does_not_keep_its_connection() -> None:
