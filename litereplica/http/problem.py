@@ -62,7 +62,7 @@ async def translate(_: Request, error: Exception) -> Response:
 
 
 async def failed(_: Request, error: Exception) -> Response:
-    """Answer a bug."""
+    """Answer a bug. It is raised again behind this, and logged by the connection, as one in a begun answer is."""
     return JSONResponse(
         {"error": "internal", "message": f"{type(error).__name__}: see the node's log"},
         HTTPStatus.INTERNAL_SERVER_ERROR,
