@@ -11,7 +11,7 @@ Knows the steps, each of which may be the last one before a crash. Does not know
    them in place.
 
 What the disk refuses before step 3 leaves all as it was. Steps 3 and 4 may also be made up for: until then the new
-content counts, and the log takes no record.
+content counts, and the log takes no record. What the disk refuses of step 5 is made up for by the next start.
 """
 
 import contextlib

@@ -1,5 +1,7 @@
 """The WAL and the journal of a content that is gone never come into another one, and never stay for good."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from litereplica.store.roll_back import journal_of
 from tests.store.application import NAME, Application, open_store
 from tests.store.faulty_disk import FaultyDisk, Stopped
 from tests.store.journals import OpenTransaction, write_journal
-from tests.store.test_install import AT, SNAPSHOT, check, install, waiting, with_history
+from tests.store.test_install import AT, SNAPSHOT, check, install, take_record, waiting, with_history
 
 LOSSES = [None, "nothing", "everything", "random"]
 
@@ -116,3 +118,53 @@ async def test_a_journal_that_cuts_pages_off_which_no_record_brings_back_is_not_
     write_journal(path, pages - 2, {1: app.oracle[20][1]})
     with pytest.raises(Corrupt, match=f"page {pages - 1} of .*journal"):
         open_store(root)
+
+
+class RefusingDisk(FaultyDisk):
+    """One operation on one path is refused."""
+
+    __slots__ = ("refused",)
+
+    refused: tuple[str, Path] | None
+
+    def revive(self) -> None:
+        super().revive()
+        self.refused = None
+
+    def _refuse(self, operation: str, path: Path) -> None:
+        if self.refused == (operation, path):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def rename(self, source: Path, target: Path) -> None:
+        self._refuse("rename", target)
+        super().rename(source, target)
+
+    def unlink(self, path: Path) -> None:
+        self._refuse("unlink", path)
+        super().unlink(path)
+
+
+@pytest.mark.parametrize("operation", ["rename", "unlink"])
+async def test_a_content_that_the_disk_does_not_let_into_place_takes_no_record_until_a_start_has_put_it_there(
+    tmp_path: Path, operation: str
+) -> None:
+    root = tmp_path / "data"
+    disk = RefusingDisk(root, tmp_path / "graves")
+    app = await folded(root, disk, 8)
+    path = app.database.file_path
+    OpenTransaction(app.database, [1])
+    disk.refused = (operation, path if operation == "rename" else journal_of(path))
+    with pytest.raises(OSError, match="Input/output"):
+        install(app.store, apart=True)
+    disk.refused = None
+    # Nor is this node a candidate: it would write to a file that is not at its position.
+    assert app.database.log.failure is not None
+    with pytest.raises(OSError, match="restart this node"):
+        take_record(app.database, {3: bytes(512)}, 11)
+    await app.store.maintain(1e9, 1 << 40)
+    assert app.database.log.failure is not None
+    app.store.close()
+    store = open_store(root, disk)
+    check(store.databases[NAME], SNAPSHOT, AT)
+    assert not journal_of(path).exists()
+    store.close()
