@@ -6,7 +6,7 @@ content is had from the past (store/rewind.py), or connections (receiver.py).
 Search and Found alternate until the common position is exact. Then, each durable before the next: what this node has
 beyond it is kept; its content there is built from its own log and file, and installed. Resume asks for the records
 after it. Where this node does not have the content, Resync asks for a snapshot. A cut at any step begins anew with the
-next connection, and finds what is kept already.
+next connection, and finds what is kept already. What cannot be kept whole, because the file is damaged, stays as it is.
 """
 
 from typing import TYPE_CHECKING, Final
@@ -22,7 +22,7 @@ from litereplica.replication.wake import Wake
 from litereplica.store.cursor import Trimmed
 from litereplica.store.database import Database
 from litereplica.store.diverged import Entry, forget_log, logs_set_aside
-from litereplica.store.keep import keep
+from litereplica.store.keep import NotKept, keep
 from litereplica.store.regain import OldLog
 from litereplica.store.rewind import content_at, dropped_content, remove_content
 from litereplica.store.snapshot import FinishedSnapshot
@@ -54,7 +54,7 @@ class Reconciler:
         self._keeping = trio.Lock()
 
     async def run(self) -> None:
-        """Until nothing is left. Raises Corrupt (what the primary says), Unavailable, OSError."""
+        """Until nothing is left. Raises Corrupt (what the primary says), Unavailable (also NotKept), OSError."""
         welcome = self._welcome
         for name in sorted(welcome.diverged):
             database = self._store.get(name)
@@ -98,6 +98,14 @@ class Reconciler:
                 raise Refused("nothing of the log here is common history")  # noqa: TRY301  the one way to a snapshot
             old_log = OldLog(database, base.txid)
             finished = await content_at(database, base)
+        except NotKept as error:
+            if not error.lasting:
+                raise
+            # It is not installed over, nor does it hold up the others.
+            log.error(  # noqa: TRY400  a person needs the reason, not the stack
+                "transactions_not_kept", database=name, reason=error.message, then="it stays as it is"
+            )
+            return
         except (Refused, Corrupt) as error:
             log.warning("snapshot_needed", database=name, reason=error.message)
             self._receiver.say(Resync(self._welcome.epoch, name, error.message))
@@ -121,7 +129,7 @@ class Reconciler:
         """Before a snapshot that nobody could compare with what is here: whether that ends with commits of this node.
 
         They were acknowledged to its applications, and the cluster may not have them: they are kept then, once.
-        Raises OSError.
+        Raises NotKept, OSError: then the snapshot must not take the place of what is here.
         """
         async with self._keeping:
             return await self._keep_own(database)
@@ -202,7 +210,7 @@ class Reconciler:
             base = self._own_point(database, database.log.first_txid - 1).position
             try:
                 entry = await self._keep(database, base, common=False, reason=reason)
-            except (Refused, Corrupt) as error:
+            except (Refused, Corrupt, NotKept) as error:
                 log.warning("database_unknown_to_primary", database=name, reason=error.message, then="it stays")
                 return
         # The primary may have made one of this name meanwhile: its snapshot has the place of what would be installed.

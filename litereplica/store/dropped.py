@@ -12,11 +12,11 @@ from typing import Final
 import structlog
 
 from litereplica.store.disk import Disk
+from litereplica.store.sides import remove_sides
 
 log = structlog.get_logger()
 
 DROPPED_NAME: Final = "dropped"
-_SIDE_SUFFIXES: Final = ("-wal", "-journal")
 
 
 def keep_dropped(disk: Disk, path: Path, directory: Path) -> None:
@@ -51,12 +51,12 @@ def finish_drop(disk: Disk, path: Path, directory: Path, *, dropped: bool) -> No
     kept = directory / DROPPED_NAME
     if not kept.exists():
         return
-    if dropped and _same(path, kept):
-        disk.unlink(path)
-        for suffix in _SIDE_SUFFIXES:
-            with contextlib.suppress(FileNotFoundError):
-                disk.unlink(path.with_name(path.name + suffix))
-        disk.fsync_directory(path.parent)
+    if dropped and (not path.exists() or _same(path, kept)):
+        # The sides first: with the file goes what tells that they are its own.
+        remove_sides(disk, path)
+        if path.exists():
+            disk.unlink(path)
+            disk.fsync_directory(path.parent)
     elif not dropped and not path.exists():
         disk.make_directories(path.parent)
         disk.link(kept, path)

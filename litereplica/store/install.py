@@ -6,11 +6,12 @@ Knows the steps, each of which may be the last one before a crash. Does not know
 2. The meta file says: base is that position, ``installing``. From here on the snapshot is what counts.
 3. The old history's segments are moved to ``diverged/``.
 4. The meta file says: no longer ``installing``. Segments in the folder are the new history's.
-5. Nobody has the database open: the pages become the database file. Else they stay until the applier has written them
-   over the old content and that has reached the file; a crash before puts them in place.
+5. Nobody has the database open: WAL and journal of the old content go, then the pages become the database file. Else
+   they stay until the applier has written them over the old content and that has reached the file; a crash before puts
+   them in place.
 
 What the disk refuses before step 3 leaves all as it was. Steps 3 and 4 may also be made up for: until then the new
-content counts, and the log takes no record.
+content counts, and the log takes no record. What the disk refuses of step 5 is made up for by the next start.
 """
 
 import contextlib
@@ -28,6 +29,7 @@ from litereplica.store.dropped import keep_dropped
 from litereplica.store.meta import Meta
 from litereplica.store.reopen import segment_files
 from litereplica.store.segment import INDEX_SUFFIX
+from litereplica.store.sides import remove_sides
 
 if TYPE_CHECKING:
     from litereplica.store.database import Database
@@ -152,10 +154,10 @@ def place_install(database: "Database") -> None:
         target = database.file_path
         if database.saved_base_pages:
             disk.make_directories(target.parent)
+            # Before it: a start that finds the new content in place cannot tell that a journal is the old one's, and
+            # would play it back. After a crash in between, ``path`` still says what has to be done.
+            remove_sides(disk, target)
             disk.rename(path, target)
-            for suffix in ("-wal", "-journal"):
-                with contextlib.suppress(FileNotFoundError):
-                    disk.unlink(target.with_name(target.name + suffix))
             disk.fsync_directory(target.parent)
         else:
             disk.unlink(path)

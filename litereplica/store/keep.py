@@ -16,7 +16,9 @@ from typing import Final
 import structlog
 import trio
 
+from litereplica.errors import Unavailable
 from litereplica.ltx.position import Position
+from litereplica.sqlite.pages import lock_page
 from litereplica.store.apply import lay_over
 from litereplica.store.cursor import Trimmed
 from litereplica.store.database import Database
@@ -33,14 +35,49 @@ from litereplica.store.diverged import (
     remove_half_kept,
 )
 from litereplica.store.held import Held, in_steps
+from litereplica.store.judge import page_checksums
+from litereplica.store.verify import LOOKS
 
 log = structlog.get_logger()
 
 COPY_BYTES: Final = 1024 * 1024
 """Read and written at a time."""
+STEP_PAGES: Final = 256
+"""Read again in one step."""
 RANGE_BYTES: Final = 64 * 1024 * 1024
 """Handed to the kernel at a time, which copies by itself (or shares the blocks, where the file system can)."""
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class NotKept(Unavailable):
+    """The database file has pages that are not those of the position, so what this node had would not be all there.
+
+    Nothing is kept, nor may the file or the log be given up. ``lasting``: waiting does not help, the file is damaged.
+    """
+
+    def __init__(self, message: str, *, lasting: bool) -> None:
+        super().__init__(message)
+        self.lasting = lasting
+
+
+class _Differs(Exception):
+    """Pages of the copy are not those of the position."""
+
+    def __init__(self, pgnos: list[int]) -> None:
+        super().__init__()
+        self.pgnos = pgnos
+
+
+def _not_kept(database: Database, held: Held, pgnos: list[int], rollbacks: int) -> NotKept:
+    what = f"{len(pgnos)} pages (the first one is page {pgnos[0]}) of {database.file_path} are not what its log says"
+    pages = database.open_pages
+    if pages.is_open or pages.rollbacks != rollbacks or held.has_live_journal():
+        return NotKept(f"{what}: an application is in a transaction, and it is tried again", lasting=False)
+    return NotKept(
+        f"{what}: keep a copy of the data directory, then move it and {database.directory} aside and let this node "
+        f"take a snapshot",
+        lasting=True,
+    )
 
 
 async def keep(
@@ -49,9 +86,10 @@ async def keep(
     """Keep the records after ``base``, and the database as it is: durable when this returns.
 
     ``base`` is of its log, or the position before that; ``common``: the primary has it. What an earlier attempt has
-    kept of the same is taken for this one. Nobody may write to the database meanwhile; readers, and the applier's
-    checkpoints, go on. Raises Corrupt, Trimmed (the log), OSError: nothing is kept, nor may anything be given up. A
-    full disk is that too: records are no database, and where the last one is replaced it cannot be had any more.
+    kept of the same is taken for this one. Nobody may commit to the database meanwhile; readers, and the applier's
+    checkpoints, go on, and a transaction that is open may write its pages, or be rolled back. Raises Corrupt, Trimmed
+    (the log), NotKept, OSError: nothing is kept, nor may anything be given up. A full disk is that too: records are no
+    database, and where the last one is replaced it cannot be had any more.
     """
     store = database.store
     remove_half_kept(store, database.name)
@@ -63,6 +101,7 @@ async def keep(
         if isinstance(known, Entry) and not known.log_only and known.has_all_of(entry):
             return known
     folder = new_entry_folder(database)
+    rollbacks = database.open_pages.rollbacks
     with Held(database, base.txid) as held:
         whole = bool(held.page_count)
         try:
@@ -79,6 +118,9 @@ async def keep(
             with suppress(OSError):
                 remove_half_kept(store, database.name)
             raise
+        except _Differs as error:
+            remove_half_kept(store, database.name)
+            raise _not_kept(database, held, error.pgnos, rollbacks) from None
     entry = replace(entry, id=folder.name, whole=whole)
     store.disk.fsync_directory(folder)
     store.disk.write_file(folder / ENTRY_NAME, encode_entry(entry))
@@ -139,26 +181,57 @@ def _copy_records(held: Held, after_txid: int, target: Path) -> Iterator[None]:
 
 
 def _copy_database(held: Held, target: Path, checksums: Path) -> Iterator[None]:
-    """The database at its end, in ``target``: its file, and over it the records after its base."""
+    """The database at its end, in ``target``: its file, over it what a live journal protects, then the records.
+
+    Raises _Differs: some pages are not those of the end, however often they are read.
+    """
     disk = held.disk
     descriptor = disk.open(target, os.O_RDWR)
     try:
         yield from _copy_file(held, descriptor)
-        for span in held.after(held.base.txid):
-            lay_over(disk, descriptor, held.events(span))
-            yield
-        disk.truncate(descriptor, held.page_count * held.page_size)
+        for look in range(1, LOOKS + 1):
+            yield from held.put_back(descriptor)
+            for span in held.after(held.base.txid):
+                lay_over(disk, descriptor, held.events(span))
+                yield
+            disk.truncate(descriptor, held.page_count * held.page_size)
+            wrong: list[int] = []
+            yield from _find_wrong(held, descriptor, wrong)
+            if not wrong:
+                break
+            if look == LOOKS:
+                raise _Differs(wrong)
+            # Read while they were put back, by who rolled back meanwhile.
+            for number, pgno in enumerate(wrong, 1):
+                disk.pwrite(descriptor, held.read_file(pgno, 1), (pgno - 1) * held.page_size)
+                if number % STEP_PAGES == 0:
+                    yield
         disk.fdatasync(descriptor)
     finally:
         disk.close(descriptor)
     disk.write_file(checksums, held.table.tobytes())
 
 
+def _find_wrong(held: Held, copy: int, wrong: list[int]) -> Iterator[None]:
+    """Add those pages of the copy to ``wrong`` whose checksum is not the known one."""
+    size, count = held.page_size, COPY_BYTES // held.page_size
+    locked = lock_page(size)
+    for first in range(1, held.page_count + 1, count):
+        found = page_checksums(held.disk.pread(copy, count * size, (first - 1) * size), first, size, locked)
+        known = held.table[first - 1 : first - 1 + count]
+        if found != known:
+            # One that was never written by anybody (0) may hold anything.
+            pairs = enumerate(zip(known, found, strict=True), first)
+            wrong += [pgno for pgno, (entry, each) in pairs if entry and entry != each]
+        yield
+
+
 def _copy_file(held: Held, target: int) -> Iterator[None]:
     if held.descriptor < 0:
         return
     disk, source = held.disk, held.descriptor
-    size = os.fstat(source).st_size
+    # Pages beyond the end are of a transaction that is open, or were cut off.
+    size = min(os.fstat(source).st_size, held.page_count * held.page_size)
     offset = 0
     if size >= COPY_BYTES:
         try:
@@ -169,7 +242,7 @@ def _copy_file(held: Held, target: int) -> Iterator[None]:
             if error.errno in _NO_ROOM:
                 raise
             offset = 0  # this file system cannot
-    while data := disk.pread(source, COPY_BYTES, offset):
+    while data := disk.pread(source, min(COPY_BYTES, size - offset), offset):
         disk.pwrite(target, data, offset)
         offset += len(data)
         yield

@@ -19,17 +19,16 @@ from litereplica.ltx.checksum import page_checksum
 from litereplica.ltx.position import Position
 from litereplica.sqlite.pages import DATABASE_HEADER_BYTES
 from litereplica.store.database import Database, journal_mode_of
-from litereplica.store.disk import Disk
 from litereplica.store.dropped import finish_drop, forget_dropped, forget_unlinked
 from litereplica.store.install import finish_install, place_install
 from litereplica.store.meta import NOT_CLEAN, Meta, load_meta
 from litereplica.store.redo import redo, sum_up
 from litereplica.store.reopen import Known, reopen, reopen_clean
 from litereplica.store.roll_back import roll_back
+from litereplica.store.sides import remove_sides, sides_of
 
 log = structlog.get_logger()
 
-_SIDE_SUFFIXES = ("-wal", "-journal")
 # What a replica was building when it stopped (node.follow); nothing refers to it.
 _UNFINISHED = "new"
 
@@ -80,7 +79,7 @@ def _is_untouched(database: Database, meta: Meta) -> bool:
     if meta.base_pages == 0:
         return not path.exists()
     return file_stamp(path) == (meta.file_bytes, meta.file_changed_ns) and not any(
-        _has_bytes(side) for side in _sides(path)
+        _has_bytes(side) for side in sides_of(path)
     )
 
 
@@ -116,7 +115,7 @@ def _bring_up_dirty(database: Database, meta: Meta) -> None:
     played = roll_back(disk, database.file_path)
     if database.exists:
         redo(database)
-        # What a journal gave back is what the log says, or the journal was not this file's.
+        # What a journal gave back or cut off is what the log says, or the journal was not this file's.
         _check_pages(database, played)
         # After a clean stop there was nothing to redo: somebody else had the file, or the checksums are damaged.
         _check(database, read_file=meta.clean)
@@ -146,7 +145,8 @@ def _check_pages(database: Database, pgnos: "array[int]") -> None:
         for pgno in pgnos:
             if pgno <= database.page_count and pgno != database.lock_page:
                 page = disk.pread(descriptor, size, (pgno - 1) * size)
-                if page_checksum(pgno, page) != table[pgno - 1]:
+                # One that was never written by anybody (0) may hold anything.
+                if table[pgno - 1] and page_checksum(pgno, page) != table[pgno - 1]:
                     raise Corrupt(
                         f"page {pgno} of {database.file_path} is not what its log says, after its rollback journal was "
                         f"played back: keep a copy, then move it and {database.directory} aside and let this node take "
@@ -217,19 +217,6 @@ def stop(database: Database) -> None:
     records.save_end()
     may_trust = not database.exists and database.file_path.exists()
     fold(database, clean=not may_trust)
-
-
-def remove_sides(disk: Disk, path: Path) -> None:
-    """Remove a WAL and a journal whose transactions are all in the log, and so in the file."""
-    sides = [side for side in _sides(path) if side.exists()]
-    for side in sides:
-        disk.unlink(side)
-    if sides:
-        disk.fsync_directory(path.parent)
-
-
-def _sides(path: Path) -> list[Path]:
-    return [path.with_name(path.name + suffix) for suffix in _SIDE_SUFFIXES]
 
 
 def _has_bytes(path: Path) -> bool:

@@ -367,7 +367,13 @@ class Store:
             database.awaits_install = True
         else:
             database.awaits_install = False
-            place_install(database)
+            try:
+                place_install(database)
+            except OSError as error:
+                # Position and log are the snapshot's, and the file is not: a start puts it in place. Until then no
+                # record may come, nor may this node be the primary.
+                database.log.fail(error)
+                raise
             if page_count or not had_file:
                 database.applied = position.txid
         # Whatever a commit of an application has said of the WAL is of a content that nobody needs any more: the

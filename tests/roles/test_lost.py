@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from litereplica.store.diverged import Entry, entries, export_entry
 from tests.cluster.comparing import assert_same, caught_up, content
 from tests.roles.conftest import Direct
 from tests.roles.directed import DirectedNode
@@ -191,3 +192,32 @@ def test_a_node_is_no_further_than_others_for_a_database_that_only_it_had(direct
     caught_up(a, [b])
     assert b.standing() == a.standing()
     assert (b.standing()["epoch"], b.standing()["total"]) == (3, 4)
+
+
+def test_what_was_acknowledged_is_exported_though_a_large_transaction_was_open_over_it(
+    directed: Direct, tmp_path: Path
+) -> None:
+    """Its pages were written through to the file of the old primary, and its journal goes with a snapshot."""
+    a, b = pair(directed)
+    make(a, "DELETE")
+    insert(a, 1)
+    many = "WITH RECURSIVE c(n) AS (SELECT 100 UNION ALL SELECT n + 1 FROM c WHERE n < 2600)"
+    run_sql(a.path(), f"{many} INSERT INTO t SELECT n, randomblob(3000) FROM c")
+    caught_up(a, [b])
+    part(b, b)
+    run_sql(a.path(), "INSERT INTO t VALUES (50, 'acknowledged')")
+    with Session(a.path()) as writer:
+        for sql in ("PRAGMA cache_size = 10", "BEGIN", "UPDATE t SET v = zeroblob(3000) WHERE id >= 100"):
+            writer.run(sql)
+        a.demote()
+        b.promote(2)
+        insert(b, 77)
+        a.follow(b)
+        caught_up(b, [a])
+        assert_same([b, a])
+    [entry] = [each for each in entries(a.data / "diverged") if isinstance(each, Entry)]
+    assert (entry.records, entry.whole) == (1, True)
+    export_entry(a.data / "diverged", entry, tmp_path / "export.db")
+    found = run_sql(tmp_path / "export.db", "SELECT count(*), sum(v = zeroblob(3000)) FROM t WHERE id <> 1")
+    assert found == [(2502, 0)]
+    assert run_sql(tmp_path / "export.db", "SELECT v FROM t WHERE id = 50") == [("acknowledged",)]
