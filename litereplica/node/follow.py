@@ -17,7 +17,7 @@ import structlog
 import trio
 
 from litereplica.applier.link import ApplierLink
-from litereplica.errors import Corrupt, LitereplicaError
+from litereplica.errors import LitereplicaError
 from litereplica.mount.operations import Operations
 from litereplica.node.progress import Progress
 from litereplica.node.resting import Resting
@@ -124,7 +124,7 @@ class Follower:
         if database is not None and database.pending_install is None:
             try:
                 database.checkpointed(min(txid, database.position.txid))
-            except (OSError, Corrupt) as error:
+            except (OSError, LitereplicaError) as error:
                 # The next report counts for this one; a crash before it means more to redo.
                 log.warning("log_unreadable", database=name, reason=str(error), then="redo begins where it did")
 
@@ -358,7 +358,7 @@ class Follower:
         while len(progress.under_way) < WINDOW_SPANS:
             try:
                 span = database.log.spans(progress.sent, SPAN_BYTES, SPAN_RECORDS)
-            except (OSError, Corrupt) as error:
+            except (OSError, LitereplicaError) as error:
                 self.failed(database.name, progress.sent + 1, str(error), retry=isinstance(error, OSError))
                 return
             if span is None:
@@ -374,7 +374,7 @@ class Follower:
         if database.base.txid < txid and database.log.first_txid <= txid:
             try:
                 span = database.log.spans(txid - 1, SPAN_BYTES, 1)
-            except (OSError, Corrupt) as error:
+            except (OSError, LitereplicaError) as error:
                 progress.again = True
                 self.failed(database.name, txid, str(error), retry=isinstance(error, OSError))
                 return
