@@ -70,6 +70,8 @@ def test_a_database_of_that_name_that_another_node_makes_first_takes_its_place(
     assert ids(node) == [1]
     session.close()
     assert_sound(node)
+    # It was refused, and so nobody's.
+    assert not (node.data / "unknown").exists()
 
 
 @pytest.mark.usefixtures("changes_role")
