@@ -116,3 +116,17 @@ def test_a_transaction_that_a_crash_cut_is_undone_in_an_unknown_file(directed: D
         session.kill()
     a.start()
     assert (a.data / "files" / "app.db").read_bytes() == before
+
+
+def test_an_unknown_file_that_an_application_changes_first_is_the_database(forwarding: Direct) -> None:
+    a, b = forwarding("a"), forwarding("b")
+    a.promote(1)
+    b.stop()
+    put(b)
+    b.start()
+    b.follow(a)
+    run_sql(b.path(), "INSERT INTO precious VALUES ('another one')")
+    caught_up(a, [b])
+    for node in (a, b):
+        assert run_sql(node.path(), "SELECT x FROM precious") == [("the only copy",), ("another one",)]
+    assert not kept(b)
