@@ -80,8 +80,8 @@ class JournalFile(File):
 
     @property
     def is_durable(self) -> bool:
-        """Its bytes and its name are on the disk: the way back survives a loss of power."""
-        return self._synced == self._changes and self not in self._journals.unnamed
+        """Its bytes, magic and all, and its name are on the disk: the way back survives a loss of power."""
+        return not self._hidden and self._synced == self._changes and self not in self._journals.unnamed
 
     def _set_live(self, live: bool) -> None:  # noqa: FBT001  the one state of it
         self.is_live = live

@@ -261,8 +261,9 @@ class Operations(NameOperations):
     def make_way(self, path: str) -> None:
         """Take away what an application was making under a name that is another node's database now. Raises OSError.
 
-        Its transaction fails: no name is left by which it could end.
+        Its transaction fails: no name is left by which it could end. What it did not make just now is kept.
         """
+        self.store.make_way(path)
         names = (f"{path}-journal", f"{path}-wal", path)
         for name in names:
             inode = self.tree.known(name)

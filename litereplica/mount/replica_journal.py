@@ -16,7 +16,8 @@ Interleavings, and why each is harmless:
   says that it was, though not what the log says by then. That end is let through without a word to anybody
   (``is_undone``), or the journal would stay hot for ever, with the applier behind it.
 - Another node makes a database of the same name first: its record takes the place of this one (refused), and its file
-  the place of this file (``Operations.make_way``), which is gone then with everything in it.
+  the place of this file (``Operations.make_way``), which is gone then with everything in it. A file that was there
+  before, and that no log knows, is kept as it was then (``Store.make_way``).
 - A writer that dies before the end: its journal is played back when its handle is released, or by the applier, or by
   the next reader; nothing differs then, and nothing is sent. While the end is held: the kernel keeps it until the end
   is answered.

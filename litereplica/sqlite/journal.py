@@ -38,6 +38,15 @@ def is_super_journal(name: str) -> bool:
     return _SUPER_NAME.fullmatch(name) is not None
 
 
+def names_journals(content: bytes) -> bool:
+    """Whether this can be what a super-journal holds: whole paths of journals, a NUL behind each, or nothing yet.
+
+    A loss of power leaves zeroes of it.
+    """
+    *names, rest = content.split(b"\0")
+    return not rest and all(not name or (name[:1] == b"/" and name.endswith(b"-journal")) for name in names)
+
+
 def is_live_journal(first_bytes: bytes) -> bool:
     """Whether a journal that begins so protects anything; it is ended by unlinking, cutting or overwriting this."""
     return first_bytes[:8] == JOURNAL_MAGIC

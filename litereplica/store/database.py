@@ -161,6 +161,11 @@ class Database:
         """False before the first transaction and after a drop."""
         return self.page_count > 0
 
+    @property
+    def is_nameless(self) -> bool:
+        """A file of this name is none of its own: it does not exist, and the file that was dropped is gone."""
+        return not self.exists and self.applied >= self.dropped_txid
+
     def set_page_size(self, page_size: int) -> None:
         """Set the page size; 0 while it is not known."""
         self.page_size = page_size
@@ -357,8 +362,7 @@ class Database:
                 f"record {header.max_txid:016x} of {self.name} leads to checksum {checksum:016x}, not to "
                 f"{record.trailer.post_checksum:016x} as its writer had it: one of the two nodes has damaged pages"
             )
-        if not header.commit and self.exists:
-            keep_dropped(self.store.disk, self.file_path, self.directory)
+        self._clear_name(header)
         self.log.count(header.max_txid, record.length, header.timestamp_ms)
         if resized:
             checksums.clear_from(1)
@@ -374,6 +378,15 @@ class Database:
             self.unlaid.logged(header.max_txid)
         if self.awaited is not None:
             self.awaited.counted(self, header)
+
+    def _clear_name(self, header: RecordHeader) -> None:
+        """Before a record counts that makes the database or drops it: see to the file of its name. Raises OSError."""
+        if self.exists:
+            if not header.commit:
+                keep_dropped(self.store.disk, self.file_path, self.directory)
+        elif self.is_nameless and (self.awaited is None or self.awaited.origin != header.origin):
+            # From then on a start after a crash makes the file from the log.
+            self.store.make_way(self.name)
 
     def set_applied(self, txid: int) -> None:
         """Readers on this node see the database as of ``txid``."""

@@ -25,10 +25,10 @@ from litereplica.ltx.position import Position
 from litereplica.sqlite.pages import DATABASE_HEADER_BYTES
 from litereplica.store.database import journal_mode_of
 from litereplica.store.disk import Disk
-from litereplica.store.dropped import keep_dropped
+from litereplica.store.dropped import DROPPED_NAME, keep_dropped
 from litereplica.store.meta import Meta
 from litereplica.store.reopen import segment_files
-from litereplica.store.segment import INDEX_SUFFIX
+from litereplica.store.segment import INDEX_SUFFIX, first_txid_of
 from litereplica.store.sides import remove_sides
 
 if TYPE_CHECKING:
@@ -42,6 +42,12 @@ _PREFIX = "install-"
 def install_path(directory: Path, position: Position) -> Path:
     """Where the pages of a snapshot wait until they are the database file."""
     return directory / f"{_PREFIX}{position.txid:016x}-{position.checksum:016x}"
+
+
+def has_history(directory: Path) -> bool:
+    """Whether a database's folder holds what only comes after its first meta file: segments, a content, a file."""
+    names = [entry.name for entry in directory.iterdir()] if directory.is_dir() else []
+    return any(first_txid_of(name) is not None or name.startswith(_PREFIX) or name == DROPPED_NAME for name in names)
 
 
 def begin_install(

@@ -89,6 +89,14 @@ def _damaged(path: Path, why: str) -> Corrupt:
     )
 
 
+def meta_missing(directory: Path) -> Corrupt:
+    """What is said of a folder with a database's history in it and no meta file: no crash leaves one."""
+    return Corrupt(
+        f"{directory} holds the log of a database and no {META_NAME} file: restore that from a backup, or move the "
+        f"folder and the database's file aside and let this node take a snapshot"
+    )
+
+
 def load_meta(directory: Path) -> Meta:
     """Read a database folder's meta file; raises as decode_meta does."""
     path = directory / META_NAME

@@ -25,9 +25,9 @@ from litereplica.store.direct import CHUNK_BYTES, DirectFile
 from litereplica.store.disk import Disk
 from litereplica.store.folded import decode_all
 from litereplica.store.group import GROUPS_NAME
-from litereplica.store.install import install_path
+from litereplica.store.install import has_history, install_path
 from litereplica.store.judge import page_checksums
-from litereplica.store.meta import META_NAME, Meta, load_meta
+from litereplica.store.meta import META_NAME, Meta, load_meta, meta_missing
 from litereplica.store.page_checksums import HEADER_BYTES
 from litereplica.store.reopen import segment_files
 from litereplica.store.roll_back import journal_of
@@ -51,6 +51,8 @@ def verify_stopped(root: Path, name: str, progress: Progress) -> Verified:
     with _locked(root):
         directory = root / "db" / folder_name(name)
         if not (directory / META_NAME).exists():
+            if has_history(directory):
+                raise meta_missing(directory)
             raise Refused(f"no database {name!r} in {root}: check the name")
         meta = load_meta(directory)
         path = root / "files" / name

@@ -25,11 +25,18 @@ from litereplica.store.cluster_state import STATE_NAME, ClusterState, load_state
 from litereplica.store.database import CHECKSUMS_NAME, Database
 from litereplica.store.disk import Disk
 from litereplica.store.dropped import forget_unlinked
-from litereplica.store.foreign import settle_unknown
+from litereplica.store.foreign import set_unknown_aside, settle_unknown
 from litereplica.store.group import settle_groups
-from litereplica.store.install import begin_install, end_install, forget_older_install, install_path, place_install
+from litereplica.store.install import (
+    begin_install,
+    end_install,
+    forget_older_install,
+    has_history,
+    install_path,
+    place_install,
+)
 from litereplica.store.log import SEGMENT_BYTES
-from litereplica.store.meta import META_NAME, Meta, load_meta
+from litereplica.store.meta import META_NAME, Meta, load_meta, meta_missing
 from litereplica.store.recover import bring_up, open_log, stop
 from litereplica.store.spool import empty_folder, spool_name
 from litereplica.store.sync import BlockingCalls
@@ -38,6 +45,7 @@ log = structlog.get_logger()
 
 FORMAT_VERSION: Final = 1
 FORMAT_LINE: Final = "litereplica data directory, format "
+UNKNOWN_FOLDER: Final = "unknown"
 # A folder name on Linux has at most 255 bytes; longer database names are cut and made unique by a hash. The rest is
 # for what is kept in diverged/: a position and a number behind the name.
 FOLDER_LIMIT_BYTES: Final = 180
@@ -191,7 +199,12 @@ class Store:
         return database is not None and database.exists
 
     def _leave_unfinished(self, directory: Path) -> None:
-        """Clear a folder whose database never got its first meta file; one that is not ours stays."""
+        """Clear a folder whose database never got its first meta file; one that is not ours stays.
+
+        Raises Corrupt when that file is what is lost: it was there, durably, before anything else of a history.
+        """
+        if has_history(directory):
+            raise meta_missing(directory)
         known = {CHECKSUMS_NAME, META_NAME + ".new"}
         if {entry.name for entry in directory.iterdir()} <= known:
             for entry in directory.iterdir():
@@ -265,12 +278,17 @@ class Store:
         return database_name_problem(name)
 
     def create(self, name: str, page_size: int = 0) -> Database:
-        """A database at position zero, without a file. Raises Refused for a name that cannot be one, OSError."""
+        """A database at position zero, without a file.
+
+        Raises Refused for a name that cannot be one, Corrupt when its folder holds a history already, OSError.
+        """
         problem = self.name_problem(name)
         if problem is not None:
             raise Refused(f"{name!r} cannot be a database's name: {problem}")
         assert name not in self.databases
         directory = self.root / "db" / folder_name(name)
+        if has_history(directory):
+            raise meta_missing(directory)
         self.disk.make_directories(directory)
         database = Database(self, name, directory)
         try:
@@ -284,6 +302,13 @@ class Store:
             raise
         self.databases[name] = database
         return database
+
+    def make_way(self, name: str) -> None:
+        """Another node has made a database of this name: keep the file of that name that no log knows, if there is one.
+
+        Raises OSError; then it is in its place, and nothing may take that.
+        """
+        set_unknown_aside(self.disk, self.file_path(name), self.root / UNKNOWN_FOLDER, folder_name(name))
 
     async def advance_base(self, database: Database) -> None:
         """Make it durable that the database file holds everything up to ``database.base``. Raises OSError."""
@@ -336,13 +361,16 @@ class Store:
         Where readers may have the old content open, ``pending_install`` says that the applier has to write the new one
         over it (or ``dropped_txid``, that the file has to go); else the file is in place. After a crash in between,
         ``recover`` puts it in place. ``apart``: nobody can use the old one any more, whoever has it open; it is in
-        place at once. The old log is kept in ``diverged/``. Raises OSError.
+        place at once. The old log is kept in ``diverged/``, a file of this name that no log knows in ``unknown/``.
+        Raises OSError, Corrupt as ``create`` does.
         """
         assert len(checksums) == page_count
         database = self.databases.get(name)
         if database is None:
             database = self.create(name, page_size)
         had_file = database.exists
+        if database.is_nameless:
+            self.make_way(name)
         begin_install(database, pages_file, page_size, page_count, position, epoch, timestamp_ms)
         database.log.restart(position)
         database.checksums.replace(memoryview(checksums).cast("B") if page_count else b"")

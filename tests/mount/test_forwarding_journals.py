@@ -9,6 +9,7 @@ import pytest
 
 from tests.mount.test_forwarding_wal import assert_sound, ids, txid
 from tests.mount.twin_node import TwinNode
+from tests.support.nodes import Nodes
 from tests.support.sql import Session, SqlError, run_sql
 from tests.support.waiting import wait_until
 
@@ -70,6 +71,8 @@ def test_a_database_of_that_name_that_another_node_makes_first_takes_its_place(
     assert ids(node) == [1]
     session.close()
     assert_sound(node)
+    # It was refused, and so nobody's.
+    assert not (node.data / "unknown").exists()
 
 
 @pytest.mark.usefixtures("changes_role")
@@ -283,3 +286,26 @@ def test_halt_is_opened_by_a_shell_too(node: TwinNode) -> None:
     assert seen == ["hold", "released"]
     assert node.path(f"{node.database}-halt").stat().st_mode == node.path().stat().st_mode
     assert not node.path("none.db-halt").exists()
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_crash_undoes_what_was_held_of_a_file_that_no_log_knows(nodes: Nodes, exists: bool) -> None:
+    node = nodes.add(TwinNode(nodes.folder / "b", "b"))
+    node.start()
+    node.stop()
+    path = node.data / "files" / "app.db"
+    if exists:
+        run_sql(path, "PRAGMA journal_mode=DELETE; CREATE TABLE t (id INTEGER PRIMARY KEY, v);")
+    before = path.read_bytes() if exists else None
+    node.start()
+    # Then the application's own fsync makes the name of its journal durable, too.
+    run_sql(node.path("other.db"), "SELECT count(*) FROM sqlite_schema")
+    node.answer("hold")
+    with Session(node.path()) as session:
+        session.send("CREATE TABLE held (x)")
+        node.wait_seen("commit")
+        assert path.read_bytes() != before
+        node.kill()
+        session.kill()
+    node.start()
+    assert (path.read_bytes() if path.exists() else None) == before

@@ -7,6 +7,7 @@ import pytest
 
 from litereplica.errors import Corrupt, Refused
 from litereplica.store.meta import META_NAME, decode_meta
+from litereplica.store.stopped import verify_stopped
 from tests.store.application import NAME, open_store
 from tests.store.directory import COMMITS, damage, folder, make, segments, snapshot_of
 from tests.store.faulty_disk import FaultyDisk
@@ -186,6 +187,51 @@ async def test_any_damaged_byte_of_the_meta_file_is_noticed(root: Path) -> None:
     path.write_bytes(good[:-1])
     with pytest.raises(Corrupt, match="meta is damaged"):
         open_store(root)
+
+
+@pytest.mark.parametrize("left", ["segments", "a content on its way", "a dropped file"])
+async def test_a_folder_that_has_lost_its_meta_file_is_refused_and_nothing_changes(root: Path, left: str) -> None:
+    await make(root, clean=False)
+    (folder(root) / META_NAME).unlink()
+    if left != "segments":
+        for path in folder(root).glob("00*"):
+            path.unlink()
+        name = "dropped" if left == "a dropped file" else f"install-{7:016x}-{8:016x}"
+        (folder(root) / name).write_bytes(b"the only copy")
+    before = snapshot_of(root)
+    with pytest.raises(Corrupt, match=r"no meta file.*move"):
+        open_store(root)
+    assert snapshot_of(root) == before
+    with pytest.raises(Corrupt, match="no meta file"):
+        verify_stopped(root, NAME, lambda _done, _total: None)
+    assert snapshot_of(root) == before
+
+
+async def test_a_database_is_not_begun_in_a_folder_that_has_a_log(root: Path) -> None:
+    await make(root, clean=True)
+    kept = root.with_name("kept")
+    folder(root).rename(kept)
+    store = open_store(root)
+    kept.rename(folder(root))
+    (folder(root) / META_NAME).unlink()
+    before = snapshot_of(root)
+    with pytest.raises(Corrupt, match="no meta file"):
+        store.create(NAME)
+    assert NAME not in store.databases
+    assert snapshot_of(root) == before
+    store.close()
+
+
+@pytest.mark.parametrize("left", [[], ["checksums"], ["checksums", "meta.new"]])
+def test_a_start_goes_on_where_a_crash_came_before_the_first_meta_file(root: Path, left: list[str]) -> None:
+    open_store(root).close()
+    folder(root).mkdir()
+    for name in left:
+        (folder(root) / name).write_bytes(b"")
+    store = open_store(root)
+    assert not folder(root).exists()
+    store.create(NAME)
+    store.close()
 
 
 async def test_an_old_record_behind_a_new_one_is_not_taken_for_its_successor(tmp_path: Path) -> None:

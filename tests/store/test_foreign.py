@@ -5,12 +5,17 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+import structlog
 
 from litereplica.ltx.decode import decode_record
+from litereplica.ltx.position import Position
+from litereplica.sqlite.journal import encode_journal_header, encode_original
 from litereplica.store.adopt import adopt, is_wal_database
-from litereplica.store.store import Store
-from tests.store.application import open_store
+from litereplica.store.store import Store, folder_name
+from tests.store.application import NAME, assert_file_is, open_store
 from tests.store.faulty_disk import FaultyDisk
+from tests.store.pair import Pair
+from tests.store.test_install import AT, SNAPSHOT, check, install
 
 
 def make_database(path: Path, mode: str, rows: int = 50) -> None:
@@ -100,6 +105,183 @@ def test_a_file_that_sqlite_cannot_read_is_kept_and_in_nobodys_way(root: Path) -
     assert not store.databases
     store.close()
     assert target.read_bytes() == before
+
+
+def test_a_file_whose_path_is_too_long_for_sqlite_is_kept_and_in_nobodys_way(root: Path, tmp_path: Path) -> None:
+    make_database(tmp_path / "s.db", "WAL")
+    target = root / "files" / ("d" * 200) / ("e" * 200) / ("f" * 180 + ".db")
+    target.parent.mkdir(parents=True)
+    shutil.copy(tmp_path / "s.db", target)
+    before = target.read_bytes()
+    with structlog.testing.capture_logs() as lines:
+        open_store(root).close()
+    assert [line["file"] for line in lines if line["event"] == "unknown_file_unreadable"] == [str(target)]
+    assert target.read_bytes() == before
+
+
+SUPER_NAME = "app.db-mj0123AB9CD"
+
+
+@pytest.mark.parametrize("content", [b"", bytes(700), b"/mnt/app.db-journal\0/mnt/b.db-journal\0"])
+def test_a_super_journal_goes(root: Path, content: bytes) -> None:
+    path = root / "files" / SUPER_NAME
+    path.write_bytes(content)
+    open_store(root).close()
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"SQLite format 3\0" + bytes(4080),
+        b"notes",
+        b"/mnt/app.db-journal",
+        b"/mnt/app.db-journal\0/mnt/notes\0",
+        b"app.db-journal\0",
+        b"/mnt/app.db-journal\0" * 100_000,
+    ],
+)
+def test_a_file_that_only_has_the_name_of_a_super_journal_is_left_alone(root: Path, content: bytes) -> None:
+    path = root / "files" / "dir" / SUPER_NAME
+    path.parent.mkdir()
+    path.write_bytes(content)
+    with structlog.testing.capture_logs() as lines:
+        open_store(root).close()
+    assert path.read_bytes() == content
+    assert [line["path"] for line in lines if line["event"] == "unknown_file_left_alone"] == [str(path)]
+
+
+# ---------------------------------------------------------------------- another node makes a database of the same name
+def put(store: Store, name: str = NAME) -> dict[str, bytes]:
+    """An unknown database with a WAL that SQLite has not folded in; what it is made of."""
+    path = store.file_path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"SQLite format 3\0" + b"the only copy")
+    path.with_name(path.name + "-wal").write_bytes(b"and its WAL")
+    path.with_name(path.name + "-journal").write_bytes(b"")
+    return {path.name: path.read_bytes(), path.name + "-wal": b"and its WAL", path.name + "-journal": b""}
+
+
+def kept(store: Store, number: int = 1, name: str = NAME) -> dict[str, bytes]:
+    place = store.root / "unknown" / f"{folder_name(name)}.{number}"
+    return {path.name: path.read_bytes() for path in place.iterdir()} if place.is_dir() else {}
+
+
+def test_a_snapshot_of_its_name_sets_an_unknown_file_aside(root: Path) -> None:
+    store = open_store(root)
+    for number in (1, 2):
+        expected = put(store)
+        with structlog.testing.capture_logs() as lines:
+            install(store, at=Position(50 * number, AT.checksum))
+        assert kept(store, number) == expected
+        [line] = [line for line in lines if line["event"] == "unknown_file_set_aside"]
+        assert line["path"] == str(root / "unknown" / f"{folder_name(NAME)}.{number}")
+        check(store.databases[NAME], SNAPSHOT, Position(50 * number, AT.checksum))
+        assert not list(store.file_path(NAME).parent.glob("*-*"))
+        store.databases[NAME].drop()
+        store.file_path(NAME).unlink()
+    store.close()
+    open_store(root).close()
+    assert kept(store, 1)
+    assert kept(store, 2)
+
+
+def test_a_snapshot_of_a_known_database_sets_nothing_aside(root: Path) -> None:
+    store = open_store(root)
+    install(store)
+    install(store, at=Position(51, AT.checksum), apart=True)
+    assert not (root / "unknown").exists()
+    store.close()
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_a_record_of_its_name_sets_an_unknown_file_aside(tmp_path: Path, stops: bool) -> None:
+    pair = Pair(tmp_path)
+    expected = put(pair.replica)
+    pair.application.start()
+    pair.application.commit()
+    pair.deliver()
+    if stops:
+        # Before the file is made: redo makes it.
+        pair.replica.close()
+        pair.replica = open_store(tmp_path / "replica")
+        assert_file_is(pair.replica.file_path(NAME), pair.application.oracle[1])
+    assert kept(pair.replica) == expected
+    pair.close()
+
+
+def test_a_drop_of_its_name_takes_no_unknown_file_with_it(tmp_path: Path) -> None:
+    pair = Pair(tmp_path)
+    expected = put(pair.replica)
+    pair.application.start()
+    pair.application.commit()
+    pair.application.drop()
+    pair.deliver()
+    assert kept(pair.replica) == expected
+    assert not (pair.database.directory / "dropped").exists()
+    pair.close()
+
+
+def test_the_dropped_file_of_before_is_not_unknown(tmp_path: Path) -> None:
+    pair = Pair(tmp_path)
+    pair.application.start()
+    pair.application.commit()
+    pair.deliver()
+    pair.replica.file_path(NAME).parent.mkdir(exist_ok=True)
+    pair.replica.file_path(NAME).write_bytes(b"".join(pair.application.oracle[1].values()))
+    pair.database.set_applied(1)
+    pair.application.drop()
+    pair.application.commit()
+    pair.deliver()
+    assert not (pair.replica.root / "unknown").exists()
+    pair.close()
+
+
+@pytest.mark.parametrize("pages", [0, 3])
+def test_what_an_application_was_making_is_not_kept_and_what_it_was_changing_is(root: Path, pages: int) -> None:
+    store = open_store(root)
+    put(store)
+    path = store.file_path(NAME)
+    before, changed = b"SQLite format 3\0".ljust(3 * 512, b"1"), b"SQLite format 3\0".ljust(4 * 512, b"2")
+    path.write_bytes(changed)
+    journal = encode_journal_header(pages, 512, 7)
+    for pgno in range(1, pages + 1):
+        journal += encode_original(pgno, before[(pgno - 1) * 512 : pgno * 512], 7)
+    path.with_name(path.name + "-journal").write_bytes(journal)
+    install(store)
+    found = kept(store)
+    assert found.get(path.name) == (before if pages else None)
+    assert bool(found) == bool(pages)
+    check(store.databases[NAME], SNAPSHOT, AT)
+    store.close()
+
+
+@pytest.mark.parametrize("content", [bytes(1536), b"SQLite format 3\0".ljust(1536, b"1")])
+def test_so_it_is_while_the_magic_of_its_journal_is_kept_from_the_disk(root: Path, content: bytes) -> None:
+    """Room was made for the pages, and none of them is there; or the journal was another one's."""
+    store = open_store(root)
+    put(store)
+    path = store.file_path(NAME)
+    path.write_bytes(content)
+    path.with_name(path.name + "-journal").write_bytes(bytes(8) + encode_journal_header(0, 512, 7)[8:])
+    install(store)
+    assert kept(store).get(path.name) == (content if any(content) else None)
+    check(store.databases[NAME], SNAPSHOT, AT)
+    store.close()
+
+
+def test_an_unknown_file_that_cannot_be_set_aside_is_not_replaced(root: Path) -> None:
+    store = open_store(root)
+    expected = put(store)
+    (root / "unknown").write_bytes(b"in the way")
+    with pytest.raises(OSError, match="unknown"):
+        install(store)
+    place = store.file_path(NAME).parent
+    assert {path.name: path.read_bytes() for path in place.iterdir()} == expected
+    (root / "unknown").unlink()
+    install(store)
+    assert kept(store) == expected
+    store.close()
 
 
 async def test_an_adopted_file_is_the_first_transaction(root: Path) -> None:
