@@ -71,6 +71,10 @@ LONGEST_BACKOFF_S: Final = 2.0
 OUTBOX_LIMIT_BYTES: Final = 16 << 20
 """Messages that wait for the socket: a window of 8 spans for 4,000 databases, at 500 bytes each."""
 
+_NEVER_REFUSED: Final = (Close, Release, Republish, Stop, Unhold, Unlock)
+"""They end something: nobody could do anything about a refusal, and what they end would last for ever. Short, and few
+for each thing that was not refused."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -284,7 +288,7 @@ class ApplierLink:
             except OSError:
                 return  # the child died; the receiving task finds out
         if data:
-            if len(self._outbox) + len(data) > OUTBOX_LIMIT_BYTES:
+            if len(self._outbox) + len(data) > OUTBOX_LIMIT_BYTES and not isinstance(message, _NEVER_REFUSED):
                 raise Unavailable(f"{len(self._outbox)} bytes of messages wait for the applier: it does not take them")
             self._outbox += data
             self._outbox_filled.set()

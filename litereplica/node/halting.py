@@ -312,6 +312,7 @@ class Halting:
             self._alarm.set()
 
     def _do_one(self, name: str, action: Action) -> None:
+        """Raises nothing: what follows would be lost with it, an Unhold for ever."""
         match action:
             case Hold(number):
                 self._hold(name, number)

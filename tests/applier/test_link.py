@@ -279,6 +279,35 @@ async def test_a_sender_is_never_blocked_by_a_child_that_does_not_read(
         await node.wait_applied(1)
 
 
+async def test_what_gives_something_back_is_sent_however_much_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = Node(tmp_path)
+    path = tmp_path / "mount" / "app.db"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("CREATE TABLE t (n)")
+    async with running(node):
+        assert node.link.pid is not None
+        node.link.hold("app.db", 1, 1.0)
+        assert await node.answer() == Held("app.db", 1)
+        os.kill(node.link.pid, signal.SIGSTOP)
+        for _ in range(20_000):
+            node.link.warm("none.db", 1)
+        monkeypatch.setattr(link_module, "OUTBOX_LIMIT_BYTES", 100)
+        with pytest.raises(Unavailable):
+            node.link.hold("app.db", 2, 1.0)
+        node.link.unhold("app.db")
+        node.link.unlock("app.db")
+        node.link.republish("app.db", 1, 2, 0)
+        node.link.release("app.db")
+        monkeypatch.undo()
+        os.kill(node.link.pid, signal.SIGCONT)
+        assert isinstance(await node.answer(), Released)
+        with contextlib.closing(sqlite3.connect(path, timeout=0)) as connection, connection:
+            connection.execute("INSERT INTO t (n) VALUES (1)")
+
+
 async def test_a_first_child_that_cannot_start_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/nonexistent/python")
     with pytest.raises(ExceptionGroup) as raised:
