@@ -46,6 +46,7 @@ from litereplica.applier.protocol import (
 )
 from litereplica.applier.worker import DatabaseWorker
 from litereplica.descriptors import raise_descriptor_limit
+from litereplica.errors import Unavailable
 
 _RECEIVE_BYTES: Final = 64 << 10
 _PR_SET_PDEATHSIG: Final = 1
@@ -58,16 +59,20 @@ An application that closes one of the others may be its last user: it folds the 
 
 _DESCRIPTORS_EACH: Final = 6
 _OTHER_DESCRIPTORS: Final = 64
+_SPARE_DESCRIPTORS: Final = 32
+"""No more files are opened then: who has his open already may need one for a moment, and loses a lock if he gets none.
+"""
 
 
 class Child:
     """The loop. ``channel``: the socket to the daemon; ``mount``: the mounted directory.
 
-    ``open_databases``: how many to keep open at most once they are folded.
+    ``open_databases``: how many to keep open at most once they are folded; ``most_databases``: how many at all.
     """
 
-    def __init__(self, channel: socket.socket, mount: str, open_databases: int) -> None:
+    def __init__(self, channel: socket.socket, mount: str, open_databases: int, most_databases: int) -> None:
         self._open_databases = open_databases
+        self._most_databases = most_databases
         self._channel = channel
         self._mount = mount
         self._send_lock = threading.Lock()
@@ -176,14 +181,20 @@ class Child:
         return worker
 
     def _make_room(self) -> None:
-        """Close the files of databases that are folded and were not used for longest, if there are too many."""
+        """Close the files of databases that are folded and were not used for longest, if there are too many.
+
+        Never of one that is held for another node: there are more than wanted then, as with many that are not folded.
+        Raises Unavailable when there are as many as this process can have.
+        """
         opened = [worker for worker in self._workers.values() if worker.opened is not None]
         surplus = len(opened) + 1 - self._open_databases
         if surplus <= 0:
             return
-        unused = sorted((worker for worker in opened if worker.idle and not worker.frames), key=_last_use)
-        for worker in unused[:surplus]:
+        unused = sorted((worker for worker in opened if worker.may_forget_files), key=_last_use)[:surplus]
+        for worker in unused:
             worker.forget_files()
+        if len(opened) - len(unused) >= self._most_databases:
+            raise Unavailable(f"too many databases are in use at once for the limit of open files ({len(opened)})")
 
     def _close(self, name: str) -> None:
         worker = self._workers.pop(name, None)
@@ -245,11 +256,12 @@ def main(arguments: list[str]) -> int:
     # The usual soft limit of 1,024 descriptors would end at 200 databases.
     most = raise_descriptor_limit()
     open_databases = max(1, min(OPEN_DATABASES, (most - _OTHER_DESCRIPTORS) // _DESCRIPTORS_EACH))
+    most_databases = max(1, (most - _SPARE_DESCRIPTORS) // _DESCRIPTORS_EACH)
     # select() takes only low numbers, and the daemon may have thousands of files open.
     channel = socket.socket(fileno=os.dup(descriptor))
     os.close(descriptor)
     channel.setblocking(True)  # noqa: FBT003 (the method's only parameter)
-    Child(channel, mount, open_databases).run()
+    Child(channel, mount, open_databases, most_databases).run()
     # Closing the connections would checkpoint and remove files one after the other; the end of the process does not.
     sys.stderr.flush()
     os._exit(0)

@@ -49,6 +49,9 @@ class ApplierEvents(Protocol):
     def on_hold_refused(self, database: str, number: int, holder: str) -> None:
         """``holder`` ("process 123 (python3)") kept SQLite's write lock all the while; or why it cannot be held."""
 
+    def on_hold_lost(self, database: str, number: int, reason: str) -> None:
+        """What ``on_held`` said is over, unasked: applications may have written since."""
+
     def on_reported(self, database: str, number: int) -> None:
         """Everything that was published before ``report`` arrived has been told (``on_applied``)."""
 

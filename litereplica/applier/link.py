@@ -36,6 +36,7 @@ from litereplica.applier.protocol import (
     Failed,
     Held,
     Hold,
+    HoldLost,
     HoldRefused,
     Install,
     Invalidated,
@@ -183,12 +184,13 @@ class ApplierLink:
     def hold(self, database: str, number: int, limit_s: float) -> None:
         """Have SQLite's write lock kept for another node: ``on_held``, or within ``limit_s`` ``on_hold_refused``.
 
-        ``commit`` goes through under it. It ends with ``unhold``, ``release``, ``lock``, ``close_database``.
+        ``commit`` goes through under it. It ends with ``unhold``, ``release``, ``lock``, ``close_database``; or with
+        ``on_hold_lost``, to be answered by one of these: until then each ``commit`` is refused.
         """
         self._post(Hold(database, number, round(limit_s * 1000)))
 
     def unhold(self, database: str) -> None:
-        """Have it given back, or no longer waited for (then there may be no answer to ``hold``)."""
+        """Have it given back, or no longer waited for (then there may be no answer to ``hold``). Never refused."""
         self._post(Unhold(database))
 
     def report(self, database: str, number: int) -> None:
@@ -351,6 +353,8 @@ class ApplierLink:
             self._events.on_held(message.database, message.number)
         elif isinstance(message, HoldRefused):
             self._events.on_hold_refused(message.database, message.number, message.holder)
+        elif isinstance(message, HoldLost):
+            self._events.on_hold_lost(message.database, message.number, message.reason)
         elif isinstance(message, Reported):
             self._events.on_reported(message.database, message.number)
         elif isinstance(message, Looked):

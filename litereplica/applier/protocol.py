@@ -127,7 +127,8 @@ class Commit(NamedTuple):
 class Hold(NamedTuple):
     """Take SQLite's write lock within ``limit_ms`` and keep it for another node; the answer is Held or HoldRefused.
 
-    Until ``Unhold`` (or Release, Lock, Close) no application is in a write transaction; ``Commit`` goes through.
+    Until ``Unhold`` (or Release, Lock, Close) no application is in a write transaction; ``Commit`` goes through. If it
+    cannot be kept: ``HoldLost``.
     """
 
     database: str
@@ -281,6 +282,18 @@ class HoldRefused(NamedTuple):
     holder: str
 
 
+class HoldLost(NamedTuple):
+    """What ``Held`` said is over, and nobody asked for that: applications may have written since.
+
+    Each Commit from here on is refused, until ``Unhold`` (or another Hold, Release, Lock, Close) says that the daemon
+    has heard it. ``reason``: for people.
+    """
+
+    database: str
+    number: int
+    reason: str
+
+
 class Reported(NamedTuple):
     """The answer to ``Report``."""
 
@@ -319,7 +332,7 @@ ToChild = (
 )  # fmt: skip
 ToDaemon = (
     Ready | Applied | Checkpointed | Failed | CheckpointFailed | Invalidated | Closed | Released | ReleaseFailed
-    | Locked | LockRefused | Committed | CommitRefused | Held | HoldRefused | Reported | Looked
+    | Locked | LockRefused | Committed | CommitRefused | Held | HoldRefused | HoldLost | Reported | Looked
 )  # fmt: skip
 Message = ToChild | ToDaemon
 
@@ -327,7 +340,7 @@ _KINDS: tuple[type[Message], ...] = (
     Apply, Install, Close, Warm, Republish, Release, Lock, Unlock, Commit, Hold, Unhold, Report, Look,
     Stop,
     Ready, Applied, Checkpointed, Failed, CheckpointFailed, Invalidated, Closed, Released, ReleaseFailed,
-    Locked, LockRefused, Committed, CommitRefused, Held, HoldRefused, Reported, Looked,
+    Locked, LockRefused, Committed, CommitRefused, Held, HoldRefused, HoldLost, Reported, Looked,
 )  # fmt: skip
 _NUMBERS = {kind: number for number, kind in enumerate(_KINDS)}
 _FIELD_TYPES: tuple[tuple[type, ...], ...] = tuple(tuple(kind.__annotations__.values()) for kind in _KINDS)

@@ -121,7 +121,7 @@ class DatabaseWorker:
     ) -> None:
         """``path``: of the database file. ``send`` sends to the daemon; ``on_published`` is told of each commit.
 
-        ``forget`` is told when the database is no longer ours to fold; ``make_room`` is called before files are opened.
+        ``forget`` is told when the database is no longer ours to fold; ``make_room`` is Appender's.
         """
         self.name = name
         self.path = path
@@ -162,6 +162,11 @@ class DatabaseWorker:
     def idle(self) -> bool:
         """Whether nothing is queued or under way."""
         return self._job is None and not self._backlog
+
+    @property
+    def may_forget_files(self) -> bool:
+        """Whether nothing is lost with them: no work, no frames to fold, no lock that is kept for another node."""
+        return self.idle and not self.frames and not self._serving.is_holding
 
     @property
     def is_busy(self) -> bool:
