@@ -143,7 +143,7 @@ class Child:
         elif isinstance(message, Look):
             (self._workers.get(message.database) or self._new_worker(message.database)).look(message)
         elif isinstance(message, Close):
-            self._close(message.database)
+            self._close(message)
         elif isinstance(message, Warm):
             _warm(f"{self._mount}/{message.database}-wal", message.length)
         elif isinstance(message, Stop):
@@ -196,14 +196,14 @@ class Child:
         if len(opened) - len(unused) >= self._most_databases:
             raise Unavailable(f"too many databases are in use at once for the limit of open files ({len(opened)})")
 
-    def _close(self, name: str) -> None:
-        worker = self._workers.pop(name, None)
+    def _close(self, message: Close) -> None:
+        worker = self._workers.pop(message.database, None)
         if worker is not None:
             self._ready.pop(worker, None)
             self._waiting.pop(worker, None)
             self._checkpointer.forget(worker)
             worker.close()
-        self._send(Closed(name))
+        self._send(Closed(*message))
 
     def _send(self, message: ToDaemon) -> None:
         """From either thread. The daemon reads always: what the socket holds is the bound."""

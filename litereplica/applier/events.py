@@ -19,7 +19,10 @@ class ApplierEvents(Protocol):
         """The records from ``txid`` on were not applied; ``retry``: sending them again (after a while) may succeed."""
 
     def on_closed(self, database: str) -> None:
-        """What was sent before ``close_database`` is over; lost with a child that dies (``on_restarted``)."""
+        """What was sent before ``close_database`` is over; lost with a child that dies (``on_restarted``).
+
+        Of the last one: what was sent between two is over as well.
+        """
 
     def on_released(self, database: str, salt1: int, salt2: int, frames: int) -> None:
         """The applier has let go of it; ``frames`` of the -wal with these salts are committed (0, 0, 0: none)."""

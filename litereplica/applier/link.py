@@ -11,6 +11,7 @@ After a death or a failure everything that had been sent is sent again as one tr
 wal_writer.py says why); that is kept here, because the child that knew is gone.
 """
 
+import itertools
 import os
 import socket
 import subprocess
@@ -97,6 +98,10 @@ class ApplierLink:
         """Last TXIDs of what was handed to a child and not reported as applied or failed since."""
         self._floor: dict[str, int] = {}
         """Highest TXID that a failed or dead child may have published without saying so."""
+        # The last Release and Close of each database: an answer to an earlier one is of before what was sent since.
+        self._numbers = itertools.count(1)
+        self._releases: dict[str, int] = {}
+        self._closes: dict[str, int] = {}
         self._history: dict[str, int] = {}
         """Of what was applied last (protocol.Applied); no checkpoint of another one counts."""
         self._stopping = trio.Event()
@@ -129,12 +134,13 @@ class ApplierLink:
     def close_database(self, database: str) -> None:
         """Forget a dropped database and what is queued for it; until ``on_closed`` some of it may still be applied.
 
-        To whatever file has the name by then: no other file may get it before.
+        Of several only the last is answered. To whatever file has the name by then: no other file may get it before.
         """
         self._under_way.pop(database, None)
         self._floor.pop(database, None)
         self._history.pop(database, None)
-        self._post(Close(database))
+        number = self._closes[database] = next(self._numbers)
+        self._post(Close(database, number))
 
     def warm(self, database: str, length: int) -> None:
         """Have the kernel read the first ``length`` bytes of the -wal; a hint, dropped when nobody can take it."""
@@ -152,9 +158,10 @@ class ApplierLink:
         """Have everything finished that was sent, and the database let go of: ``on_released`` or ``on_release_failed``.
 
         It ends ``lock`` and ``hold``, and refuses each ``commit`` that has not reached its commit point. Without a
-        child there is no answer: a new one (``on_restarted``) is asked again.
+        child there is no answer: a new one (``on_restarted``) is asked again. Of several only the last is answered.
         """
-        self._post(Release(database))
+        number = self._releases[database] = next(self._numbers)
+        self._post(Release(database, number))
 
     def lock(self, database: str, limit_s: float) -> None:
         """Have SQLite's write lock taken: ``on_locked``, or after ``limit_s`` at most ``on_lock_refused``.
@@ -266,6 +273,8 @@ class ApplierLink:
             self._process = self._channel = None
             self._outbox.clear()
             self._history.clear()
+            self._releases.clear()
+            self._closes.clear()
             for database in list(self._under_way):
                 self._doubt(database)
             if not self._stopping.is_set():
@@ -323,13 +332,10 @@ class ApplierLink:
         elif isinstance(message, CheckpointFailed):
             _log.warning("applier.checkpoint_failed", database=message.database, reason=message.reason)
         elif isinstance(message, Closed):
-            self._events.on_closed(message.database)
-        elif isinstance(message, Released):
-            # Whatever a dead child may have published is in what it says, and the next TXIDs may be lower ones.
-            self._floor.pop(message.database, None)
-            self._events.on_released(*message)
-        elif isinstance(message, ReleaseFailed):
-            self._events.on_release_failed(message.database, message.reason)
+            if _take(self._closes, message):
+                self._events.on_closed(message.database)
+        elif isinstance(message, Released | ReleaseFailed):
+            self._let_go(message)
         elif isinstance(message, Invalidated):
             _log.warning(
                 "wal_index_reset",
@@ -338,6 +344,17 @@ class ApplierLink:
             )
         else:
             self._dispatch_answer(message)
+
+    def _let_go(self, message: Released | ReleaseFailed) -> None:
+        if isinstance(message, Released):
+            # Whatever a dead child may have published is in what it says, and the next TXIDs may be lower ones.
+            self._floor.pop(message.database, None)
+        if not _take(self._releases, message):
+            return
+        if isinstance(message, Released):
+            self._events.on_released(message.database, message.salt1, message.salt2, message.frames)
+        else:
+            self._events.on_release_failed(message.database, message.reason)
 
     def _dispatch_answer(self, message: Message) -> None:
         """What was asked for SQLite's locks, commits and reports."""
@@ -374,3 +391,11 @@ class ApplierLink:
         """Some of what is under way may have been published without a word."""
         if under_way := self._under_way.pop(database, None):
             self._floor[database] = max(*under_way, self._floor.get(database, 0))
+
+
+def _take(asked: dict[str, int], answer: Closed | Released | ReleaseFailed) -> bool:
+    """Whether it is the answer to what was asked last."""
+    is_last = asked.get(answer.database) == answer.number
+    if is_last:
+        del asked[answer.database]
+    return is_last

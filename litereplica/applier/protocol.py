@@ -59,9 +59,13 @@ class Install(NamedTuple):
 
 
 class Close(NamedTuple):
-    """Forget the database: it was, or is about to be, dropped. What is queued for it is dropped too."""
+    """Forget the database: it was, or is about to be, dropped. What is queued for it is dropped too.
+
+    ``number``: comes back with ``Closed``.
+    """
 
     database: str
+    number: int = 0
 
 
 class Warm(NamedTuple):
@@ -87,10 +91,12 @@ class Release(NamedTuple):
     """Finish what is queued for the database, say what is committed in its -wal, and let go of it; see ``Released``.
 
     What was handed out for ``Lock`` and ``Hold`` is given back as well, and each Commit that has not reached its commit
-    point is refused: after the answer no frame of one is written, in whatever role the node is then.
+    point is refused: after the answer no frame of one is written, in whatever role the node is then. ``number``: comes
+    back with the answer, which may come when whoever asked has given up, and asks again.
     """
 
     database: str
+    number: int = 0
 
 
 class Lock(NamedTuple):
@@ -213,6 +219,7 @@ class Closed(NamedTuple):
     """The answer to ``Close``: nothing that was sent before it is done to any file of that name any more."""
 
     database: str
+    number: int = 0
 
 
 class Released(NamedTuple):
@@ -225,6 +232,7 @@ class Released(NamedTuple):
     salt1: int
     salt2: int
     frames: int
+    number: int = 0
 
 
 class ReleaseFailed(NamedTuple):
@@ -232,6 +240,7 @@ class ReleaseFailed(NamedTuple):
 
     database: str
     reason: str
+    number: int = 0
 
 
 class Locked(NamedTuple):

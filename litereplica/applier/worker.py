@@ -300,7 +300,7 @@ class DatabaseWorker:
         if isinstance(work, Republish):
             return self._republish(work)
         if isinstance(work, Release):
-            return self._release()
+            return self._release(work)
         if isinstance(work, Lock):
             return self._take_lock(work)
         if isinstance(work, Commit | Hold):
@@ -384,7 +384,7 @@ class DatabaseWorker:
         yield from self._appender.compare()
         return False
 
-    def _release(self) -> Turns[None]:
+    def _release(self, wanted: Release) -> Turns[None]:
         self._forget(self)
         try:
             header = yield from self._appender.release()
@@ -392,14 +392,14 @@ class DatabaseWorker:
             reason = (
                 error.message if isinstance(error, LitereplicaError) else f"reading {self.path}-wal failed: {error}"
             )
-            self._send(ReleaseFailed(self.name, reason[:REASON_LIMIT]))
+            self._send(ReleaseFailed(self.name, reason[:REASON_LIMIT], wanted.number))
             return
         self.visible = (self.visible[0], 0)
         self._close_at = time.monotonic() + LET_GO_S
         if header is None or not header.max_frame:
-            self._send(Released(self.name, 0, 0, 0))
+            self._send(Released(self.name, 0, 0, 0, wanted.number))
         else:
-            self._send(Released(self.name, header.salt1, header.salt2, header.max_frame))
+            self._send(Released(self.name, header.salt1, header.salt2, header.max_frame, wanted.number))
 
     def _take_lock(self, wanted: Lock) -> Turns[None]:
         """Ask for the write lock until it is there or ``limit_ms`` are over; ``unlock`` ends this at any turn."""

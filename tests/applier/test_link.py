@@ -31,7 +31,7 @@ from litereplica.applier.protocol import (
 from litereplica.errors import Unavailable
 from tests.applier.forwarding import forwarded
 from tests.applier.link_node import Node
-from tests.applier.support import Primary, assert_equal_files, client, memory_kib, rows
+from tests.applier.support import Primary, assert_equal_files, client, memory_kib, rows, shown_end
 
 # Asks without a pause for what holds in every state that the primary ever had.
 _WATCHER = """
@@ -277,6 +277,38 @@ async def test_a_sender_is_never_blocked_by_a_child_that_does_not_read(
         monkeypatch.undo()
         node.add(primary.change("CREATE TABLE t (n)"))
         await node.wait_applied(1)
+
+
+async def test_an_answer_to_an_earlier_release_or_close_is_not_taken_for_that_to_a_later_one(tmp_path: Path) -> None:
+    primary = Primary(tmp_path)
+    node = Node(tmp_path)
+    async with running(node):
+        for number in range(3):
+            node.add(primary.change(f"CREATE TABLE t{number} (n)"))
+        await node.wait_applied(3)
+        assert node.link.pid is not None
+        os.kill(node.link.pid, signal.SIGSTOP)
+        # As when a promotion has waited for too long, and the next one begins.
+        node.link.release("app.db")
+        node.add(primary.change("CREATE TABLE t3 (n)"))
+        node.link.release("app.db")
+        node.link.report("app.db", 1)
+        os.kill(node.link.pid, signal.SIGCONT)
+        answers = [await node.answer(), await node.answer()]
+        (released,) = [each for each in answers if isinstance(each, Released)]
+        assert released[1:4] == shown_end(tmp_path / "mount" / "app.db")
+        assert node.applied == 4
+        os.kill(node.link.pid, signal.SIGSTOP)
+        for _ in range(3):
+            node.link.close_database("app.db")
+        node.link.report("app.db", 2)
+        os.kill(node.link.pid, signal.SIGCONT)
+        assert await node.answer() == Reported("app.db", 2)
+        assert node.closed == 1
+        node.link.close_database("app.db")
+        node.link.report("app.db", 3)
+        assert await node.answer() == Reported("app.db", 3)
+        assert node.closed == 2
 
 
 async def test_what_gives_something_back_is_sent_however_much_waits(
