@@ -29,11 +29,11 @@ from litereplica.errors import Refused
 class Committer:
     """The database at ``path``, whose files ``appender`` has when it is written through a WAL."""
 
-    __slots__ = ("_appender", "_is_lost", "_lost", "_path", "_reserved", "is_holding")
+    __slots__ = ("_appender", "_lost", "_path", "_reserved", "is_holding", "is_lost")
 
     def __init__(self, path: str, appender: Appender, lost: Callable[[], None]) -> None:
-        self.is_holding = False
-        self._is_lost = False
+        # Whether the lock is kept; whether it could not be, and the daemon may not have heard it.
+        self.is_holding = self.is_lost = False
         self._path = path
         self._appender = appender
         self._lost = lost
@@ -47,7 +47,7 @@ class Committer:
         """
         while True:
             uses_wal = self._reserved is None and self._appender.uses_wal
-            if self._is_lost:
+            if self.is_lost:
                 raise Refused(f"the lock that {self._path} was kept under is lost")
             if uses_wal:
                 self._appender.lock.keeps = self.is_holding
@@ -66,7 +66,7 @@ class Committer:
             self.release()
             raise
         # Also if the one before it was lost meanwhile.
-        self.is_holding, self._is_lost = True, False
+        self.is_holding, self.is_lost = True, False
 
     def release(self) -> None:
         """Keep the lock no longer; while nothing is under way."""
@@ -76,11 +76,11 @@ class Committer:
 
     def give_up_after(self) -> None:
         """Keep the lock no longer than the commit that is under way."""
-        self.is_holding = self._is_lost = self._appender.lock.keeps = False
+        self.is_holding = self.is_lost = self._appender.lock.keeps = False
 
     def _lose(self) -> None:
         if self.is_holding:
-            self.is_holding, self._is_lost = False, True
+            self.is_holding, self.is_lost = False, True
             self._lost()
 
     def _take(self, waits: Waits) -> Turns[None]:

@@ -54,9 +54,13 @@ class Serving:
         """Whether the write lock is kept for another node."""
         return self._committer.is_holding
 
-    def arrived(self, message: Commit) -> None:
-        """Its time runs from now on, whatever it waits for."""
+    def arrived(self, message: Commit) -> bool:
+        """Its time runs from now on, whatever it waits for; False: refused, as made under a lock that is lost."""
+        if self._committer.is_lost:
+            self.refuse(message, HOLD_LOST, busy=False)
+            return False
         self._deadlines[message.number] = time.monotonic() + message.limit_ms / 1000
+        return True
 
     def commit(self, message: Commit) -> Turns[bool]:
         """Commit one transaction; whether that was done. Every failure that is not a bug of ours is a message."""
@@ -118,6 +122,8 @@ class Serving:
 
     def _lost(self) -> None:
         self._send(HoldLost(self._name, self._held, HOLD_LOST))
+        for each in self._backlog.take_commits():
+            self.refuse(each, HOLD_LOST, busy=False)
 
     def refuse_holds(self, reason: str, under_way: Hold | None) -> None:
         """What is queued, and what is ``under_way``."""

@@ -187,8 +187,8 @@ class DatabaseWorker:
         elif isinstance(message, Hold) and (self._lock is not None or isinstance(self._work, Lock)):
             self._send(HoldRefused(self.name, message.number, _LOCKED))
             return
-        elif isinstance(message, Commit):
-            self._serving.arrived(message)
+        elif isinstance(message, Commit) and not self._serving.arrived(message):
+            return
         for each in (message, *behind):
             if (refusal := self._backlog.add(each)) is not None:
                 txid, reason = refusal

@@ -245,6 +245,19 @@ def test_whoever_has_it_is_told_when_the_files_are_others_by_now(child: Child) -
     assert_free_until_unhold(child, path)
 
 
+def test_what_was_sent_before_the_daemon_has_heard_of_it_is_refused_also_if_its_turn_comes_later(child: Child) -> None:
+    path = made(child, "WAL")
+    assert hold(child, number=7) == Held("app.db", 7)
+    first, second = (forwarded(path, f"INSERT INTO t (v) VALUES ({number})") for number in range(2))
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink()
+    made(child, "WAL")
+    assert lost(child, first).number == 7
+    child.send(second, Unhold("app.db"))
+    assert isinstance(answer(child), CommitRefused)
+    commit(child, path, "INSERT INTO t (v) VALUES (2)")
+
+
 def test_whoever_has_it_is_told_when_a_transaction_makes_another_journal_mode(child: Child) -> None:
     path = made(child, "DELETE")
     assert hold(child, number=7) == Held("app.db", 7)
