@@ -60,14 +60,15 @@ An application that closes one of the others may be its last user: it folds the 
 _DESCRIPTORS_EACH: Final = 6
 _OTHER_DESCRIPTORS: Final = 64
 _SPARE_DESCRIPTORS: Final = 32
-"""No more files are opened then: who has his open already may need one for a moment, and loses a lock if he gets none.
-"""
+"""While a lock is kept for another node no more files are opened then: whoever works under it needs one for a moment,
+and SQLite's error if it gets none would end the lock."""
 
 
 class Child:
     """The loop. ``channel``: the socket to the daemon; ``mount``: the mounted directory.
 
-    ``open_databases``: how many to keep open at most once they are folded; ``most_databases``: how many at all.
+    ``open_databases``: how many to keep open at most once they are folded; ``most_databases``: how many while
+    one is held for another node.
     """
 
     def __init__(self, channel: socket.socket, mount: str, open_databases: int, most_databases: int) -> None:
@@ -184,7 +185,7 @@ class Child:
         """Close the files of databases that are folded and were not used for longest, if there are too many.
 
         Never of one that is held for another node: there are more than wanted then, as with many that are not folded.
-        Raises Unavailable when there are as many as this process can have.
+        Raises Unavailable when one is held and there are as many as it is safe to have beside it.
         """
         opened = [worker for worker in self._workers.values() if worker.opened is not None]
         surplus = len(opened) + 1 - self._open_databases
@@ -193,7 +194,8 @@ class Child:
         unused = sorted((worker for worker in opened if worker.may_forget_files), key=_last_use)[:surplus]
         for worker in unused:
             worker.forget_files()
-        if len(opened) - len(unused) >= self._most_databases:
+        is_full = len(opened) - len(unused) >= self._most_databases
+        if is_full and any(worker.is_holding for worker in self._workers.values()):
             raise Unavailable(f"too many databases are in use at once for the limit of open files ({len(opened)})")
 
     def _close(self, message: Close) -> None:

@@ -166,7 +166,12 @@ class DatabaseWorker:
     @property
     def may_forget_files(self) -> bool:
         """Whether nothing is lost with them: no work, no frames to fold, no lock that is kept for another node."""
-        return self.idle and not self.frames and not self._serving.is_holding
+        return self.idle and not self.frames and not self.is_holding
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether the write lock is kept for another node, or being taken for one."""
+        return self._serving.is_holding
 
     @property
     def is_busy(self) -> bool:
