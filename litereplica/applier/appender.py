@@ -59,7 +59,7 @@ class Appender:
         make_room: Callable[[], None],
         wants_empty: Callable[[], None],
     ) -> None:
-        """``make_room`` is called before files are opened.
+        """``make_room`` is called before files are opened, and may raise Unavailable.
 
         ``wants_empty`` is called each time ``wants_empty_wal`` is waited for.
         """

@@ -46,6 +46,7 @@ from litereplica.applier.protocol import (
 )
 from litereplica.applier.worker import DatabaseWorker
 from litereplica.descriptors import raise_descriptor_limit
+from litereplica.errors import Unavailable
 
 _RECEIVE_BYTES: Final = 64 << 10
 _PR_SET_PDEATHSIG: Final = 1
@@ -58,16 +59,21 @@ An application that closes one of the others may be its last user: it folds the 
 
 _DESCRIPTORS_EACH: Final = 6
 _OTHER_DESCRIPTORS: Final = 64
+_SPARE_DESCRIPTORS: Final = 32
+"""While a lock is kept for another node no more files are opened then: whoever works under it needs one for a moment,
+and SQLite's error if it gets none would end the lock."""
 
 
 class Child:
     """The loop. ``channel``: the socket to the daemon; ``mount``: the mounted directory.
 
-    ``open_databases``: how many to keep open at most once they are folded.
+    ``open_databases``: how many to keep open at most once they are folded; ``most_databases``: how many while
+    one is held for another node.
     """
 
-    def __init__(self, channel: socket.socket, mount: str, open_databases: int) -> None:
+    def __init__(self, channel: socket.socket, mount: str, open_databases: int, most_databases: int) -> None:
         self._open_databases = open_databases
+        self._most_databases = most_databases
         self._channel = channel
         self._mount = mount
         self._send_lock = threading.Lock()
@@ -138,7 +144,7 @@ class Child:
         elif isinstance(message, Look):
             (self._workers.get(message.database) or self._new_worker(message.database)).look(message)
         elif isinstance(message, Close):
-            self._close(message.database)
+            self._close(message)
         elif isinstance(message, Warm):
             _warm(f"{self._mount}/{message.database}-wal", message.length)
         elif isinstance(message, Stop):
@@ -176,23 +182,30 @@ class Child:
         return worker
 
     def _make_room(self) -> None:
-        """Close the files of databases that are folded and were not used for longest, if there are too many."""
+        """Close the files of databases that are folded and were not used for longest, if there are too many.
+
+        Never of one that is held for another node: there are more than wanted then, as with many that are not folded.
+        Raises Unavailable when one is held and there are as many as it is safe to have beside it.
+        """
         opened = [worker for worker in self._workers.values() if worker.opened is not None]
         surplus = len(opened) + 1 - self._open_databases
         if surplus <= 0:
             return
-        unused = sorted((worker for worker in opened if worker.idle and not worker.frames), key=_last_use)
-        for worker in unused[:surplus]:
+        unused = sorted((worker for worker in opened if worker.may_forget_files), key=_last_use)[:surplus]
+        for worker in unused:
             worker.forget_files()
+        is_full = len(opened) - len(unused) >= self._most_databases
+        if is_full and any(worker.is_holding for worker in self._workers.values()):
+            raise Unavailable(f"too many databases are in use at once for the limit of open files ({len(opened)})")
 
-    def _close(self, name: str) -> None:
-        worker = self._workers.pop(name, None)
+    def _close(self, message: Close) -> None:
+        worker = self._workers.pop(message.database, None)
         if worker is not None:
             self._ready.pop(worker, None)
             self._waiting.pop(worker, None)
             self._checkpointer.forget(worker)
             worker.close()
-        self._send(Closed(name))
+        self._send(Closed(*message))
 
     def _send(self, message: ToDaemon) -> None:
         """From either thread. The daemon reads always: what the socket holds is the bound."""
@@ -245,11 +258,12 @@ def main(arguments: list[str]) -> int:
     # The usual soft limit of 1,024 descriptors would end at 200 databases.
     most = raise_descriptor_limit()
     open_databases = max(1, min(OPEN_DATABASES, (most - _OTHER_DESCRIPTORS) // _DESCRIPTORS_EACH))
+    most_databases = max(1, (most - _SPARE_DESCRIPTORS) // _DESCRIPTORS_EACH)
     # select() takes only low numbers, and the daemon may have thousands of files open.
     channel = socket.socket(fileno=os.dup(descriptor))
     os.close(descriptor)
     channel.setblocking(True)  # noqa: FBT003 (the method's only parameter)
-    Child(channel, mount, open_databases).run()
+    Child(channel, mount, open_databases, most_databases).run()
     # Closing the connections would checkpoint and remove files one after the other; the end of the process does not.
     sys.stderr.flush()
     os._exit(0)

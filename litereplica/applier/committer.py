@@ -7,8 +7,13 @@ the transaction: that it says at the commit point, as to any application, and th
 At any time the lock is kept in one of two ways, or not at all: by the appender (``lock.keeps``, the WRITE lock of the
 wal-index), or as RESERVED and SHARED on the database file (``_reserved``), which no other file of this process may be
 open beside: closing that would be harmless (they are OFD locks), but a connection could not begin.
+
+It may have to be given up (SQLite met an error, the files are others by now, a transaction has made another journal
+mode). Then ``lost`` is called, and nothing is committed until the daemon has heard it: what it has sent before was made
+by a node that believed to be alone.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 from litereplica.applier import holders, locks
@@ -24,13 +29,16 @@ from litereplica.errors import Refused
 class Committer:
     """The database at ``path``, whose files ``appender`` has when it is written through a WAL."""
 
-    __slots__ = ("_appender", "_path", "_reserved", "is_holding")
+    __slots__ = ("_appender", "_lost", "_path", "_reserved", "is_holding", "is_lost")
 
-    def __init__(self, path: str, appender: Appender) -> None:
-        self.is_holding = False
+    def __init__(self, path: str, appender: Appender, lost: Callable[[], None]) -> None:
+        # Whether the lock is kept; whether it could not be, and the daemon may not have heard it.
+        self.is_holding = self.is_lost = False
         self._path = path
         self._appender = appender
+        self._lost = lost
         self._reserved: WriteLock | None = None
+        appender.lock.lost = self._lose
 
     def commit(self, source: RecordPieces, waits: Waits) -> Turns[None]:
         """Make the record of ``source`` the next transaction.
@@ -38,7 +46,10 @@ class Committer:
         Raises LitereplicaError (TimedOut: others had the locks), OSError, sqlite3.Error; then it is not.
         """
         while True:
-            if self._reserved is None and self._appender.uses_wal:
+            uses_wal = self._reserved is None and self._appender.uses_wal
+            if self.is_lost:
+                raise Refused(f"the lock that {self._path} was kept under is lost")
+            if uses_wal:
                 self._appender.lock.keeps = self.is_holding
                 if (yield from self._appender.commit(source, waits)):
                     return
@@ -54,12 +65,23 @@ class Committer:
         except BaseException:
             self.release()
             raise
+        # Also if the one before it was lost meanwhile.
+        self.is_holding, self.is_lost = True, False
 
     def release(self) -> None:
         """Keep the lock no longer; while nothing is under way."""
-        self.is_holding = False
+        self.give_up_after()
         self._appender.give_lock_back()
         self._drop_reserved()
+
+    def give_up_after(self) -> None:
+        """Keep the lock no longer than the commit that is under way."""
+        self.is_holding = self.is_lost = self._appender.lock.keeps = False
+
+    def _lose(self) -> None:
+        if self.is_holding:
+            self.is_holding, self.is_lost = False, True
+            self._lost()
 
     def _take(self, waits: Waits) -> Turns[None]:
         while True:
@@ -115,6 +137,7 @@ class Committer:
         else:
             # Also if the database is in WAL mode now, whose lock is another one; or if the way back is left to others.
             self._drop_reserved()
+            self._lose()
 
     def _drop_reserved(self) -> None:
         lock, self._reserved = self._reserved, None

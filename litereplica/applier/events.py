@@ -19,7 +19,10 @@ class ApplierEvents(Protocol):
         """The records from ``txid`` on were not applied; ``retry``: sending them again (after a while) may succeed."""
 
     def on_closed(self, database: str) -> None:
-        """What was sent before ``close_database`` is over; lost with a child that dies (``on_restarted``)."""
+        """What was sent before ``close_database`` is over; lost with a child that dies (``on_restarted``).
+
+        Of the last one: what was sent between two is over as well.
+        """
 
     def on_released(self, database: str, salt1: int, salt2: int, frames: int) -> None:
         """The applier has let go of it; ``frames`` of the -wal with these salts are committed (0, 0, 0: none)."""
@@ -48,6 +51,9 @@ class ApplierEvents(Protocol):
 
     def on_hold_refused(self, database: str, number: int, holder: str) -> None:
         """``holder`` ("process 123 (python3)") kept SQLite's write lock all the while; or why it cannot be held."""
+
+    def on_hold_lost(self, database: str, number: int, reason: str) -> None:
+        """What ``on_held`` said is over, unasked: applications may have written since."""
 
     def on_reported(self, database: str, number: int) -> None:
         """Everything that was published before ``report`` arrived has been told (``on_applied``)."""

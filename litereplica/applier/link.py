@@ -11,6 +11,7 @@ After a death or a failure everything that had been sent is sent again as one tr
 wal_writer.py says why); that is kept here, because the child that knew is gone.
 """
 
+import itertools
 import os
 import socket
 import subprocess
@@ -36,6 +37,7 @@ from litereplica.applier.protocol import (
     Failed,
     Held,
     Hold,
+    HoldLost,
     HoldRefused,
     Install,
     Invalidated,
@@ -71,6 +73,10 @@ LONGEST_BACKOFF_S: Final = 2.0
 OUTBOX_LIMIT_BYTES: Final = 16 << 20
 """Messages that wait for the socket: a window of 8 spans for 4,000 databases, at 500 bytes each."""
 
+_NEVER_REFUSED: Final = (Close, Release, Republish, Stop, Unhold, Unlock)
+"""They end something: nobody could do anything about a refusal, and what they end would last for ever. Short, and few
+for each thing that was not refused."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -92,6 +98,10 @@ class ApplierLink:
         """Last TXIDs of what was handed to a child and not reported as applied or failed since."""
         self._floor: dict[str, int] = {}
         """Highest TXID that a failed or dead child may have published without saying so."""
+        # The last Release and Close of each database: an answer to an earlier one is of before what was sent since.
+        self._numbers = itertools.count(1)
+        self._releases: dict[str, int] = {}
+        self._closes: dict[str, int] = {}
         self._history: dict[str, int] = {}
         """Of what was applied last (protocol.Applied); no checkpoint of another one counts."""
         self._stopping = trio.Event()
@@ -124,12 +134,13 @@ class ApplierLink:
     def close_database(self, database: str) -> None:
         """Forget a dropped database and what is queued for it; until ``on_closed`` some of it may still be applied.
 
-        To whatever file has the name by then: no other file may get it before.
+        Of several only the last is answered. To whatever file has the name by then: no other file may get it before.
         """
         self._under_way.pop(database, None)
         self._floor.pop(database, None)
         self._history.pop(database, None)
-        self._post(Close(database))
+        number = self._closes[database] = next(self._numbers)
+        self._post(Close(database, number))
 
     def warm(self, database: str, length: int) -> None:
         """Have the kernel read the first ``length`` bytes of the -wal; a hint, dropped when nobody can take it."""
@@ -147,9 +158,10 @@ class ApplierLink:
         """Have everything finished that was sent, and the database let go of: ``on_released`` or ``on_release_failed``.
 
         It ends ``lock`` and ``hold``, and refuses each ``commit`` that has not reached its commit point. Without a
-        child there is no answer: a new one (``on_restarted``) is asked again.
+        child there is no answer: a new one (``on_restarted``) is asked again. Of several only the last is answered.
         """
-        self._post(Release(database))
+        number = self._releases[database] = next(self._numbers)
+        self._post(Release(database, number))
 
     def lock(self, database: str, limit_s: float) -> None:
         """Have SQLite's write lock taken: ``on_locked``, or after ``limit_s`` at most ``on_lock_refused``.
@@ -179,12 +191,13 @@ class ApplierLink:
     def hold(self, database: str, number: int, limit_s: float) -> None:
         """Have SQLite's write lock kept for another node: ``on_held``, or within ``limit_s`` ``on_hold_refused``.
 
-        ``commit`` goes through under it. It ends with ``unhold``, ``release``, ``lock``, ``close_database``.
+        ``commit`` goes through under it. It ends with ``unhold``, ``release``, ``lock``, ``close_database``; or with
+        ``on_hold_lost``, to be answered by one of these: until then each ``commit`` is refused.
         """
         self._post(Hold(database, number, round(limit_s * 1000)))
 
     def unhold(self, database: str) -> None:
-        """Have it given back, or no longer waited for (then there may be no answer to ``hold``)."""
+        """Have it given back, or no longer waited for (then there may be no answer to ``hold``). Never refused."""
         self._post(Unhold(database))
 
     def report(self, database: str, number: int) -> None:
@@ -260,6 +273,8 @@ class ApplierLink:
             self._process = self._channel = None
             self._outbox.clear()
             self._history.clear()
+            self._releases.clear()
+            self._closes.clear()
             for database in list(self._under_way):
                 self._doubt(database)
             if not self._stopping.is_set():
@@ -284,7 +299,7 @@ class ApplierLink:
             except OSError:
                 return  # the child died; the receiving task finds out
         if data:
-            if len(self._outbox) + len(data) > OUTBOX_LIMIT_BYTES:
+            if len(self._outbox) + len(data) > OUTBOX_LIMIT_BYTES and not isinstance(message, _NEVER_REFUSED):
                 raise Unavailable(f"{len(self._outbox)} bytes of messages wait for the applier: it does not take them")
             self._outbox += data
             self._outbox_filled.set()
@@ -317,13 +332,10 @@ class ApplierLink:
         elif isinstance(message, CheckpointFailed):
             _log.warning("applier.checkpoint_failed", database=message.database, reason=message.reason)
         elif isinstance(message, Closed):
-            self._events.on_closed(message.database)
-        elif isinstance(message, Released):
-            # Whatever a dead child may have published is in what it says, and the next TXIDs may be lower ones.
-            self._floor.pop(message.database, None)
-            self._events.on_released(*message)
-        elif isinstance(message, ReleaseFailed):
-            self._events.on_release_failed(message.database, message.reason)
+            if _take(self._closes, message):
+                self._events.on_closed(message.database)
+        elif isinstance(message, Released | ReleaseFailed):
+            self._let_go(message)
         elif isinstance(message, Invalidated):
             _log.warning(
                 "wal_index_reset",
@@ -332,6 +344,17 @@ class ApplierLink:
             )
         else:
             self._dispatch_answer(message)
+
+    def _let_go(self, message: Released | ReleaseFailed) -> None:
+        if isinstance(message, Released):
+            # Whatever a dead child may have published is in what it says, and the next TXIDs may be lower ones.
+            self._floor.pop(message.database, None)
+        if not _take(self._releases, message):
+            return
+        if isinstance(message, Released):
+            self._events.on_released(message.database, message.salt1, message.salt2, message.frames)
+        else:
+            self._events.on_release_failed(message.database, message.reason)
 
     def _dispatch_answer(self, message: Message) -> None:
         """What was asked for SQLite's locks, commits and reports."""
@@ -347,6 +370,8 @@ class ApplierLink:
             self._events.on_held(message.database, message.number)
         elif isinstance(message, HoldRefused):
             self._events.on_hold_refused(message.database, message.number, message.holder)
+        elif isinstance(message, HoldLost):
+            self._events.on_hold_lost(message.database, message.number, message.reason)
         elif isinstance(message, Reported):
             self._events.on_reported(message.database, message.number)
         elif isinstance(message, Looked):
@@ -366,3 +391,11 @@ class ApplierLink:
         """Some of what is under way may have been published without a word."""
         if under_way := self._under_way.pop(database, None):
             self._floor[database] = max(*under_way, self._floor.get(database, 0))
+
+
+def _take(asked: dict[str, int], answer: Closed | Released | ReleaseFailed) -> bool:
+    """Whether it is the answer to what was asked last."""
+    is_last = asked.get(answer.database) == answer.number
+    if is_last:
+        del asked[answer.database]
+    return is_last

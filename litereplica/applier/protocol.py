@@ -59,9 +59,13 @@ class Install(NamedTuple):
 
 
 class Close(NamedTuple):
-    """Forget the database: it was, or is about to be, dropped. What is queued for it is dropped too."""
+    """Forget the database: it was, or is about to be, dropped. What is queued for it is dropped too.
+
+    ``number``: comes back with ``Closed``.
+    """
 
     database: str
+    number: int = 0
 
 
 class Warm(NamedTuple):
@@ -87,10 +91,12 @@ class Release(NamedTuple):
     """Finish what is queued for the database, say what is committed in its -wal, and let go of it; see ``Released``.
 
     What was handed out for ``Lock`` and ``Hold`` is given back as well, and each Commit that has not reached its commit
-    point is refused: after the answer no frame of one is written, in whatever role the node is then.
+    point is refused: after the answer no frame of one is written, in whatever role the node is then. ``number``: comes
+    back with the answer, which may come when whoever asked has given up, and asks again.
     """
 
     database: str
+    number: int = 0
 
 
 class Lock(NamedTuple):
@@ -127,7 +133,8 @@ class Commit(NamedTuple):
 class Hold(NamedTuple):
     """Take SQLite's write lock within ``limit_ms`` and keep it for another node; the answer is Held or HoldRefused.
 
-    Until ``Unhold`` (or Release, Lock, Close) no application is in a write transaction; ``Commit`` goes through.
+    Until ``Unhold`` (or Release, Lock, Close) no application is in a write transaction; ``Commit`` goes through. If it
+    cannot be kept: ``HoldLost``.
     """
 
     database: str
@@ -212,6 +219,7 @@ class Closed(NamedTuple):
     """The answer to ``Close``: nothing that was sent before it is done to any file of that name any more."""
 
     database: str
+    number: int = 0
 
 
 class Released(NamedTuple):
@@ -224,6 +232,7 @@ class Released(NamedTuple):
     salt1: int
     salt2: int
     frames: int
+    number: int = 0
 
 
 class ReleaseFailed(NamedTuple):
@@ -231,6 +240,7 @@ class ReleaseFailed(NamedTuple):
 
     database: str
     reason: str
+    number: int = 0
 
 
 class Locked(NamedTuple):
@@ -281,6 +291,18 @@ class HoldRefused(NamedTuple):
     holder: str
 
 
+class HoldLost(NamedTuple):
+    """What ``Held`` said is over, and nobody asked for that: applications may have written since.
+
+    Each Commit from here on is refused, until ``Unhold`` (or another Hold, Release, Lock, Close) says that the daemon
+    has heard it. ``reason``: for people.
+    """
+
+    database: str
+    number: int
+    reason: str
+
+
 class Reported(NamedTuple):
     """The answer to ``Report``."""
 
@@ -319,7 +341,7 @@ ToChild = (
 )  # fmt: skip
 ToDaemon = (
     Ready | Applied | Checkpointed | Failed | CheckpointFailed | Invalidated | Closed | Released | ReleaseFailed
-    | Locked | LockRefused | Committed | CommitRefused | Held | HoldRefused | Reported | Looked
+    | Locked | LockRefused | Committed | CommitRefused | Held | HoldRefused | HoldLost | Reported | Looked
 )  # fmt: skip
 Message = ToChild | ToDaemon
 
@@ -327,7 +349,7 @@ _KINDS: tuple[type[Message], ...] = (
     Apply, Install, Close, Warm, Republish, Release, Lock, Unlock, Commit, Hold, Unhold, Report, Look,
     Stop,
     Ready, Applied, Checkpointed, Failed, CheckpointFailed, Invalidated, Closed, Released, ReleaseFailed,
-    Locked, LockRefused, Committed, CommitRefused, Held, HoldRefused, Reported, Looked,
+    Locked, LockRefused, Committed, CommitRefused, Held, HoldRefused, HoldLost, Reported, Looked,
 )  # fmt: skip
 _NUMBERS = {kind: number for number, kind in enumerate(_KINDS)}
 _FIELD_TYPES: tuple[tuple[type, ...], ...] = tuple(tuple(kind.__annotations__.values()) for kind in _KINDS)

@@ -7,6 +7,7 @@ Knows when a commit is late, and what each end of one and of a hold is answered 
 import sqlite3
 import time
 from collections.abc import Callable
+from typing import Final
 
 from litereplica.applier.appender import Appender
 from litereplica.applier.backlog import Backlog
@@ -20,17 +21,20 @@ from litereplica.applier.protocol import (
     Committed,
     Held,
     Hold,
+    HoldLost,
     HoldRefused,
     ToDaemon,
 )
 from litereplica.applier.turns import LOCK_DELAY_S, TimedOut, Turns, Waits
 from litereplica.errors import LitereplicaError
 
+HOLD_LOST: Final = "the primary's applier could not keep SQLite's write lock"
+
 
 class Serving:
     """For one database, whose queue is ``backlog``."""
 
-    __slots__ = ("_appender", "_backlog", "_committer", "_deadlines", "_name", "_send")
+    __slots__ = ("_appender", "_backlog", "_committer", "_deadlines", "_held", "_name", "_send")
 
     def __init__(
         self, name: str, path: str, appender: Appender, backlog: Backlog, send: Callable[[ToDaemon], None]
@@ -39,7 +43,9 @@ class Serving:
         self._send = send
         self._backlog = backlog
         self._appender = appender
-        self._committer = Committer(path, appender)
+        self._committer = Committer(path, appender, self._lost)
+        # Number of the Hold that was answered with Held last.
+        self._held = 0
         # Of commits that are not answered, by number: monotonic seconds.
         self._deadlines: dict[int, float] = {}
 
@@ -48,9 +54,13 @@ class Serving:
         """Whether the write lock is kept for another node."""
         return self._committer.is_holding
 
-    def arrived(self, message: Commit) -> None:
-        """Its time runs from now on, whatever it waits for."""
+    def arrived(self, message: Commit) -> bool:
+        """Its time runs from now on, whatever it waits for; False: refused, as made under a lock that is lost."""
+        if self._committer.is_lost:
+            self.refuse(message, HOLD_LOST, busy=False)
+            return False
         self._deadlines[message.number] = time.monotonic() + message.limit_ms / 1000
+        return True
 
     def commit(self, message: Commit) -> Turns[bool]:
         """Commit one transaction; whether that was done. Every failure that is not a bug of ours is a message."""
@@ -107,7 +117,13 @@ class Serving:
         if problem:
             self._send(HoldRefused(self._name, message.number, problem[:REASON_LIMIT]))
         else:
+            self._held = message.number
             self._send(Held(self._name, message.number))
+
+    def _lost(self) -> None:
+        self._send(HoldLost(self._name, self._held, HOLD_LOST))
+        for each in self._backlog.take_commits():
+            self.refuse(each, HOLD_LOST, busy=False)
 
     def refuse_holds(self, reason: str, under_way: Hold | None) -> None:
         """What is queued, and what is ``under_way``."""
@@ -117,6 +133,6 @@ class Serving:
     def end_hold(self, *, commits: bool) -> None:
         """Keep the lock no longer; while one ``commits``, that gives it back at its end."""
         if commits:
-            self._committer.is_holding = self._appender.lock.keeps = False
+            self._committer.give_up_after()
         else:
             self._committer.release()

@@ -13,27 +13,31 @@ from litereplica.applier.opened import OpenDatabase
 from litereplica.applier.protocol import Republish
 from litereplica.applier.republish import shows
 from litereplica.applier.turns import Turns, Waits
-from litereplica.errors import Corrupt
+from litereplica.errors import Corrupt, Unavailable
 from litereplica.sqlite.shm import WRITE_LOCK, WalIndexHeader, invalidate_header, read_checkpoint_info, read_header
 
 # Calls of a microsecond each, in one turn: a busy writer leaves the lock free for a few of them only.
 _ATTEMPTS: Final = 20
 _RECOVERIES: Final = 3
 
+_End = tuple[int, int, int]
+"""Salts of a WAL, and how many of its frames are committed."""
+
 
 class WalLock:
     """For the database called ``name`` at ``path``; whoever closes its files gives the lock back before.
 
     ``claim``: what the daemon knows to be committed, until it was compared with the wal-index. ``keeps``: the lock is
-    not given back after a transaction.
+    not given back after a transaction. ``lost`` is called when it was all the same.
     """
 
-    __slots__ = ("_invalidated", "_is_locked", "_line", "_name", "_path", "_place", "claim", "keeps")
+    __slots__ = ("_invalidated", "_is_locked", "_line", "_name", "_path", "_place", "claim", "keeps", "lost")
 
     def __init__(self, name: str, path: str, line: Line, invalidated: Callable[[], None]) -> None:
         """``invalidated`` is called when the wal-index did not show all that is committed, and is rebuilt."""
         self.claim: Republish | None = None
         self.keeps = False
+        self.lost: Callable[[], None] = lambda: None
         self._name = name
         self._path = path
         self._line = line
@@ -46,18 +50,28 @@ class WalLock:
 
         The header shows what ``claim`` says. Not ``in_line``: whoever takes the turns looks at something else in each.
         """
+        ends = self._ends(opened) if self._is_locked else None
         recoveries = 0
-        while True:
-            if not self._is_locked:
-                yield from self._acquire(opened, waits, in_line=in_line)
-            if (header := self._compared(opened, rebuilt=recoveries > 0)) is not None:
-                return header
-            # Also one that is kept: nobody can rebuild the wal-index before.
+        try:
+            while True:
+                if not self._is_locked:
+                    yield from self._acquire(opened, waits, in_line=in_line)
+                if (header := self._compared(opened, rebuilt=recoveries > 0)) is not None:
+                    break
+                # Also one that is kept: nobody can rebuild the wal-index before.
+                self._unlock(opened)
+                if recoveries < _RECOVERIES and opened.recover():
+                    recoveries += 1
+                else:
+                    yield waits.next_delay(f"the wal-index of {self._path} cannot be recovered")
+        except BaseException:
+            if ends is not None and not self._is_locked:
+                self._say_lost()
+            raise
+        if ends is not None and _end(header) not in ends:
             self.give_back(opened)
-            if recoveries < _RECOVERIES and opened.recover():
-                recoveries += 1
-            else:
-                yield waits.next_delay(f"the wal-index of {self._path} cannot be recovered")
+            raise Unavailable(f"others have written to {self._path} while its wal-index was rebuilt")
+        return header
 
     @property
     def is_locked(self) -> bool:
@@ -77,9 +91,22 @@ class WalLock:
     def give_back(self, opened: OpenDatabase) -> None:
         """Also if it ``keeps``."""
         if self._is_locked:
-            self._is_locked = False
-            locks.release(opened.shm, WRITE_LOCK)
-            opened.gate.release()
+            self._unlock(opened)
+            self._say_lost()
+
+    def _unlock(self, opened: OpenDatabase) -> None:
+        self._is_locked = False
+        locks.release(opened.shm, WRITE_LOCK)
+        opened.gate.release()
+
+    def _say_lost(self) -> None:
+        if self.keeps:
+            self.keeps = False
+            self.lost()
+
+    def _ends(self, opened: OpenDatabase) -> set[_End]:
+        """What the wal-index may show when it is rebuilt, if nobody has written since; under the WRITE lock."""
+        return {_end(known) for known in (read_header(opened.memory.blocks[0]), self.claim) if known is not None}
 
     def _acquire(self, opened: OpenDatabase, waits: Waits, *, in_line: bool) -> Turns[None]:
         """Who is in line keeps ``gate``: our TRUNCATE, which wants the same lock of the same descriptor, cannot run."""
@@ -149,3 +176,8 @@ class WalLock:
             f"{self._path}-wal has {header.max_frame} committed frames, but {claim.frames} are in the log: "
             f"restart litereplica, which brings them in again"
         )
+
+
+def _end(known: WalIndexHeader | Republish) -> _End:
+    frames = known.frames if isinstance(known, Republish) else known.max_frame
+    return known.salt1, known.salt2, frames

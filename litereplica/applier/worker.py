@@ -121,7 +121,7 @@ class DatabaseWorker:
     ) -> None:
         """``path``: of the database file. ``send`` sends to the daemon; ``on_published`` is told of each commit.
 
-        ``forget`` is told when the database is no longer ours to fold; ``make_room`` is called before files are opened.
+        ``forget`` is told when the database is no longer ours to fold; ``make_room`` is Appender's.
         """
         self.name = name
         self.path = path
@@ -164,6 +164,16 @@ class DatabaseWorker:
         return self._job is None and not self._backlog
 
     @property
+    def may_forget_files(self) -> bool:
+        """Whether nothing is lost with them: no work, no frames to fold, no lock that is kept for another node."""
+        return self.idle and not self.frames and not self.is_holding
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether the write lock is kept for another node, or being taken for one."""
+        return self._serving.is_holding
+
+    @property
     def is_busy(self) -> bool:
         """Whether something is under way, which may be waiting for its next turn."""
         return self._job is not None
@@ -182,8 +192,8 @@ class DatabaseWorker:
         elif isinstance(message, Hold) and (self._lock is not None or isinstance(self._work, Lock)):
             self._send(HoldRefused(self.name, message.number, _LOCKED))
             return
-        elif isinstance(message, Commit):
-            self._serving.arrived(message)
+        elif isinstance(message, Commit) and not self._serving.arrived(message):
+            return
         for each in (message, *behind):
             if (refusal := self._backlog.add(each)) is not None:
                 txid, reason = refusal
@@ -295,7 +305,7 @@ class DatabaseWorker:
         if isinstance(work, Republish):
             return self._republish(work)
         if isinstance(work, Release):
-            return self._release()
+            return self._release(work)
         if isinstance(work, Lock):
             return self._take_lock(work)
         if isinstance(work, Commit | Hold):
@@ -379,7 +389,7 @@ class DatabaseWorker:
         yield from self._appender.compare()
         return False
 
-    def _release(self) -> Turns[None]:
+    def _release(self, wanted: Release) -> Turns[None]:
         self._forget(self)
         try:
             header = yield from self._appender.release()
@@ -387,14 +397,14 @@ class DatabaseWorker:
             reason = (
                 error.message if isinstance(error, LitereplicaError) else f"reading {self.path}-wal failed: {error}"
             )
-            self._send(ReleaseFailed(self.name, reason[:REASON_LIMIT]))
+            self._send(ReleaseFailed(self.name, reason[:REASON_LIMIT], wanted.number))
             return
         self.visible = (self.visible[0], 0)
         self._close_at = time.monotonic() + LET_GO_S
         if header is None or not header.max_frame:
-            self._send(Released(self.name, 0, 0, 0))
+            self._send(Released(self.name, 0, 0, 0, wanted.number))
         else:
-            self._send(Released(self.name, header.salt1, header.salt2, header.max_frame))
+            self._send(Released(self.name, header.salt1, header.salt2, header.max_frame, wanted.number))
 
     def _take_lock(self, wanted: Lock) -> Turns[None]:
         """Ask for the write lock until it is there or ``limit_ms`` are over; ``unlock`` ends this at any turn."""

@@ -5,9 +5,9 @@ retry is to find the database at rest), their order and their times. Pure: time 
 node's monotonic clock, and what is to be done is returned as actions. Does not know how SQLite's write lock is had
 (applier/), or how nodes are told (node/halting.py).
 
-    state     asked        held by applier  given back, over      committed       applier restarted
+    state     asked        held by applier  given back, over      committed       applier restarted, or lost the hold
     free      -> taking    (ignored)        (not theirs)          -               -
-    taking    queue        -> held, Granted -> free, Unhold       -               Hold again
+    taking    queue        -> held, Granted -> free, Unhold       -               Hold again (lost: ignored)
     held      queue/renew  (ignored)        -> resting, Unhold    lease: -> soon  lock: Lost; -> resting
     resting   queue        (ignored)        (not theirs)          -               -
 
@@ -291,6 +291,14 @@ class Halts:
             self._taking = None
             return [Denied(taking.wish.claim, reason), *self.tick(now)]
         return [self._hold(taking.wish, now), *self.tick(now)]
+
+    def hold_lost(self, number: int, reason: str, now: float) -> list[Action]:
+        """The applier could not keep what ``held`` said with this number: as when it dies, but for one database."""
+        holder = self.holder
+        # While another node has it no Hold is asked for: the last one was this holder's.
+        if holder is None or holder.claim.node == self._here or number != self._number:
+            return self.tick(now)
+        return self._lose(holder.claim, reason, now) + self.tick(now)
 
     def applier_restarted(self, now: float) -> list[Action]:
         """What the applier held is held no more: applications of the primary may have written meanwhile."""

@@ -202,7 +202,7 @@ class Follower:
     def _close(self, database: Database, progress: Progress) -> None:
         self._link.close_database(database.name)
         if self._link.pid is not None and progress.closing is None:
-            # Who waits for the end of an earlier one has the same: they are answered in their order.
+            # Who waits for the end of an earlier one has the same: only the last is answered.
             progress.closing = trio.Event()
 
     async def wait_closed(self, name: str) -> None:

@@ -254,6 +254,12 @@ class Halting:
             reason = f"SQLite's write lock of {database} is not to be had on the primary: {holder}"
             self._do(database, halts.hold_refused(number, reason, trio.current_time()))
 
+    def on_hold_lost(self, database: str, number: int, reason: str) -> None:
+        """SQLite's write lock is held no more: whoever has the database is not alone."""
+        halts = self._halts.get(database)
+        if halts is not None:
+            self._do(database, halts.hold_lost(number, reason, trio.current_time()))
+
     def on_restarted(self) -> None:
         """The applier died, and what it held with it."""
         now = trio.current_time()
@@ -324,6 +330,7 @@ class Halting:
             self._alarm.set()
 
     def _do_one(self, name: str, action: Action) -> None:
+        """Raises nothing: what follows would be lost with it, an Unhold for ever."""
         match action:
             case Hold(number):
                 self._hold(name, number)

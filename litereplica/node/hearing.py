@@ -112,6 +112,10 @@ class Hearing:
         """It could not be had."""
         self._writes.halting.on_hold_refused(database, number, holder)
 
+    def on_hold_lost(self, database: str, number: int, reason: str) -> None:
+        """It could not be kept."""
+        self._writes.halting.on_hold_lost(database, number, reason)
+
     def on_reported(self, database: str, number: int) -> None:  # noqa: ARG002  the link's form
         """All that was published has been told."""
         self._writes.forwarder.on_reported(number)

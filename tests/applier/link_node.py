@@ -13,6 +13,7 @@ from litereplica.applier.protocol import (
     CommitRefused,
     Committed,
     Held,
+    HoldLost,
     HoldRefused,
     Locked,
     LockRefused,
@@ -117,6 +118,10 @@ class Node:
 
     def on_hold_refused(self, database: str, number: int, holder: str) -> None:
         self.answers.append(HoldRefused(database, number, holder))
+        self._notify()
+
+    def on_hold_lost(self, database: str, number: int, reason: str) -> None:
+        self.answers.append(HoldLost(database, number, reason))
         self._notify()
 
     def on_reported(self, database: str, number: int) -> None:

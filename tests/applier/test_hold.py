@@ -10,21 +10,28 @@ import pytest
 from litereplica.applier.protocol import (
     Close,
     Closed,
+    Commit,
+    CommitRefused,
     Committed,
     Held,
     Hold,
+    HoldLost,
     HoldRefused,
     Lock,
     Locked,
+    Message,
     Release,
     Released,
+    Report,
+    Reported,
     Republish,
     Unhold,
     Unlock,
 )
+from litereplica.applier.serving import HOLD_LOST
 from tests.applier.applications import application, busy_writer
-from tests.applier.forwarding import answer_to, commit, forwarded
-from tests.applier.support import Child, rows, until
+from tests.applier.forwarding import answer, answer_to, commit, forwarded
+from tests.applier.support import Child, rows, shown_end, until
 from tests.applier.test_commit import MODES, is_sound, made
 
 pytestmark = pytest.mark.timeout(60)
@@ -166,3 +173,127 @@ def test_applications_may_checkpoint_under_it(child: Child) -> None:
         child.send(Unhold("app.db"))
         until(lambda: app.run("INSERT INTO t (v) VALUES (3)") == [])
     assert rows(path, "SELECT count(*) FROM t") == [(56,)]
+
+
+def test_it_is_not_given_up_for_descriptors_that_others_need(tmp_path: Path) -> None:
+    with Child(tmp_path / "mount", descriptors=88) as child:  # room for 4
+        path = made(child, "WAL")
+        others = [made(child, "WAL", name=f"o{number}.db") for number in range(6)]
+        with application(path) as app:
+            assert app.run("SELECT count(*) FROM t") == [(50,)]
+            assert hold(child) == Held("app.db", 1)
+            for each in others:
+                commit(child, each, "INSERT INTO t (v) VALUES (2)")
+                assert app.run("INSERT INTO t (v) VALUES (1)") == "SQLITE_BUSY"
+            commit(child, path, "INSERT INTO t (v) VALUES (2)")
+            child.send(Unhold("app.db"))
+            until(lambda: app.run("INSERT INTO t (v) VALUES (1)") == [])
+
+
+def test_no_more_are_held_than_there_are_descriptors_for(tmp_path: Path) -> None:
+    with Child(tmp_path / "mount", descriptors=88) as child:
+        names = [f"o{number}.db" for number in range(20)]
+        paths = [made(child, "WAL", name=name) for name in names]
+        answers = [hold(child, name) for name in names]
+        held = [path for path, answer in zip(paths, answers, strict=True) if isinstance(answer, Held)]
+        refused = [answer for answer in answers if isinstance(answer, HoldRefused)]
+        assert len(held) == (88 - 32) // 6
+        assert all("too many databases" in each.holder for each in refused), refused
+        for path in held:
+            with application(path) as app:
+                assert app.run("INSERT INTO t (v) VALUES (1)") == "SQLITE_BUSY"
+            commit(child, path, "INSERT INTO t (v) VALUES (2)")
+        for path in held[:3]:
+            child.send(Unhold(path.name))
+        # As soon as these are folded.
+        until(lambda: hold(child, names[-1]) == Held(names[-1], 1))
+
+
+def lost(child: Child, wanted: Commit) -> HoldLost:
+    """Have it committed although the lock cannot be kept: the daemon is told, and nothing is committed."""
+    child.send(wanted)
+    while not isinstance(told := child.receive(), HoldLost):
+        assert type(told).__name__ in ("Checkpointed", "Invalidated"), told
+    refusal = answer(child)
+    assert isinstance(refusal, CommitRefused)
+    assert refusal.number == wanted.number
+    return told
+
+
+def assert_free_until_unhold(child: Child, path: Path) -> None:
+    """Applications may write; nothing that the daemon sent before it heard of it is committed."""
+    with application(path, 5) as app:
+        assert app.run("INSERT INTO t (v) VALUES (1)") == []
+        late = forwarded(path, "INSERT INTO t (v) VALUES (2)")
+        assert isinstance(answer_to(child, late), CommitRefused)
+        child.send(Unhold("app.db"))
+        commit(child, path, "INSERT INTO t (v) VALUES (2)")
+        assert hold(child, number=8) == Held("app.db", 8)
+        commit(child, path, "INSERT INTO t (v) VALUES (2)")
+        assert app.run("PRAGMA busy_timeout=0") == [(0,)]
+        assert app.run("INSERT INTO t (v) VALUES (1)") == "SQLITE_BUSY"
+
+
+def test_whoever_has_it_is_told_when_the_files_are_others_by_now(child: Child) -> None:
+    path = made(child, "WAL")
+    assert hold(child, number=7) == Held("app.db", 7)
+    wanted = forwarded(path, "INSERT INTO t (v) VALUES (2)")
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink()
+    made(child, "WAL")
+    assert lost(child, wanted) == HoldLost("app.db", 7, HOLD_LOST)
+    assert_free_until_unhold(child, path)
+
+
+def test_what_was_sent_before_the_daemon_has_heard_of_it_is_refused_also_if_its_turn_comes_later(child: Child) -> None:
+    path = made(child, "WAL")
+    assert hold(child, number=7) == Held("app.db", 7)
+    first, second = (forwarded(path, f"INSERT INTO t (v) VALUES ({number})") for number in range(2))
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink()
+    made(child, "WAL")
+    assert lost(child, first).number == 7
+    child.send(second, Unhold("app.db"))
+    assert isinstance(answer(child), CommitRefused)
+    commit(child, path, "INSERT INTO t (v) VALUES (2)")
+
+
+def test_whoever_has_it_is_told_when_a_transaction_makes_another_journal_mode(child: Child) -> None:
+    path = made(child, "DELETE")
+    assert hold(child, number=7) == Held("app.db", 7)
+    wanted = forwarded(path, "PRAGMA journal_mode=WAL")
+    child.send(wanted)
+    assert child.receive() == HoldLost("app.db", 7, HOLD_LOST)
+    assert answer(child) == Committed("app.db", wanted.number)
+    assert_free_until_unhold(child, path)
+
+
+def test_whoever_has_it_is_told_when_the_wal_lacks_what_is_logged(child: Child) -> None:
+    path = made(child, "WAL")
+    with application(path) as app:
+        assert app.run("INSERT INTO t (v) VALUES (1)") == []
+        assert hold(child, number=7) == Held("app.db", 7)
+        salt1, salt2, frames = shown_end(path)
+        wanted = forwarded(path, "INSERT INTO t (v) VALUES (2)")
+        child.send(Republish("app.db", salt1, salt2, frames + 1))
+        assert lost(child, wanted) == HoldLost("app.db", 7, HOLD_LOST)
+
+
+def test_whoever_has_it_is_told_when_another_writes_while_the_wal_index_is_rebuilt(child: Child) -> None:
+    path = made(child, "WAL")
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("ALTER TABLE t ADD COLUMN n")
+    with busy_writer(path), busy_writer(path):
+        for number in range(1, 40):
+            assert hold(child, number=number) == Held("app.db", number)
+            before = rows(path, "SELECT count(*) FROM t")
+            # A claim of frames of another generation: the wal-index is rebuilt once, and the lock is had by nobody.
+            child.send(Republish("app.db", 1, 2, 3))
+            time.sleep(0.02)
+            has_changed = rows(path, "SELECT count(*) FROM t") != before
+            child.send(Report("app.db", number))
+            told: list[Message] = []
+            while not told or not isinstance(told[-1], Reported):
+                told.append(child.receive())
+            assert not has_changed or HoldLost("app.db", number, HOLD_LOST) in told, told
+            child.send(Unhold("app.db"))

@@ -31,7 +31,7 @@ from litereplica.applier.protocol import (
 from litereplica.errors import Unavailable
 from tests.applier.forwarding import forwarded
 from tests.applier.link_node import Node
-from tests.applier.support import Primary, assert_equal_files, client, memory_kib, rows
+from tests.applier.support import Primary, assert_equal_files, client, memory_kib, rows, shown_end
 
 # Asks without a pause for what holds in every state that the primary ever had.
 _WATCHER = """
@@ -277,6 +277,67 @@ async def test_a_sender_is_never_blocked_by_a_child_that_does_not_read(
         monkeypatch.undo()
         node.add(primary.change("CREATE TABLE t (n)"))
         await node.wait_applied(1)
+
+
+async def test_an_answer_to_an_earlier_release_or_close_is_not_taken_for_that_to_a_later_one(tmp_path: Path) -> None:
+    primary = Primary(tmp_path)
+    node = Node(tmp_path)
+    async with running(node):
+        for number in range(3):
+            node.add(primary.change(f"CREATE TABLE t{number} (n)"))
+        await node.wait_applied(3)
+        assert node.link.pid is not None
+        os.kill(node.link.pid, signal.SIGSTOP)
+        # As when a promotion has waited for too long, and the next one begins.
+        node.link.release("app.db")
+        node.add(primary.change("CREATE TABLE t3 (n)"))
+        node.link.release("app.db")
+        node.link.report("app.db", 1)
+        os.kill(node.link.pid, signal.SIGCONT)
+        answers = [await node.answer(), await node.answer()]
+        (released,) = [each for each in answers if isinstance(each, Released)]
+        assert released[1:4] == shown_end(tmp_path / "mount" / "app.db")
+        assert node.applied == 4
+        os.kill(node.link.pid, signal.SIGSTOP)
+        for _ in range(3):
+            node.link.close_database("app.db")
+        node.link.report("app.db", 2)
+        os.kill(node.link.pid, signal.SIGCONT)
+        assert await node.answer() == Reported("app.db", 2)
+        assert node.closed == 1
+        node.link.close_database("app.db")
+        node.link.report("app.db", 3)
+        assert await node.answer() == Reported("app.db", 3)
+        assert node.closed == 2
+
+
+async def test_what_gives_something_back_is_sent_however_much_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = Node(tmp_path)
+    path = tmp_path / "mount" / "app.db"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("CREATE TABLE t (n)")
+    async with running(node):
+        assert node.link.pid is not None
+        node.link.hold("app.db", 1, 1.0)
+        assert await node.answer() == Held("app.db", 1)
+        os.kill(node.link.pid, signal.SIGSTOP)
+        for _ in range(20_000):
+            node.link.warm("none.db", 1)
+        monkeypatch.setattr(link_module, "OUTBOX_LIMIT_BYTES", 100)
+        with pytest.raises(Unavailable):
+            node.link.hold("app.db", 2, 1.0)
+        node.link.unhold("app.db")
+        node.link.unlock("app.db")
+        node.link.republish("app.db", 1, 2, 0)
+        node.link.release("app.db")
+        monkeypatch.undo()
+        os.kill(node.link.pid, signal.SIGCONT)
+        assert isinstance(await node.answer(), Released)
+        with contextlib.closing(sqlite3.connect(path, timeout=0)) as connection, connection:
+            connection.execute("INSERT INTO t (n) VALUES (1)")
 
 
 async def test_a_first_child_that_cannot_start_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

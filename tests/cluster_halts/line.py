@@ -48,6 +48,13 @@ class Applier:
         self.held = self._asked = None
         self.halting.on_restarted()
 
+    def lose(self) -> None:
+        """It could not be kept."""
+        assert self.halting is not None
+        assert self._asked is not None
+        (database, number), self.held = self._asked, None
+        self.halting.on_hold_lost(database, number, "the applier could not keep it")
+
     async def _take(self, database: str, number: int, limit_s: float) -> None:
         assert self.halting is not None
         until = trio.current_time() + limit_s

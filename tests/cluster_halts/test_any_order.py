@@ -50,6 +50,7 @@ class Locking(RuleBasedStateMachine):
         # The applier: the Hold that it works on, whether it has the lock, and its answers on their way.
         self.asked: int | None = None
         self.has_lock = self.wanted = False
+        self.number = 0
         self.answers: list[int] = []
         # A Settle that is not answered, and a transaction of another node that is at the applier all the while.
         self.settling: int | None = None
@@ -163,15 +164,21 @@ class Locking(RuleBasedStateMachine):
             assert (admission is Admission.YES) == (node == self.holder.node)
         self.do(self.halts.committed(node, self.now))
 
-    @rule(node=nodes, what=st.sampled_from(("node", "node", "applier", "drop")))
+    @rule(node=nodes, what=st.sampled_from(("node", "node", "applier", "hold", "drop")))
     def disturb(self, node: str, what: str) -> None:
-        """A connection is lost, the applier dies with its locks and answers, or the database is gone."""
+        """A connection is lost, the applier loses a lock, or dies with all and its answers, or the database is gone."""
         if what == "node":
             self.waiting = [each for each in self.waiting if each.node != node]
             self.do(self.halts.gone(node, self.now))
         elif what == "applier":
             self.asked, self.has_lock, self.wanted, self.answers = None, False, False, []
             self.do(self.halts.applier_restarted(self.now))
+        elif what == "hold":
+            if self.has_lock:
+                self.has_lock = False
+                while self.answers:
+                    self.answer_arrives()
+                self.do(self.halts.hold_lost(self.number, "not kept", self.now))
         else:
             self.do(self.halts.end("dropped", self.now))
             assert not self.waiting
@@ -183,6 +190,7 @@ class Locking(RuleBasedStateMachine):
         """The answer is on its way; what it says may be outdated when it arrives."""
         assert self.asked is not None
         self.has_lock = True
+        self.number = self.asked
         self.answers.append(self.asked)
         self.asked = None
 

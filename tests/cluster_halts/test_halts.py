@@ -157,6 +157,35 @@ def test_a_lock_is_lost_with_the_applier_that_held_it_and_asked_for_again_while_
     locked(halts, C, 2.0)
 
 
+def test_a_lock_that_the_applier_could_not_keep_is_lost_and_no_later_one_is(halts: Halts) -> None:
+    locked(halts, B)
+    ask(halts, C, 0.5)
+    assert halts.hold_lost(1, "no room", 1.0) == [Unhold(), Ended(B, 0.0, 1.0, "no room"), Lost(B, "no room")]
+    assert halts.admits("b", B.token) is Admission.LOST
+    assert ask(halts, B, 1.01) == [Lost(B, "no room")]
+    assert halts.tick(2.0) == [Hold(2)]
+    # Of one that was given back, or asked for anew, when its loss was on its way.
+    assert halts.hold_lost(1, "no room", 2.1) == []
+    halts.held(2, 2.2)
+    assert halts.hold_lost(1, "no room", 2.3) == []
+    halts.give_back(C, 3.0)
+    assert halts.hold_lost(2, "no room", 3.1) == []
+
+
+def test_a_lease_that_the_applier_could_not_keep_is_lost(halts: Halts) -> None:
+    locked(halts, B_LEASE)
+    assert halts.hold_lost(1, "no room", 0.1)[-1] == Lost(B_LEASE, "no room")
+    assert halts.admits("c", 0) is Admission.YES
+
+
+def test_a_lock_of_the_primary_s_own_application_has_nothing_that_the_applier_could_lose(halts: Halts) -> None:
+    locked(halts, B)
+    ask(halts, HERE, 0.5)
+    halts.give_back(B, 1.0)
+    assert halts.tick(2.0) == [Granted(HERE, LOCK_LIMIT_S)]
+    assert halts.hold_lost(1, "no room", 2.1) == []
+
+
 def test_a_lock_of_the_primary_s_own_application_outlives_an_applier(halts: Halts) -> None:
     locked(halts, HERE)
     assert halts.applier_restarted(1.0) == []

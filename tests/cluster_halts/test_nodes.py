@@ -184,6 +184,24 @@ async def test_a_lock_is_lost_with_the_applier_that_kept_the_primary_s_applicati
         assert nodes.applier.held == NAME
 
 
+async def test_a_lock_that_the_applier_could_not_keep_is_lost_and_can_be_had_again(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with group(tmp_path, "a", "b", "c") as nodes, trio.open_nursery() as nursery:
+        handle = await nodes["b"].client.hold(NAME)
+        waiting = started(nursery, nodes["c"].client.hold, NAME)
+        nodes.applier.lose()
+        await trio.sleep(MOMENT_S)
+        assert "could not keep it" in (nodes["b"].client.problem(NAME) or "")
+        assert "is lost" in (nodes["a"].halting.refusal("b", 1, NAME) or "")
+        await waiting.done.wait()
+        assert (nodes.holder(), nodes.applier.held) == ("c", NAME)
+        handle.release()
+        waiting.value.release()
+        await nodes["b"].client.hold(NAME)
+        assert nodes.holder() == "b"
+
+
 async def test_another_primary_means_other_locks(tmp_path: Path, autojump_clock: MockClock) -> None:
     async with group(tmp_path, "a", "b", "c") as nodes, trio.open_nursery() as nursery:
         a, b, c = nodes["a"], nodes["b"], nodes["c"]

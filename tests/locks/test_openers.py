@@ -222,3 +222,27 @@ def test_another_primary_ends_every_lock_and_gives_them_anew(
             assert writes(each.path(), "again")
     found = [who for (who,) in run_sql(new.path(), "SELECT node FROM t ORDER BY id", mode="ro")]
     assert found == ["before", "after", "again", "after", "again"]
+
+
+def test_a_lock_is_kept_although_the_applier_runs_out_of_descriptors(nodes: Nodes) -> None:
+    forwards = {"on_replica": "forward"}
+    a = nodes.make_primary("a", replication=FAST, writes=forwards)
+    a.start(prefix=("prlimit", "--nofile=136:136"))  # for 12 databases in the applier
+    others = [f"other{number}.db" for number in range(14)]
+    for name in ("app.db", *others):
+        run_sql(a.path(name), "PRAGMA journal_mode=WAL; CREATE TABLE t (id INTEGER PRIMARY KEY, v)")
+        run_sql(a.path(name), "INSERT INTO t VALUES (1, 0)")
+    b = nodes.replica(a, "b", replication=FAST, writes=forwards)
+    for name in ("app.db", *others):
+        b.wait_for(name, a.position(name))
+    add = "UPDATE t SET v = v + 100"
+    with Opener(b) as opener, Session(b.path(), mode="rw") as session:
+        opener.wait_held()
+        ((value,),) = session.run("SELECT v FROM t")
+        for name in others:
+            run_sql(b.path(name), "UPDATE t SET v = v + 1", mode="rw")
+            with pytest.raises(SqlError):
+                run_sql(a.path(), add, busy_s=0.05)
+        session.run("UPDATE t SET v = ?", value + 1)
+    run_sql(a.path(), add, busy_s=5)
+    assert run_sql(a.path(), "SELECT v FROM t", mode="ro") == [(101,)]
