@@ -182,8 +182,10 @@ def test_a_lock_of_the_primary_s_own_application_has_nothing_that_the_applier_co
     locked(halts, B)
     ask(halts, HERE, 0.5)
     halts.give_back(B, 1.0)
-    assert halts.tick(2.0) == [Granted(HERE, LOCK_LIMIT_S)]
+    assert halts.tick(2.0) == [Settle(2)]
     assert halts.hold_lost(1, "no room", 2.1) == []
+    assert halts.held(2, 2.2) == [Granted(HERE, LOCK_LIMIT_S)]
+    assert halts.hold_lost(2, "no room", 2.3) == []
 
 
 def test_a_lock_of_the_primary_s_own_application_outlives_an_applier(halts: Halts) -> None:
