@@ -13,12 +13,30 @@ PF_EXITING: Final = 4
 
 
 def has_ended(task_id: int) -> bool | None:
-    """Whether the thread is gone, or about to go (proc(5), stat: flags; PF_EXITING is 4). None: it is hidden."""
+    """Whether the thread is gone, or about to go with all others of its process. None: it is hidden.
+
+    The first thread of a process may end long before the others. When a process ends, the kernel lets go of its files
+    only after each thread is marked (do_exit: PF_EXITING, then exit_files).
+    """
+    is_exiting = _is_exiting(task_id)
+    return all(_is_exiting(other) for other in _threads_of(task_id)) if is_exiting else is_exiting
+
+
+def _is_exiting(task_id: int) -> bool | None:
+    """By proc(5), stat: flags; also when it is gone. None: it is hidden."""
     try:
         status = _read(task_id, "stat")
     except ProcessLookupError:
         return True
     return None if status is None else bool(int(status.rpartition(b")")[2].split()[6]) & PF_EXITING)
+
+
+def _threads_of(task_id: int) -> list[int]:
+    """All threads of the same process that are to be seen."""
+    try:
+        return [int(each.name) for each in Path(f"/proc/{task_id}/task").iterdir()]
+    except OSError:
+        return []
 
 
 def process_of(task_id: int) -> int:

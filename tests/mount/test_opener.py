@@ -55,3 +55,24 @@ def test_a_thread_is_of_its_process() -> None:
     wait_until(lambda: has_ended(found[0]), "the kernel has let go of the thread")
     assert process_of(found[0]) == found[0]
     assert process_of(0) == 0
+
+
+def test_a_process_goes_on_without_its_first_thread() -> None:
+    """In C a program may end that one (pthread_exit in main) and work in others."""
+    program = (
+        "import ctypes, sys, threading\n"
+        "def work():\n"
+        "    print('works', flush=True)\n"
+        "    sys.stdin.read()\n"
+        "threading.Thread(target=work).start()\n"
+        "ctypes.CDLL(None).pthread_exit(None)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"works\n"
+        state = Path(f"/proc/{process.pid}/stat")
+        wait_until(lambda: state.read_bytes().rpartition(b")")[2].split()[0] == b"Z", "the first thread has ended")
+        assert has_ended(process.pid) is False
+        process.kill()
+        wait_until(lambda: has_ended(process.pid), "the process has ended")
