@@ -1,9 +1,9 @@
 """``GET /events[?tx=0]``: what happens on this node, one JSON object a line, as it happens.
 
-Knows the connection: when its client is gone, and when it does not read. Does not know the events (node.events).
+Knows when its client is gone; one that does not read is gone after a while (http.connection). Does not know the events
+(node.events).
 """
 
-import contextlib
 import json
 from http import HTTPStatus
 from typing import Any, Final
@@ -18,8 +18,6 @@ from litereplica.http.node import Node
 from litereplica.http.problem import Problem, bad_request
 
 MEDIA_TYPE: Final = "application/x-ndjson"
-# A client that takes nothing for so long is gone, or useless; the queue of its events has long been given up.
-SEND_LIMIT_S: Final = 30.0
 # Lines that wait go out together: a busy primary has thousands a second.
 BATCH_LINES: Final = 256
 
@@ -45,7 +43,7 @@ def routes(node: Node) -> list[Route]:
 
 
 class EventStream(StreamingResponse):
-    """Ends when the client is gone, does not read, or the channel ends."""
+    """Ends when the client is gone, or the channel ends."""
 
     def __init__(self, channel: Channel) -> None:
         super().__init__((), media_type=MEDIA_TYPE, headers={"Cache-Control": "no-store"})
@@ -56,12 +54,11 @@ class EventStream(StreamingResponse):
         with self._channel:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_wait_gone, receive, nursery.cancel_scope)
-                with contextlib.suppress(trio.TooSlowError):
-                    await self._send_all(send)
+                await self._send_all(send)
                 nursery.cancel_scope.cancel()
 
     async def _send_all(self, send: Send) -> None:
-        await _send(send, type="http.response.start", status=self.status_code, headers=self.raw_headers)
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         async for event in self._channel:
             lines = [_line(event)]
             while len(lines) < BATCH_LINES:
@@ -69,13 +66,8 @@ class EventStream(StreamingResponse):
                     lines.append(_line(self._channel.receive_nowait()))
                 except (trio.WouldBlock, trio.EndOfChannel):
                     break
-            await _send(send, type="http.response.body", body=b"".join(lines), more_body=True)
-        await _send(send, type="http.response.body", body=b"", more_body=False)
-
-
-async def _send(send: Send, **message: Any) -> None:
-    with trio.fail_after(SEND_LIMIT_S):
-        await send(message)
+            await send({"type": "http.response.body", "body": b"".join(lines), "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def _wait_gone(receive: Receive, scope: trio.CancelScope) -> None:

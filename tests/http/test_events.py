@@ -10,7 +10,6 @@ import pytest
 import trio
 import trio.testing
 
-from litereplica.http.events import EventStream
 from tests.http.twin import LISTENERS, client, running
 
 TX = {"type": "tx", "db": "app.db", "data": {"txID": "0000000000000027", "commit": 2}}
@@ -117,20 +116,3 @@ async def test_head_is_answered_without_listening() -> None:
         answer = await asking.head(cluster["a"].url + "/events")
         assert cluster["a"].events.channels == []
     assert answer.status_code == 200
-
-
-async def test_a_client_that_takes_nothing_is_given_up(autojump_clock: trio.testing.MockClock) -> None:
-    send, receive = trio.open_memory_channel[dict[str, Any]](1)
-    send.send_nowait(TX)
-
-    async def never() -> Any:
-        await trio.sleep_forever()
-
-    async def takes_no_body(message: Any) -> None:
-        if message["type"] == "http.response.body":
-            await trio.sleep_forever()
-
-    with trio.fail_after(60):
-        await EventStream(receive)({}, never, takes_no_body)
-    with pytest.raises(trio.BrokenResourceError):
-        send.send_nowait(TX)
