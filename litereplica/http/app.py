@@ -15,7 +15,7 @@ from litereplica.errors import LitereplicaError
 from litereplica.http import cluster, databases, events, health
 from litereplica.http.node import Node
 from litereplica.http.peers import Peers
-from litereplica.http.problem import explain, failed, translate
+from litereplica.http.problem import disk_failed, explain, failed, translate
 from litereplica.metrics import Metrics
 
 
@@ -42,5 +42,5 @@ def build(node: Node, metrics: Metrics | None = None, data_dir: str = "") -> Sta
         *cluster.routes(node, Peers(), data_dir),
         *events.routes(node),
     ]
-    handlers = {HTTPException: explain, LitereplicaError: translate, Exception: failed}
+    handlers = {HTTPException: explain, LitereplicaError: translate, OSError: disk_failed, Exception: failed}
     return Starlette(routes=routes, exception_handlers=handlers)

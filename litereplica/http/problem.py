@@ -8,12 +8,15 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Final
 
+import structlog
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from litereplica.config.units import parse_duration
 from litereplica.errors import Corrupt, LitereplicaError, Misconfigured, Refused, Unavailable
+
+log = structlog.get_logger()
 
 # The most special first: Misconfigured is a Refused.
 OUTCOMES: Final[tuple[tuple[type[LitereplicaError], HTTPStatus, str], ...]] = (
@@ -59,6 +62,15 @@ async def translate(_: Request, error: Exception) -> Response:
     assert isinstance(error, LitereplicaError)
     status, code = next((status, code) for kind, status, code in OUTCOMES if isinstance(error, kind))
     return JSONResponse({"error": code, "message": error.message}, status)
+
+
+async def disk_failed(request: Request, error: Exception) -> Response:
+    """Answer what the disk of this node refused: its log is read for a checksum of an earlier TXID."""
+    assert isinstance(error, OSError)
+    reason = error.strerror or str(error)
+    log.warning("log_unreadable", request=f"{request.method} {request.url.path}", reason=reason, then="nothing changes")
+    message = f"this node cannot read its data directory ({reason}): ask again, or another node, and check the disk"
+    return JSONResponse({"error": "unavailable", "message": message}, HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 async def failed(_: Request, error: Exception) -> Response:

@@ -1,6 +1,7 @@
 """The server under clients that break rules or do not read: they end their own connections, and nothing else."""
 
 import base64
+import errno
 import random
 import socket
 import struct
@@ -346,6 +347,21 @@ async def test_a_bug_in_a_route_is_logged_with_its_stack(monkeypatch: pytest.Mon
     (line,) = lines
     assert (line["event"], line["log_level"], line["request"]) == ("http_request_failed", "error", "GET /history")
     assert isinstance(line["exc_info"], ZeroDivisionError)
+
+
+async def test_a_disk_that_cannot_be_read_is_no_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running("a") as cluster:
+
+        def fails() -> Any:
+            raise OSError(errno.EIO, "Input/output error")
+
+        monkeypatch.setattr(cluster["a"], "history", fails)
+        with structlog.testing.capture_logs() as lines:
+            answer = await ask(cluster, b"GET /history HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"check the disk" in answer
+    (line,) = lines
+    assert (line["event"], line["log_level"], line["request"]) == ("log_unreadable", "warning", "GET /history")
 
 
 async def test_a_bug_in_the_middle_of_an_answer_is_logged_and_ends_the_answer() -> None:
