@@ -112,7 +112,7 @@ class BreakableMachine(Machine):
 
     def left_behind(self) -> list[int]:
         beside = {each.pid for each in self._beside.values()}
-        return [pid for pid in super().left_behind() if pid not in beside]
+        return [pid for pid in super().left_behind() if pid not in beside and not is_client(pid)]
 
     def signal_all(self, number: int) -> None:
         """To the daemon and its children, also those that keep apart; who has ended meanwhile is left out."""
@@ -190,3 +190,10 @@ class BreakableMachine(Machine):
             # What hung in the mount ends with it.
             each.wait(END_LIMIT_S)
         return problems
+
+
+def is_client(pid: int) -> bool:
+    """Whether it is a client: it is on the machine for as long as it asks something there, and not of it."""
+    with contextlib.suppress(OSError):
+        return b"\0jepsen.client\0" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import os
 import socket
 import subprocess
@@ -20,6 +21,7 @@ from jepsen.cluster import at_the_end, relay
 from jepsen.cluster.daemon import FaultyDisk
 from jepsen.cluster.log_reading import UNFORMATTED, fields, lines, role_changes
 from jepsen.cluster.looking import Look
+from jepsen.cluster.machine import is_client
 from jepsen.cluster.relay import Delay
 from jepsen.cluster.small_disk import SmallDisk
 from jepsen.cluster.switches import Switches
@@ -43,6 +45,16 @@ ValueError: role_changed role=primary
 Exception ignored in: <function f at 0x1>
 2026-11-21T12:00:06.000000Z info    role_changed role=candidate primary=b epoch=18 reason=x
 """
+
+
+# ---------------------------------------------------------------------------------------------------------- clients
+def test_a_client_that_asks_something_on_a_machine_is_not_of_it() -> None:
+    options = json.dumps({"workload": "set", "tag": "t", "seed": "1", "places": {}})
+    command = [sys.executable, "-m", "jepsen.client", options]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as client:
+        wait_until(lambda: is_client(client.pid), "the client runs")
+        assert not is_client(os.getpid())
+    assert not is_client(client.pid)
 
 
 # ------------------------------------------------------------------------------------------------------------- logs
