@@ -88,7 +88,7 @@ def _cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 @contextlib.contextmanager
 def _opened(settings: Settings, open_store: OpenStore, direct: Direct | None) -> Iterator[Node]:
-    prepare_mount_point(settings.mount.dir, early=True)
+    prepare_mount_point(settings.mount.dir, early=True, data=settings.data.dir)
     with contextlib.ExitStack() as cleanups:
         http = bind(settings.http.listen, "http.listen")
         cleanups.callback(http.close)
