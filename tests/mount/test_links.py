@@ -1,14 +1,17 @@
 """A mount point whose path goes through a symbolic link, as /var/run does: it is one place, whatever it is called."""
 
+import signal
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from litereplica.cli.demo_nodes import own_folder
 from litereplica.errors import Refused
 from litereplica.mount.session import prepare_mount_point, unmount
 from tests.mount.test_bare import asked
-from tests.support.mounts import is_mounted
+from tests.support.mounts import force_unmount, is_mounted
 from tests.support.nodes import ROOT, Node, Nodes
 
 
@@ -117,3 +120,20 @@ def test_a_node_whose_directories_meet_behind_a_link_does_not_start(nodes: Nodes
     assert node.wait_ended() == 1
     assert "must be apart" in node.log
     assert list((node.data / "mount").iterdir()) == []
+
+
+def test_a_demo_s_folder_is_not_removed_while_something_is_mounted_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "link"))
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with own_folder() as (folder, _):
+        (folder / "mount").mkdir()
+        subprocess.run(["mount", "-t", "ramfs", "none", folder / "mount"], check=True, timeout=10)
+        (folder / "mount" / "app.db").touch()
+    try:
+        assert (folder / "mount" / "app.db").exists()
+    finally:
+        force_unmount(tmp_path)
