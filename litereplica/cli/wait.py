@@ -10,7 +10,7 @@ from typing import Any, Final
 import click
 
 from litereplica.cli.options import Options, command, node_url, print_json
-from litereplica.errors import Misconfigured
+from litereplica.errors import Misconfigured, Unavailable
 
 _POSITION: Final = re.compile(r"([0-9a-f]{16})(?:/([0-9a-f]{16}))?", re.IGNORECASE)
 
@@ -61,6 +61,10 @@ def _ask(url: str, parameters: dict[str, str], timeout_s: float) -> dict[str, An
         timed = parameters | {"timeout": f"{left_s:.3f}s"}
         try:
             return get(url, "/wait", timed, answer_timeout_s=left_s + NETWORK_ALLOWANCE_S)
-        except TimeUp:
-            if time.monotonic() >= deadline - SHORTEST_QUESTION_S:
-                raise
+        except TimeUp as error:
+            if time.monotonic() < deadline - SHORTEST_QUESTION_S:
+                continue
+            if left_s < timeout_s - SHORTEST_QUESTION_S:
+                # The node knows of the last question only.
+                raise Unavailable(f"{timeout_s:g} s are over: {error.message}") from None
+            raise

@@ -177,10 +177,10 @@ def test_wait_asks_again_when_the_node_waits_less_long_than_it_was_told(literepl
 
 def test_wait_gives_up_at_its_own_time_and_not_before(litereplica: CommandLine) -> None:
     with capped(0.4, reached_after=100) as (url, asked):
-        ran = litereplica("--url", url, "wait", "app.db", TXID, "--timeout", "1s")
+        ran = litereplica("--url", url, "wait", "app.db", TXID, "--timeout", "3s")
     assert (ran.code, ran.out) == (3, "")
-    assert "app.db is not there" in ran.error
-    assert 3 <= len(asked) <= 4
+    assert ran.error.startswith("3 s are over: app.db is not there")
+    assert len(asked) > 1
     assert asked == sorted(asked, reverse=True)
 
 
