@@ -23,7 +23,8 @@ from typing import Final, Literal
 
 import litereplica
 from litereplica.config import Address, ConsulSettings, Settings
-from litereplica.errors import Misconfigured
+from litereplica.errors import Misconfigured, Refused
+from litereplica.mount.point import real_point, refuse_link, refuse_together
 from litereplica.sqlite.version import WAL_RESET_ADVICE, has_wal_reset_bug, version_number
 from litereplica.store.store import FORMAT_LINE, FORMAT_VERSION
 
@@ -59,7 +60,7 @@ def check_machine() -> Iterator[Check]:
 
 def check_settings(settings: Settings) -> Iterator[Check]:
     """Look at the directories and ports of a configuration."""
-    yield _mount(settings.mount.dir)
+    yield _mount(settings.mount.dir, settings.data.dir)
     yield from _data(settings.data.dir, settings.data.retention.size_bytes)
     yield _port("http port", "http.listen", settings.http.listen)
     yield _port("replication port", "replication.listen", settings.replication.listen)
@@ -152,11 +153,13 @@ def _unescaped(field: str) -> str:
     return field
 
 
-def _mount(directory: Path) -> Check:
+def _mount(directory: Path, data: Path) -> Check:
     name = "mount point"
+    directory = real_point(directory)
     kind = mounted_type(directory, Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace"))
     if kind is not None and kind.startswith("fuse"):
-        state = _in_time(directory.stat)
+        # Not stat(): the kernel answers that from what it remembers of a dead daemon.
+        state = _in_time(lambda: os.statvfs(directory))
         if isinstance(state, OSError) and state.errno == errno.ENOTCONN:
             # `run` cleans up after a dead daemon itself, so nothing is in the way.
             return Check(name, "warning", f"{directory} is left over from a dead node", "the next 'run' unmounts it")
@@ -164,7 +167,12 @@ def _mount(directory: Path) -> Check:
         advice = f"stop the node that is running there, or run 'fusermount3 -u {directory}'"
         return Check(name, "failed", f"{directory} is in use by a mount{silent}", advice)
     try:
+        refuse_link(directory)
+        refuse_together(directory, data)
         entries = next(iter(os.scandir(directory)), None)
+    except Refused as refused:
+        found, _, advice = refused.message.removeprefix(f"{name} ").partition(": ")
+        return Check(name, "failed", found, advice)
     except FileNotFoundError:
         return Check(name, "failed", f"{directory} does not exist", f"run 'mkdir -p {directory}', or set mount.dir")
     except NotADirectoryError:

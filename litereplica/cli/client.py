@@ -17,13 +17,17 @@ CONNECT_TIMEOUT_S: Final = 5.0
 ANSWER_TIMEOUT_S: Final = 10.0
 
 
+class TimeUp(Unavailable):
+    """The node answers that what was waited for has not come in the time it gives to one question."""
+
+
 def get(
     url: str, path: str, parameters: Mapping[str, str] | None = None, *, answer_timeout_s: float = ANSWER_TIMEOUT_S
 ) -> dict[str, Any]:
     """GET a JSON object from a node.
 
-    Raises Unavailable (no answer, 503, 504, or an answer that is not a node's), Refused (404, 409), Misconfigured
-    (400, or a URL that is none).
+    Raises Unavailable (no answer, 503, 504 as TimeUp, or an answer that is not a node's), Refused (404, 409),
+    Misconfigured (400, or a URL that is none).
     """
     with _client(url, answer_timeout_s) as client:
         answer = client.get(url + path, params=parameters)
@@ -94,4 +98,6 @@ def _document(url: str, answer: httpx.Response) -> dict[str, Any]:
         raise Misconfigured(message)
     if answer.status_code < httpx.codes.INTERNAL_SERVER_ERROR:
         raise Refused(message)
+    if document.get("error") == "timeout":
+        raise TimeUp(message)
     raise Unavailable(message)

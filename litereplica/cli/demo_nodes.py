@@ -35,7 +35,8 @@ def own_folder() -> Iterator[tuple[Path, contextlib.ExitStack]]:
     SIGINT is ours too where a shell has had it ignored (a script that runs us in the background): we say that it works.
     """
     with contextlib.ExitStack() as cleanups:
-        folder = Path(tempfile.mkdtemp(prefix="litereplica-demo-"))
+        # Without links: by this name the kernel's list of mounts has what is mounted in it.
+        folder = Path(tempfile.mkdtemp(prefix="litereplica-demo-")).resolve()
         cleanups.callback(_remove, folder)
         signal.signal(signal.SIGTERM, _interrupt)
         signal.signal(signal.SIGINT, _interrupt)

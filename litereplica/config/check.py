@@ -7,16 +7,19 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from litereplica.config.check_consul import check_consul
 from litereplica.config.check_proxy import check_proxy
 from litereplica.config.settings import Settings, WritesSettings
-from litereplica.config.units import Address, format_duration
+from litereplica.config.units import Address, HttpUrl, format_duration
 
 Complaint = tuple[tuple[str, ...], str]
 
 # It is one line of `.primary`, a word in log lines and a field in records.
 _NAME: Final = re.compile(r"[^\s/\x00-\x1f\x7f]{1,255}")
+
+_UNREACHABLE: Final = "must be a URL that others can reach, such as http://10.0.0.1:20202"
 
 # One heartbeat may be lost and one be late, and the connection still lives.
 HEARTBEATS_IN_TIMEOUT: Final = 3
@@ -81,6 +84,14 @@ def _check_ports(settings: Settings) -> Iterator[Complaint]:
             ("replication", "advertise"),
             f"'replication.advertise' must be an address that others can connect to, found {advertise}",
         )
+    for key, url in (("http.advertise", settings.http.advertise), ("proxy.advertise", settings.proxy.advertise)):
+        if url is not None and _is_any(url):
+            yield tuple(key.split(".")), f"'{key}' {_UNREACHABLE}, found {url}"
+
+
+def _is_any(url: HttpUrl) -> bool:
+    """Whether the URL's host is every address of whoever asks, and so no place."""
+    return Address(urlsplit(url).hostname or "", 0).is_any
 
 
 def _check_limits(settings: Settings) -> Iterator[Complaint]:
@@ -134,6 +145,8 @@ def _check_lease(settings: Settings) -> Iterator[Complaint]:
     key = ("lease", "static", "primary")
     if not _NAME.fullmatch(primary.name):
         yield (*key, "name"), f"'lease.static.primary.name' must be one word, found {primary.name!r}"
+    if _is_any(primary.http):
+        yield (*key, "http"), f"'lease.static.primary.http' {_UNREACHABLE}, found {primary.http}"
     if primary.replication.port == 0 or primary.replication.is_any:
         message = f"must be an address that replicas can connect to, found {primary.replication}"
         yield (*key, "replication"), f"'lease.static.primary.replication' {message}"

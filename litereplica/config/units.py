@@ -7,7 +7,8 @@ was expected; whoever knows the key and the line adds them.
 import re
 from dataclasses import dataclass
 from decimal import Decimal
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from socket import inet_aton
 from typing import Final, NewType
 from urllib.parse import urlsplit
 
@@ -66,15 +67,27 @@ class Address:
     @property
     def is_any(self) -> bool:
         """True when it stands for every address of the machine."""
-        return self.host in {"0.0.0.0", "::"}  # noqa: S104 - compared, not bound
+        address = _ip(self.host)
+        return address is not None and address.is_unspecified
 
     @property
     def is_loopback(self) -> bool:
         """True when no other machine can reach it. A name other than ``localhost`` is taken to be reachable."""
+        address = _ip(self.host)
+        return self.host == "localhost" if address is None else address.is_loopback
+
+
+def _ip(host: str) -> IPv4Address | IPv6Address | None:
+    """The IP address that a host is taken for, also in the old short forms (inet_aton(3): ``0``, ``127.1``)."""
+    try:
+        address = ip_address(host)
+    except ValueError:
         try:
-            return ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
+            return IPv4Address(inet_aton(host))
+        except OSError:
+            return None
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
 
 
 def parse_duration(text: str) -> Seconds:

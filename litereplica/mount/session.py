@@ -17,6 +17,7 @@ import structlog
 from litereplica.errors import Refused, Unavailable
 from litereplica.mount.bare import guard, reason
 from litereplica.mount.operations import Operations
+from litereplica.mount.point import real_point, refuse_link, refuse_together
 from litereplica.mount.wait import IDLE_WORKERS, MAX_WORKERS, AdaptiveWait, install
 
 log = structlog.get_logger()
@@ -27,7 +28,7 @@ UNMOUNT_LIMIT_S: Final = 10.0
 
 
 def mounted_type(path: Path) -> str | None:
-    """The file-system type mounted exactly at ``path`` (proc(5), /proc/self/mountinfo), else None."""
+    """The file-system type mounted exactly at ``path``, which has no links (proc(5), /proc/self/mountinfo), or None."""
     found = None
     for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
         left, _, right = line.partition(" - ")
@@ -39,12 +40,15 @@ def mounted_type(path: Path) -> str | None:
     return found
 
 
-def prepare_mount_point(path: Path, *, early: bool = False) -> Path:
-    """Check the mount point, and take away the mount of a dead daemon. Raises Refused with what to do.
+def prepare_mount_point(path: Path, *, early: bool = False, data: Path | None = None) -> Path:
+    """Check the mount point, and take away the mount of a dead daemon; its path without links.
 
     ``early``: leave that mount for now: as long as it is there, no application makes files in the bare directory.
+    ``data``: the data directory, from which it has to be apart. Raises Refused with what to do.
     """
-    path = Path(os.path.abspath(path))  # noqa: PTH100  a resolve() would touch a dead mount
+    if data is not None:
+        refuse_together(path, data)
+    path = real_point(path)
     kind = mounted_type(path)
     if kind is not None:
         if not kind.startswith("fuse") or not _is_dead(path):
@@ -58,6 +62,20 @@ def prepare_mount_point(path: Path, *, early: bool = False) -> Path:
         log.warning("stale_mount_removed", path=str(path))
         unmount(path)
         return prepare_mount_point(path)
+    try:
+        _look_at(path)
+    except OSError as error:
+        message = (
+            f"mount point {path} cannot be looked at ({error.strerror}): give this user the right to it, unmount what "
+            "does not answer there (umount -l), or set mount.dir to an empty directory"
+        )
+        raise Refused(message) from error
+    return path
+
+
+def _look_at(path: Path) -> None:
+    """At a mount point where nothing is mounted. Raises Refused, OSError."""
+    refuse_link(path)
     if not path.exists():
         message = f"mount point missing: {path} does not exist: make it (mkdir -p {path}) or set mount.dir"
         raise Refused(message)
@@ -66,7 +84,6 @@ def prepare_mount_point(path: Path, *, early: bool = False) -> Path:
         raise Refused(message)
     if any(path.iterdir()):
         raise Refused(_not_empty(path))
-    return path
 
 
 def _not_empty(path: Path) -> str:
@@ -87,7 +104,8 @@ def _is_dead(path: Path) -> bool:
 
 def unmount(path: Path) -> None:
     """Take a mount away, whoever still holds files of it (umount2(2), MNT_DETACH)."""
-    if mounted_type(Path(os.path.abspath(path))) is None:  # noqa: PTH100  a resolve() would touch it
+    path = real_point(path)
+    if mounted_type(path) is None:
         return  # somebody was faster
     libc = ctypes.CDLL(None, use_errno=True)
     mnt_detach = 2

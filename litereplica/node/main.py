@@ -88,7 +88,7 @@ def _cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 @contextlib.contextmanager
 def _opened(settings: Settings, open_store: OpenStore, direct: Direct | None) -> Iterator[Node]:
-    prepare_mount_point(settings.mount.dir, early=True)
+    prepare_mount_point(settings.mount.dir, early=True, data=settings.data.dir)
     with contextlib.ExitStack() as cleanups:
         http = bind(settings.http.listen, "http.listen")
         cleanups.callback(http.close)
@@ -105,9 +105,11 @@ def _opened(settings: Settings, open_store: OpenStore, direct: Direct | None) ->
             yield node
         finally:
             # Clean or not, what is in the log is made durable before the directory is given back.
-            node.unmount()
-            with _disk_errors(settings, "the next start finishes from the log what this stop could not"):
-                store.stop()
+            try:
+                node.unmount()
+            finally:
+                with _disk_errors(settings, "the next start finishes from the log what this stop could not"):
+                    store.stop()
 
 
 @contextlib.contextmanager

@@ -37,6 +37,7 @@ from litereplica.node.data_plane import DataPlane
 from litereplica.node.events import Events
 from litereplica.node.keeper import Keeper
 from litereplica.node.leased import configured_members, make_keeper
+from litereplica.node.published import warn_when_elsewhere
 from litereplica.node.scrub import SHOWN_PAGES
 from litereplica.node.writes_status import halt_text, writes_status
 from litereplica.store.database import Database
@@ -132,7 +133,11 @@ class Node:
             if self.is_fixed_primary:
                 # Nothing waits for its hints: a primary is ready before its applier is.
                 nursery.start_soon(self._start_applier, link, nursery)
-                await plane.run_as_fixed_primary(serves_replicas=self.settings.lease.type == "static")
+                lease = self.settings.lease
+                await plane.run_as_fixed_primary(serves_replicas=lease.type == "static")
+                if lease.type == "static" and lease.static.primary is not None:
+                    name, published = self.settings.node.name, lease.static.primary.replication
+                    nursery.start_soon(warn_when_elsewhere, name, published)
             else:
                 await self._start_applier(link, nursery)
                 await self._direct(self, nursery)

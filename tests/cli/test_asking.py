@@ -1,14 +1,19 @@
 """``status`` and ``wait`` when there is no answer, and what they show when there is one."""
 
+import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from litereplica.cli.status import status_lines
 from litereplica.cli.table import table
+from litereplica.config.units import parse_duration
 from tests.cli.running import CommandLine
 
 TXID = "000000000000000a"
@@ -125,6 +130,58 @@ def test_wait_prints_the_position_reached(litereplica: CommandLine) -> None:
     with answering(response("200 OK", f'{{"txid": "{TXID}", "checksum": "00000000000000ff"}}')) as url:
         ran = litereplica("wait", "app.db", f"{TXID}/00000000000000ff", "--url", url)
     assert (ran.code, ran.out) == (0, f"{TXID}/00000000000000ff\n")
+
+
+@contextmanager
+def capped(cap_s: float, reached_after: int) -> Iterator[tuple[str, list[float]]]:
+    """A node that waits ``cap_s`` at most, and has the transaction at the n-th question; for how long it was asked."""
+    asked: list[float] = []
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            (text,) = parse_qs(urlsplit(self.path).query)["timeout"]
+            asked.append(parse_duration(text))
+            if len(asked) < reached_after:
+                time.sleep(min(asked[-1], cap_s))
+                self._answer(504, {"error": "timeout", "message": f"app.db is not there after {cap_s:g} s"})
+            else:
+                self._answer(200, {"txid": TXID, "checksum": "00000000000000ff"})
+
+        def _answer(self, code: int, document: dict[str, str]) -> None:
+            body = json.dumps(document).encode()
+            self.send_response(code)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}", asked
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def test_wait_asks_again_when_the_node_waits_less_long_than_it_was_told(litereplica: CommandLine) -> None:
+    with capped(0.2, reached_after=4) as (url, asked):
+        ran = litereplica("--url", url, "wait", "app.db", TXID, "--timeout", "1h")
+    assert (ran.code, ran.out) == (0, f"{TXID}/00000000000000ff\n"), ran.err
+    assert len(asked) == 4
+
+
+def test_wait_gives_up_at_its_own_time_and_not_before(litereplica: CommandLine) -> None:
+    with capped(0.4, reached_after=100) as (url, asked):
+        ran = litereplica("--url", url, "wait", "app.db", TXID, "--timeout", "3s")
+    assert (ran.code, ran.out) == (3, "")
+    assert ran.error.startswith("3 s are over: app.db is not there")
+    assert len(asked) > 1
+    assert asked == sorted(asked, reverse=True)
 
 
 def test_a_status_shows_the_node_its_databases_and_its_replicas() -> None:

@@ -74,6 +74,22 @@ def test_a_file_in_place_of_the_mount_point_is_in_the_way(litereplica: CommandLi
     assert failed(examine(litereplica, mount, data))["mount point"][0] == f"{mount} is not a directory"
 
 
+def test_a_mount_point_that_is_a_link_is_in_the_way(litereplica: CommandLine, mount: Path, data: Path) -> None:
+    link = mount.parent / "link"
+    link.symlink_to(mount)
+    found, advice = failed(examine(litereplica, link, data))["mount point"]
+    assert found == f"{link} is a symbolic link to {mount}"
+    assert advice.startswith(f"set mount.dir to {mount}")
+
+
+def test_directories_that_meet_behind_a_link_are_in_the_way(litereplica: CommandLine, mount: Path, data: Path) -> None:
+    (data / "mount").mkdir()
+    link = mount.parent / "link"
+    link.symlink_to(data)
+    found, _ = failed(examine(litereplica, link / "mount", data))["mount point"]
+    assert found.endswith("must be apart")
+
+
 def test_a_data_directory_in_use_is_in_the_way_and_names_who_has_it(
     litereplica: CommandLine, mount: Path, data: Path
 ) -> None:

@@ -239,6 +239,29 @@ def test_a_damaged_record_in_the_log_is_named_and_nothing_is_changed(nodes: Node
     assert run_sql(node.path(), "SELECT count(*) FROM t") == [(40,)]
 
 
+# ------------------------------------------------------------------------------------------------------- fixed primary
+@pytest.mark.parametrize(
+    ("host", "warned"), [("192.0.2.1", True), ("2001:db8::1", True), ("127.0.0.2", False), ("localhost", False)]
+)
+def test_a_primary_s_file_on_another_machine_is_said_at_the_start(nodes: Nodes, host: str, *, warned: bool) -> None:
+    """Nothing else would notice: its applications commit, and no replica ever asks it."""
+    node = nodes.make_primary()
+    at = f"[{host}]:{node.replication_port}" if ":" in host else f"{host}:{node.replication_port}"
+    lease = {
+        "type": "static",
+        "static": {"primary": {"name": node.name, "http": f"http://127.0.0.1:{node.http_port}", "replication": at}},
+    }
+    node.configure(lease=lease, replication={"listen": f"0.0.0.0:{node.replication_port}"})
+    node.start()
+    if warned:
+        wait_until(lambda: node.log_lines("primary_is_elsewhere"), "the log says it")
+    else:
+        time.sleep(0.5)
+    lines = node.log_lines("primary_is_elsewhere")
+    assert len(lines) == (1 if warned else 0), node.log
+    assert all(at in line and "node.name" in line for line in lines)
+
+
 # ------------------------------------------------------------------------------------------------------------ replica
 def test_a_wrong_primary_address_is_said_once_and_the_replica_keeps_trying(nodes: Nodes) -> None:
     primary = nodes.make_primary()

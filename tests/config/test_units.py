@@ -171,3 +171,19 @@ def test_a_refused_url_does_not_show_its_password() -> None:
 )
 def test_passwords_in_urls_are_hidden(url: str, shown: str) -> None:
     assert without_password(url) == shown
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "0", "0.0", "0x0", "::0", "0:0:0:0:0:0:0:0", "::ffff:0.0.0.0"])
+def test_every_way_to_write_every_address_is_known(host: str) -> None:
+    assert Address(host, 1).is_any
+    assert not Address(host, 1).is_loopback
+
+
+@pytest.mark.parametrize("host", ["10.0.0.1", "::1", "h", "1", "zero", "0.h", "127.0.0.1"])
+def test_other_addresses_are_not_every_address(host: str) -> None:
+    assert not Address(host, 1).is_any
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1", "::1", "localhost", "127.9.9.9"])
+def test_what_only_this_machine_can_reach_is_known(host: str) -> None:
+    assert Address(host, 1).is_loopback
