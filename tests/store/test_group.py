@@ -128,6 +128,32 @@ def test_a_record_whose_group_is_not_whole_is_taken_back(tmp_path: Path, version
     store.close()
 
 
+@pytest.mark.parametrize("keep", ["nothing", "everything", "random"])
+def test_power_that_is_lost_while_a_record_is_taken_back_lets_it_be_taken_back_again(tmp_path: Path, keep: str) -> None:
+    for step in count():
+        root = tmp_path / str(step)
+        disk = FaultyDisk(root, tmp_path / f"graves-{step}")
+        store, apps = begin(root, disk)
+        write_group(store, 2)
+        apps[1].commit()
+        store.close()
+        disk.revive()
+        disk.stop_after = disk.steps + step
+        has_started = True
+        try:
+            open_store(root, disk).close()
+        except Stopped:
+            has_started = False
+        disk.lose_power(keep, seed=step)
+        store = open_store(root, disk)
+        assert positions(store) == [2, 2], step
+        assert not list((root / GROUPS_NAME).iterdir())
+        store.close()
+        if has_started:
+            break
+    assert step > 5
+
+
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("times", [1, 5])
 @pytest.mark.parametrize("left", ["killed", "stopped", "folded and killed"])
