@@ -150,14 +150,17 @@ class ShmFile(File):
 
 
 def fence(access: Access, database: Database, error: OSError) -> None:
-    """An fsync failed: what is durable is unknown, so nothing more is promised until a restart has looked.
+    """An fsync failed: what is durable is unknown, so nothing more is promised until a restart has looked."""
+    fence_for(access, f"fsync of the log of {database.name} failed", error)
+
+
+def fence_for(access: Access, problem: str, error: OSError) -> None:
+    """Accept nothing more until a restart has looked.
 
     The first one counts: those that come after it only repeat it.
     """
     if access.fenced is not None:
         return
-    access.fenced = (
-        f"fsync of the log of {database.name} failed ({error.strerror}): check the disk, then restart this node"
-    )
+    access.fenced = f"{problem} ({error.strerror}): check the disk, then restart this node"
     log.error("fenced", reason=access.fenced)
     access.told_fenced(access.fenced)

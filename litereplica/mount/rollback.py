@@ -21,7 +21,7 @@ from litereplica.ltx.position import Position
 from litereplica.mount.access import Access
 from litereplica.mount.database_file import DatabaseFile, Finish
 from litereplica.mount.elsewhere import BecamePrimary
-from litereplica.mount.files import fence
+from litereplica.mount.files import fence, fence_for
 from litereplica.mount.first_page import under_journal
 from litereplica.mount.replica_journal import end_elsewhere, is_undone
 from litereplica.sqlite.pages import (
@@ -35,7 +35,7 @@ from litereplica.sqlite.version import header_problem
 from litereplica.store.adopt import log_file, whole_pages
 from litereplica.store.commit import PendingCommit, log_pages
 from litereplica.store.database import ROLLBACK_MODE, WAL_MODE, Database, Pages
-from litereplica.store.group import GroupFile
+from litereplica.store.group import GroupFile, GroupStays
 from litereplica.store.roll_back import roll_back
 from litereplica.store.store import Store
 
@@ -197,9 +197,11 @@ async def _log(
     group = None
     try:
         if len(changes) > 1:
-            group = GroupFile.write(store, {change.file.name: store.next_txid(change.file.name) for change in changes})
+            group = GroupFile.write(store, [change.file.name for change in changes])
         for change in changes:
             pending.append(await _log_one(store, access, change))  # noqa: PERF401  what there is is cut on an error
+        if group is not None:
+            _check_named(group, pending)
         for commit in pending:
             await _make_durable(access, commit)
         if pending:
@@ -208,18 +210,53 @@ async def _log(
             if file.is_torn or any(change.file is file for change in changes):
                 file.write_held()
         finish()
-    except BaseException:
+    except BaseException as error:
         for file in files:
             # Before the records go: what the backing files have taken has to be undone if they are not there.
             await _protect_torn(access, file)
-        for commit in pending:
-            commit.cut()
-        if group is not None:
-            group.remove()
+        _end_group(access, group or error, changes, _cut(pending))
         raise
-    if group is not None:
-        group.remove()
+    # Where it stays, this transaction has happened all the same, and a start finds it whole.
+    _end_group(access, group, changes)
     return pending
+
+
+def _check_named(group: GroupFile, pending: list[PendingCommit]) -> None:
+    """The group was written before its records: raises OSError if a database has got another one in between."""
+    if any(commit.txid != group.members[commit.database.name].txid for commit in pending):
+        raise OSError(errno.EBUSY, "another transaction of one of these databases was logged")
+
+
+def _cut(pending: list[PendingCommit]) -> OSError | None:
+    """Take all records back; the first error of those that could not be."""
+    failure = None
+    for commit in pending:
+        try:
+            commit.cut()
+        except OSError as error:
+            failure = failure or error
+    return failure
+
+
+def _end_group(
+    access: Access, group: GroupFile | BaseException | None, changes: list[_Change], not_cut: OSError | None = None
+) -> None:
+    """Nothing may follow a group that a start still has to judge: then this node accepts no commit any more.
+
+    ``group``: or why there is none. ``not_cut``: a record of it may be there at the next start, which takes it back.
+    """
+    stays = group if isinstance(group, GroupStays) else None
+    if isinstance(group, GroupFile):
+        try:
+            if not_cut is None:
+                group.remove()
+            else:
+                stays = group.leave(not_cut)
+        except GroupStays as error:
+            stays = error
+    if stays is not None:
+        names = ", ".join(change.file.name for change in changes)
+        fence_for(access, f"a transaction over several databases ({names}) could not be settled", stays)
 
 
 async def _make_durable(access: Access, commit: PendingCommit) -> None:

@@ -2,7 +2,8 @@
 
 Knows the rule: the log is ahead of or equal to the files. The WAL file is never trusted; the records after the last
 position known to be wholly in the database file are written into it again, then the rolling checksum is compared.
-Does not know how the log's own torn tail is dropped (store.reopen) or how pages are written (store.redo).
+Does not know how the log's own torn tail is dropped (store.reopen), how pages are written (store.redo), or how a file
+that somebody else has written to is told (store.offline).
 
 Nothing that is damaged is changed or deleted: Corrupt says what to do.
 """
@@ -22,6 +23,7 @@ from litereplica.store.database import Database, journal_mode_of
 from litereplica.store.dropped import finish_drop, forget_dropped, forget_unlinked
 from litereplica.store.install import finish_install, place_install
 from litereplica.store.meta import NOT_CLEAN, Meta, load_meta
+from litereplica.store.offline import judge_stopped
 from litereplica.store.redo import redo, sum_up
 from litereplica.store.reopen import Known, reopen, reopen_clean
 from litereplica.store.roll_back import roll_back
@@ -108,6 +110,8 @@ def _bring_up_dirty(database: Database, meta: Meta) -> None:
     database.log.sync_blocking()
     checksums.reserve(1)
     checksums.begin_boot(database.log.durable_txid)
+    # Before anything of the file is changed: whoever had it since may have written to it.
+    is_summed = meta.clean and database.exists and _has_nothing_to_redo(database) and judge_stopped(database)
     with contextlib.suppress(FileNotFoundError):
         disk.unlink(directory / _UNFINISHED)
     if database.position.txid:
@@ -118,15 +122,19 @@ def _bring_up_dirty(database: Database, meta: Meta) -> None:
         # What a journal gave back or cut off is what the log says, or the journal was not this file's.
         _check_pages(database, played)
         # After a clean stop there was nothing to redo: somebody else had the file, or the checksums are damaged.
-        _check(database, read_file=meta.clean)
+        _check(database, read_file=meta.clean and not is_summed)
     else:
         checksums.clear_from(1)
     fold(database)
 
 
+def _has_nothing_to_redo(database: Database) -> bool:
+    return database.log.last_txid == database.base.txid
+
+
 def _take_tail(database: Database) -> None:
     records = database.log
-    if records.last_txid == database.base.txid:
+    if _has_nothing_to_redo(database):
         return
     tail = records.summary(records.last_txid)
     database.position = Position(tail.header.max_txid, tail.trailer.post_checksum)

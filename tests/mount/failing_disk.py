@@ -1,6 +1,7 @@
 """Runs a node whose disk cannot make log segments durable as long as a certain file is there.
 
-The file's text may name another kind of file, by the end of its path.
+The file's text may name other files, by the end of their paths or of their folders', and what of them fails:
+``[CALL:]END``, a line each; CALL is fdatasync, fsync_directory, truncate or unlink.
 Usage, put before a node's own command: ``python -m tests.mount.failing_disk FILE python -m litereplica -c CONFIG run``.
 """
 
@@ -21,19 +22,36 @@ _DESCRIPTORS: Final = Path("/proc/self/fd")
 
 
 class FailingDisk(Disk):
-    """While ``fails`` exists, fdatasync of such a file answers as the kernel does when the disk has lost a write."""
+    """While ``fails`` exists, such a call answers as the kernel does when the disk has lost a write."""
 
     __slots__ = ("_fails",)
 
     def __init__(self, fails: Path) -> None:
         self._fails = fails
 
-    def fdatasync(self, descriptor: int) -> None:
-        if self._fails.exists():
-            ending = self._fails.read_text(encoding="utf-8") or ".ltx"
-            if str((_DESCRIPTORS / str(descriptor)).readlink()).endswith(ending):
+    def _check(self, call: str, path: Path) -> None:
+        if not self._fails.exists():
+            return
+        for line in self._fails.read_text(encoding="utf-8").split() or [".ltx"]:
+            failing, _, ending = line.rpartition(":")
+            if (failing or "fdatasync") == call and (str(path).endswith(ending) or str(path.parent).endswith(ending)):
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def fdatasync(self, descriptor: int) -> None:
+        self._check("fdatasync", (_DESCRIPTORS / str(descriptor)).readlink())
         super().fdatasync(descriptor)
+
+    def truncate(self, descriptor: int, size: int) -> None:
+        self._check("truncate", (_DESCRIPTORS / str(descriptor)).readlink())
+        super().truncate(descriptor, size)
+
+    def unlink(self, path: Path) -> None:
+        self._check("unlink", path)
+        super().unlink(path)
+
+    def fsync_directory(self, path: Path) -> None:
+        self._check("fsync_directory", path)
+        super().fsync_directory(path)
 
 
 def main(arguments: list[str]) -> int:

@@ -5,6 +5,7 @@ import operator
 import os
 import sqlite3
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -229,6 +230,66 @@ def test_a_transaction_over_two_databases_is_one_in_each(node: Node, mode: str) 
     exact(node, first.name)
     exact(node, second.name)
     assert not [each for each in (node.data / "files").iterdir() if "-mj" in each.name]
+    assert not list((node.data / "groups").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("failing", "is_committed"),
+    [
+        ("fsync_directory:/groups", False),
+        ("fsync_directory:/groups unlink:/groups", False),
+        # The removal of the super-journal, then that of a record.
+        ("unlink:/files truncate:/db/one.db", False),
+        ("unlink:/groups", True),
+    ],
+)
+@pytest.mark.parametrize("clean", [True, False])
+def test_nothing_follows_a_transaction_over_two_databases_that_could_not_be_settled(
+    nodes: Nodes, failing: str, is_committed: bool, clean: bool
+) -> None:
+    fails = nodes.folder / "fails"
+    node = nodes.standalone()
+    node.stop()
+    node.start(prefix=[sys.executable, "-m", "tests.mount.failing_disk", str(fails)])
+    paths = [make(node, name, "PERSIST", rows=3) for name in ("one.db", "two.db")]
+    sessions = [Session(path, busy_s=0) for path in paths]
+    for session in sessions:
+        session.run("PRAGMA journal_mode=PERSIST")
+    first, second = sessions
+    first.run("ATTACH ? AS other", str(paths[1]))
+    first.run("PRAGMA other.journal_mode=PERSIST")
+    (node.data / "groups").mkdir()
+    fails.write_text(failing, encoding="utf-8")
+    first.run("BEGIN")
+    first.run("INSERT INTO main.t (v) VALUES ('a')")
+    first.run("INSERT INTO other.t (v) VALUES ('b')")
+    if is_committed:
+        first.run("COMMIT")
+    else:
+        with pytest.raises(SqlError, match="SQLITE_IOERR"):
+            first.run("COMMIT")
+    fails.unlink()
+    acknowledged = 0
+    for _ in range(3):
+        try:
+            second.run("INSERT INTO t (v) VALUES ('c')")
+        except SqlError:
+            continue
+        acknowledged += 1
+    if clean:
+        node.terminate()
+    else:
+        node.kill()
+    for session in sessions:
+        session.kill()
+    node.start()
+    rows = 4 if is_committed else 3
+    for path, more in zip(paths, (0, acknowledged), strict=True):
+        assert run_sql(path, "SELECT count(*) FROM t") == [(rows + more,)]
+        assert integrity(path) == "ok"
+        exact(node, path.name)
+        run_sql(path, "INSERT INTO t (v) VALUES ('d')")
+    assert acknowledged == 0
     assert not list((node.data / "groups").iterdir())
 
 
