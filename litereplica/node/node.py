@@ -73,6 +73,7 @@ class Node:
         self.store = store
         self.http = http
         self.mount_lost = False
+        self.is_stopping = False
         self._session: Session | None = None
         self._wait = AdaptiveWait()
         self._ready = trio.Event()
@@ -182,7 +183,15 @@ class Node:
         if server is not None:
             await server.drain(DRAIN_LIMIT_S)
             await server.dismiss_all("stopping", f"{self.settings.node.name} stops")
+        # The applier's end closes files, for which it may have to wait for a write that is held here.
+        self.plane.writes.forwarder.stop()
         await self.plane.link.stop(APPLIER_STOP_LIMIT_S)
+
+    def give_up(self) -> None:
+        """It ends, by whatever: nothing is committed any more, and nobody is kept waiting for it."""
+        if self.access.fenced is None:
+            self.access.fenced = "this node ends"
+        self.plane.writes.forwarder.stop()
 
     def kill_applier(self) -> None:
         """At once."""
@@ -274,6 +283,8 @@ class Node:
     def _readiness(self) -> tuple[bool, str]:  # noqa: PLR0911  each return is one reason
         plane, is_primary = self.plane, self.access.primary
         ready, reason = self._ready.is_set(), self.waits_for
+        if self.is_stopping:
+            return False, "this node is stopping"
         if self.access.fenced is not None:
             return False, self.access.fenced
         known = self.store.databases.values()
