@@ -47,6 +47,8 @@ log = structlog.get_logger()
 
 # Replicas get this long to take what they have not yet when the primary stops.
 DRAIN_LIMIT_S: Final = 2.0
+# The primary gets this long to answer what a replica that stops has sent it.
+ANSWER_LIMIT_S: Final = 2.0
 # The applier gets this long to finish what it was given; what it does not finish is redone from the log.
 APPLIER_STOP_LIMIT_S: Final = 5.0
 CHECK_DISK: Final = "check the disk, then restart this node"
@@ -184,14 +186,14 @@ class Node:
             await server.drain(DRAIN_LIMIT_S)
             await server.dismiss_all("stopping", f"{self.settings.node.name} stops")
         # The applier's end closes files, for which it may have to wait for a write that is held here.
-        self.plane.writes.forwarder.stop()
+        await self.plane.writes.forwarder.stop(ANSWER_LIMIT_S)
         await self.plane.link.stop(APPLIER_STOP_LIMIT_S)
 
     def give_up(self) -> None:
         """It ends, by whatever: nothing is committed any more, and nobody is kept waiting for it."""
         if self.access.fenced is None:
             self.access.fenced = "this node ends"
-        self.plane.writes.forwarder.stop()
+        self.plane.writes.forwarder.give_up()
 
     def kill_applier(self) -> None:
         """At once."""
