@@ -250,8 +250,7 @@ class ApplierLink:
 
     async def _live(self, up: Callable[[], None]) -> None:
         """One child, from start to end; ``up`` is called when it is ready. Raises Unavailable if it never is."""
-        process, channel = spawn(self._mount_dir)
-        pidfd = os.pidfd_open(process.pid)
+        process, pidfd, channel = spawn(self._mount_dir)
         ready = False
         try:
             with channel:

@@ -28,12 +28,16 @@ MODULE: Final = "litereplica.applier"
 _log = structlog.get_logger(__name__)
 
 
-def spawn(mount_dir: str) -> tuple[subprocess.Popen[bytes], socket.socket]:
-    """Start a child. On the event loop's own thread: the child's PR_SET_PDEATHSIG watches the thread that made it.
+def spawn(mount_dir: str) -> tuple[subprocess.Popen[bytes], int, socket.socket]:
+    """Start a child; it, its pidfd, our end. Raises Unavailable.
 
-    It blocks until exec, about a millisecond; what it reads is on the plain disk.
+    On the event loop's own thread: the child's PR_SET_PDEATHSIG watches the thread that made it. It blocks until exec,
+    about a millisecond; what it reads is on the plain disk.
     """
-    ours, theirs = socket.socketpair()
+    try:
+        ours, theirs = socket.socketpair()
+    except OSError as error:
+        raise _cannot(error) from error
     ours.setblocking(False)  # noqa: FBT003 (the method's only parameter)
     # -P: never from the working directory, which may be the mount.
     command = (sys.executable, "-P", "-m", MODULE)
@@ -58,8 +62,19 @@ def spawn(mount_dir: str) -> tuple[subprocess.Popen[bytes], socket.socket]:
             )
     except OSError as error:
         ours.close()
-        raise Unavailable(f"the applier cannot be started: {error}") from error
-    return process, ours
+        raise _cannot(error) from error
+    try:
+        return process, os.pidfd_open(process.pid), ours
+    except OSError as error:
+        ours.close()
+        process.kill()
+        # It has opened nothing on the mount yet: it ends at once.
+        process.wait()
+        raise _cannot(error) from error
+
+
+def _cannot(error: OSError) -> Unavailable:
+    return Unavailable(f"the applier cannot be started: {error}")
 
 
 async def receive(channel: socket.socket, reader: MessageReader) -> list[Message]:

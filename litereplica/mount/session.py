@@ -1,7 +1,7 @@
 """Mounting and unmounting.
 
 Knows what can be wrong with a mount point, and how a mount that a dead daemon left behind is taken away. Does not know
-what is mounted (mount.operations). Everything here happens before or after the mount is served, never while.
+what is mounted (mount.operations). But for serving itself, all of it happens before or after the mount is served.
 """
 
 import ctypes
@@ -13,6 +13,7 @@ from typing import Final
 
 import pyfuse3
 import structlog
+import trio
 
 from litereplica.errors import Refused, Unavailable
 from litereplica.mount.bare import guard, reason
@@ -123,8 +124,16 @@ def unmount(path: Path) -> None:
         raise Unavailable(message) from None
 
 
+def abort(path: Path) -> None:
+    """Have all requests of a mount of ours end with an error, and take it away; if that may be done (MNT_FORCE)."""
+    kind = mounted_type(Path(os.path.abspath(path)))  # noqa: PTH100  a resolve() would touch it
+    if kind is not None and kind.startswith("fuse"):
+        mnt_force, mnt_detach = 1, 2
+        ctypes.CDLL(None).umount2(os.fsencode(path), mnt_force | mnt_detach)
+
+
 class Session:
-    """One mount: ``open`` mounts, ``serve`` answers until ``close``."""
+    """One mount: ``open`` mounts, ``serve`` answers until it is cancelled, ``close`` ends what was never served too."""
 
     def __init__(self, operations: Operations, wait: AdaptiveWait) -> None:
         self._operations = operations
@@ -169,14 +178,38 @@ class Session:
             raise Refused(_not_empty(path))
 
     async def serve(self) -> None:
-        """Answer requests until the file system is unmounted or the task is cancelled."""
-        await pyfuse3.main(min_tasks=IDLE_WORKERS, max_tasks=MAX_WORKERS)
+        """Answer requests until the file system is unmounted or the task is cancelled; it is gone then.
 
-    def close(self) -> None:
+        Not later: as long as the descriptor is open, who asked and was not answered waits, and SIGKILL does not end
+        that wait. Somebody may wait for such a process (an exit is a request for each file that is open).
+        """
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._abort_when_cancelled)
+                await pyfuse3.main(min_tasks=IDLE_WORKERS, max_tasks=MAX_WORKERS)
+                nursery.cancel_scope.cancel()
+        finally:
+            self._end()
+
+    async def _abort_when_cancelled(self) -> None:
+        """A handler may wait for a thread that waits in the kernel for what another handler does not answer now."""
+        try:
+            await trio.sleep_forever()
+        finally:
+            if self._path is not None:
+                abort(self._path)
+
+    def _end(self) -> None:
         """Unmount, even while applications hold files: theirs then fail with ENOTCONN."""
         if self._path is None:
             return
         path, self._path = self._path, None
-        unmount(path)
-        pyfuse3.close(unmount=False)
+        try:
+            unmount(path)
+        finally:
+            pyfuse3.close(unmount=False)
+
+    def close(self) -> None:
+        """Unmount if that is still to be done, and close the files behind it; twice is once."""
+        self._end()
         self._operations.tree.close()

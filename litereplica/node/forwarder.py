@@ -71,6 +71,7 @@ AGAIN_S: Final = 0.1
 LEASE_LIMIT_S: Final = 0.3
 """A transaction that is found to be stale here is refused when its retry has the write lease, or after this: a little
 more than the primary itself waits (node.halting)."""
+STOPS: Final = "this node stops"
 REPORT_LIMIT_S: Final = 1.0
 """The applier answers at once what it has published; a machine that has everything else to do."""
 
@@ -117,6 +118,9 @@ class Forwarder:
         self._line: UpLine | None = None
         self._line_changed = trio.Event()
         self._is_promoted = False
+        self._takes_none = False
+        self._gives_up = False
+        self._none_left = trio.Event()
         self._numbers = 0
         self._journeys: dict[str, Journey] = {}
         self._questions: dict[int, _Question] = {}
@@ -173,6 +177,8 @@ class Forwarder:
         # The mount has asked before; now it counts, for in the same stretch the lock is noted that it was made under.
         problem = self._halts.problem(name)
         journey = self._journeys[name] = Journey(transaction, awaited, self._halts.token(name), durable=durable)
+        if self._takes_none:
+            problem = STOPS
         if problem is not None:
             journey.give_up(Refused(problem))
         self._counts.waiting += 1
@@ -196,6 +202,8 @@ class Forwarder:
         finally:
             journey.number = 0
             del self._journeys[name]
+            if not self._journeys and self._takes_none:
+                self._none_left.set()
             self._counts.waiting -= 1
         self._counts.forwarded(counted.COMMITTED)
 
@@ -296,6 +304,8 @@ class Forwarder:
         with trio.CancelScope(deadline=until):
             while not (self._access.primary or self._is_promoted):
                 self._check_kept(database, txid)
+                if self._gives_up:
+                    raise Unavailable(f"{STOPS}: whether the primary has made {database.name} durable is not known")
                 line = self._line
                 if line is None:
                     await self._line_changed.wait()
@@ -389,6 +399,25 @@ class Forwarder:
     def promotion_ended(self) -> None:
         """This node is the primary, or it is not going to be."""
         self._is_promoted = False
+
+    async def stop(self, limit_s: float) -> None:
+        """Take no more transactions; what the primary has not answered by the limit is given up."""
+        self._takes_none = True
+        if self._journeys:
+            with trio.move_on_after(limit_s):
+                await self._none_left.wait()
+        self.give_up()
+
+    def give_up(self) -> None:
+        """Nobody waits for a primary any more, nor begins to: this node stops, and its applier wants the same files."""
+        self._takes_none = self._gives_up = True
+        self._notice()
+        for journey in self._journeys.values():
+            journey.give_up(Unavailable(f"{STOPS}: it may be committed") if journey.left else Refused(STOPS))
+            if journey.awaited.committed:
+                # Whether it is durable is not waited for either (``_be_durable``).
+                journey.number = 0
+            journey.wake()
 
     def _notice(self) -> None:
         changed, self._line_changed = self._line_changed, trio.Event()

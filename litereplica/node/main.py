@@ -3,9 +3,10 @@
 Knows the order in which parts are made and unmade: each cleanup stands next to what it cleans. Does not know what the
 parts do.
 
-Order of a clean stop: the proxy, the application, HTTP, the applier, the mount, replication (replicas get what they
-have not yet), the store. Nothing is acknowledged after the unmount, and everything that was is in the log before the
-store closes.
+Order of a clean stop: the proxy, the application, HTTP, replication (replicas get what they have not yet), the applier,
+the mount, the store. Nothing is acknowledged after the unmount, and everything that was is in the log before the store
+closes. Whatever fails, the mount is served until everything else has ended: application and applier may have to close
+files of it, and an end that waits for a mount which nobody serves is none. But that has a limit too.
 """
 
 import contextlib
@@ -27,7 +28,7 @@ from litereplica.http.app import build
 from litereplica.http.listener import bind
 from litereplica.http.server import serve
 from litereplica.mount.session import prepare_mount_point, unmount
-from litereplica.node.child import Child
+from litereplica.node.child import KILL_LIMIT_S, STOP_LIMIT_S, Child
 from litereplica.node.leased import opened_will
 from litereplica.node.node import Direct, Node
 from litereplica.node.proxy_child import ProxyChild, opened_proxy
@@ -39,6 +40,8 @@ log = structlog.get_logger()
 # Retention is looked at this often. At full speed a primary logs some 40 MB/s, so the size cap is exceeded by no more
 # than a few hundred MB.
 MAINTENANCE_S: Final = 5.0
+# Once the parts end: this long for what the application and the applier still ask of the mount.
+CUT_LIMIT_S: Final = 5.0
 EXIT_INTERRUPTED: Final = 130
 # They mean nothing to us: they are the application's, and without one they are ignored.
 PASSED_ON: Final = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -128,7 +131,7 @@ def _disk_errors(settings: Settings, comfort: str) -> Iterator[None]:
 
 async def _serve(node: Node, settings: Settings, proxy: ProxyChild | None, told: threading.Event) -> int:
     code = 0
-    stop = trio.Event()
+    stop, http_ends, ending = trio.Event(), trio.Event(), trio.Event()
     child = Child(settings.exec) if settings.exec else None
 
     def ended(child_code: int) -> None:
@@ -136,12 +139,14 @@ async def _serve(node: Node, settings: Settings, proxy: ProxyChild | None, told:
         code = child_code
         stop.set()
 
-    async with _signals(stop, child, node), trio.open_nursery() as nursery:
-        if told.is_set():
-            stop.set()
-        mounted = await nursery.start(node.serve_mount)
+    async with (
+        _signals(stop, child, node, told),
+        _mounted(node, child, ending) as mounted,
+        trio.open_nursery() as nursery,
+    ):
+        await nursery.start(_tell_end, ending)
         await nursery.start(node.run)
-        nursery.start_soon(serve, build(node, node.metrics, str(settings.data.dir)), node.http, stop.wait)
+        nursery.start_soon(serve, build(node, node.metrics, str(settings.data.dir)), node.http, http_ends.wait)
         nursery.start_soon(_maintain, node, settings)
         nursery.start_soon(_watch_mount, mounted, stop, node)
         log.info(
@@ -160,14 +165,48 @@ async def _serve(node: Node, settings: Settings, proxy: ProxyChild | None, told:
                     front.start_soon(proxy.run)
                 await stop.wait()
                 log.info("stopping", node=settings.node.name)
+                node.is_stopping = True
                 front.cancel_scope.cancel()
             application.cancel_scope.cancel()
+        http_ends.set()
         await node.stop()
         nursery.cancel_scope.cancel()
     if node.mount_lost:
         message = f"the mount {settings.mount.dir} was taken away (umount) while this node served it: start it again"
         raise Unavailable(message)
     return code
+
+
+@contextlib.asynccontextmanager
+async def _mounted(node: Node, child: Child | None, ending: trio.Event) -> AsyncIterator[trio.Event]:
+    """Serve the mount for as long as anything else runs; ``ending`` is told when that has begun to end."""
+    async with trio.open_nursery() as nursery:
+        mounted = await nursery.start(node.serve_mount)
+
+        async def cut() -> None:
+            await ending.wait()
+            node.give_up()
+            if child is not None and child.is_alive:
+                with trio.move_on_after(STOP_LIMIT_S + KILL_LIMIT_S):
+                    await child.gone.wait()
+            await trio.sleep(CUT_LIMIT_S)
+            log.error("mount_cut", reason="something here does not end: what still waits for the mount fails now")
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(cut)
+        try:
+            yield mounted
+        finally:
+            nursery.cancel_scope.cancel()
+
+
+async def _tell_end(ending: trio.Event, task_status: trio.TaskStatus[None]) -> None:
+    """A sibling of all parts: it hears in the same instant that they are to end."""
+    task_status.started()
+    try:
+        await trio.sleep_forever()
+    finally:
+        ending.set()
 
 
 async def _supervise(child: Child, node: Node, ended: Callable[[int], None]) -> None:
@@ -194,22 +233,28 @@ async def _maintain(node: Node, settings: Settings) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _signals(stop: trio.Event, child: Child | None, node: Node) -> AsyncIterator[None]:
-    """First SIGTERM or SIGINT: stop cleanly; second: at once."""
+async def _signals(stop: trio.Event, child: Child | None, node: Node, told: threading.Event) -> AsyncIterator[None]:
+    """First SIGTERM or SIGINT: stop cleanly; second: at once. A stop for another reason is no signal."""
 
-    async def listen() -> None:
+    async def listen(task_status: trio.TaskStatus[None]) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, *PASSED_ON) as received:
+            # Whoever was not heard here before was heard there.
+            heard = told.is_set()
+            if heard:
+                stop.set()
+            task_status.started()
             async for number in received:
                 if number in PASSED_ON:
                     if child is not None:
                         child.signal(number)
                     continue
-                if stop.is_set():
+                if heard:
                     _stop_at_once(node, child)
+                heard = True
                 stop.set()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(listen)
+        await nursery.start(listen)
         try:
             yield
         finally:

@@ -48,6 +48,8 @@ log = structlog.get_logger()
 
 # Replicas get this long to take what they have not yet when the primary stops.
 DRAIN_LIMIT_S: Final = 2.0
+# The primary gets this long to answer what a replica that stops has sent it.
+ANSWER_LIMIT_S: Final = 2.0
 # The applier gets this long to finish what it was given; what it does not finish is redone from the log.
 APPLIER_STOP_LIMIT_S: Final = 5.0
 CHECK_DISK: Final = "check the disk, then restart this node"
@@ -74,6 +76,7 @@ class Node:
         self.store = store
         self.http = http
         self.mount_lost = False
+        self.is_stopping = False
         self._session: Session | None = None
         self._wait = AdaptiveWait()
         self._ready = trio.Event()
@@ -187,7 +190,15 @@ class Node:
         if server is not None:
             await server.drain(DRAIN_LIMIT_S)
             await server.dismiss_all("stopping", f"{self.settings.node.name} stops")
+        # The applier's end closes files, for which it may have to wait for a write that is held here.
+        await self.plane.writes.forwarder.stop(ANSWER_LIMIT_S)
         await self.plane.link.stop(APPLIER_STOP_LIMIT_S)
+
+    def give_up(self) -> None:
+        """It ends, by whatever: nothing is committed any more, and nobody is kept waiting for it."""
+        if self.access.fenced is None:
+            self.access.fenced = "this node ends"
+        self.plane.writes.forwarder.give_up()
 
     def kill_applier(self) -> None:
         """At once."""
@@ -279,6 +290,8 @@ class Node:
     def _readiness(self) -> tuple[bool, str]:  # noqa: PLR0911  each return is one reason
         plane, is_primary = self.plane, self.access.primary
         ready, reason = self._ready.is_set(), self.waits_for
+        if self.is_stopping:
+            return False, "this node is stopping"
         if self.access.fenced is not None:
             return False, self.access.fenced
         known = self.store.databases.values()

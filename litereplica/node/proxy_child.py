@@ -45,9 +45,16 @@ class ProxyChild:
         pause_s = FIRST_PAUSE_S
         while True:
             began = trio.current_time()
-            code = await self._run_once()
+            code, reason = None, None
+            try:
+                code = await self._run_once()
+            except OSError as error:  # no process, no memory, no descriptor is to be had: that may pass
+                reason = error.strerror
             pause_s = FIRST_PAUSE_S if trio.current_time() - began > PROVEN_S else min(2 * pause_s, LONGEST_PAUSE_S)
-            log.error("proxy_ended", exit_code=code, again_in_s=pause_s)
+            if reason is None:
+                log.error("proxy_ended", exit_code=code, again_in_s=pause_s)
+            else:
+                log.error("proxy_not_started", reason=reason, again_in_s=pause_s)
             await trio.sleep(pause_s)
 
     async def _run_once(self) -> int:

@@ -1,9 +1,11 @@
 """The daemon's end: the child is started, restarted and stopped, and a death is never visible to a reader."""
 
 import contextlib
+import errno
 import os
 import random
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -426,3 +428,31 @@ def test_a_checkpoint_of_what_an_install_has_replaced_is_not_told(tmp_path: Path
     node.link.close_database("app.db")
     tell(Checkpointed("app.db", 3, truncated=True, history=2))
     assert len(node.checkpointed) == 2
+
+
+@pytest.mark.parametrize(("module", "name"), [(socket, "socketpair"), (os, "pidfd_open")])
+async def test_a_child_that_cannot_be_made_for_want_of_a_descriptor_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: object, name: str
+) -> None:
+    primary = Primary(tmp_path)
+    refused = 0
+
+    def refuse(*_: object) -> None:
+        nonlocal refused
+        refused += 1
+        if refused == 2:
+            monkeypatch.undo()
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async with running(Node(tmp_path)) as node:
+        node.add(primary.change("CREATE TABLE t (n)"))
+        await node.wait_applied(1)
+        assert node.link.pid is not None
+        monkeypatch.setattr(module, name, refuse)
+        os.kill(node.link.pid, signal.SIGKILL)
+        with trio.fail_after(30):
+            while not node.restarts:
+                await trio.sleep(0.01)
+        node.add(primary.change("INSERT INTO t VALUES (1)"))
+        await node.wait_applied(2)
+    assert refused == 2

@@ -1,8 +1,10 @@
 """The proxy as a process: alone, supervised, stopped, killed, and with a wrong configuration."""
 
+import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -12,7 +14,11 @@ from typing import Any
 
 import httpx
 import pytest
+import trio
+import trio.testing
 
+from litereplica.config import Settings
+from litereplica.node.proxy_child import ProxyChild
 from tests.proxy.raw import connected
 from tests.proxy.site import DATABASE, Process, Site, listens
 from tests.support.nodes import ROOT, Nodes, free_ports
@@ -186,3 +192,20 @@ def test_without_a_section_there_is_no_proxy(tmp_path: Path) -> None:
 def test_a_node_does_not_load_the_proxys_library() -> None:
     code = "import sys, litereplica.node.main, litereplica.cli.run; sys.exit('aiohttp' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=30, cwd=ROOT).returncode == 0
+
+
+async def test_a_proxy_that_cannot_be_started_for_now_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    tried = 0
+
+    def refused(*_: object) -> None:
+        nonlocal tried
+        tried += 1
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "memfd_create", refused)
+    with socket.socket() as listener, trio.move_on_after(60) as scope:
+        await ProxyChild(Settings(), listener).run()
+    assert scope.cancelled_caught
+    assert 5 < tried < 20, "it waits longer each time"

@@ -101,6 +101,77 @@ async def test_what_was_lost_is_not_durable_though_the_next_primary_has_a_transa
         await replica.forwarder.make_durable("app.db")
 
 
+# -- a node that stops ------------------------------------------------------------------------------------------------
+
+
+async def told_at_the_stop(replica: WritingNode, line: TwinLine | None, *, durable: bool = False) -> LitereplicaError:
+    """What the application of a held commit is told when its node stops."""
+    replica.grow(10)
+    if line is not None:
+        replica.writes.connected(line)
+    async with trio.open_nursery() as nursery:
+
+        async def stop() -> None:
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            await replica.forwarder.stop(0.2)
+
+        nursery.start_soon(stop)
+        with trio.fail_after(3), pytest.raises(LitereplicaError, match="this node stops") as told:
+            await replica.write(durable=durable)
+    return told.value
+
+
+@pytest.mark.parametrize("durable", [True, False])
+async def test_of_what_was_sent_a_node_that_stops_says_that_it_may_be_committed(
+    replica: WritingNode, *, durable: bool
+) -> None:
+    told = await told_at_the_stop(replica, TwinLine(replica, 1, answers=False), durable=durable)
+    assert isinstance(told, Unavailable)
+    assert replica.forwarded == {"unknown": 1}
+
+
+async def test_what_was_never_sent_is_refused_at_a_stop_and_nothing_is_taken_after_it(replica: WritingNode) -> None:
+    told = await told_at_the_stop(replica, None)
+    assert isinstance(told, Refused)
+    line = TwinLine(replica, 1)
+    replica.writes.connected(line)
+    with trio.fail_after(3), pytest.raises(Refused, match="this node stops"):
+        await replica.write()
+    assert not line.sent
+
+
+async def test_a_sync_that_waits_for_the_primary_ends_at_a_stop_and_promises_nothing(
+    primary: WritingNode, replica: WritingNode
+) -> None:
+    primary.grow(10)
+    async with primary.leading(), replica.forwarding(primary.port):
+        await until(lambda: same(primary, replica))
+        await replica.write()
+    async with trio.open_nursery() as nursery:
+
+        async def stop() -> None:
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            await replica.forwarder.stop(0.2)
+
+        nursery.start_soon(stop)
+        with trio.fail_after(3), pytest.raises(Unavailable, match="not known"):
+            await replica.forwarder.make_durable("app.db")
+
+
+async def test_what_the_primary_answers_in_time_is_committed_at_a_stop(
+    primary: WritingNode, replica: WritingNode
+) -> None:
+    primary.grow(10)
+    async with primary.leading(), replica.forwarding(primary.port):
+        await until(lambda: same(primary, replica))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(replica.write)
+            while not replica.forwarder._journeys:
+                await trio.lowlevel.checkpoint()
+            await replica.forwarder.stop(5)
+        assert replica.forwarded == {"committed": 1}
+
+
 # -- what was refused -------------------------------------------------------------------------------------------------
 
 
