@@ -46,6 +46,8 @@ async def main(url, key):
     if sys.argv[3] == "close":
         await lease.close()
         await will.close()
+    elif sys.argv[3] == "abandon":
+        await will.abandon()
     else:
         await trio.sleep(60)
 
@@ -122,6 +124,30 @@ async def test_an_ordinary_end_leaves_nothing_to_the_child(kept: Place) -> None:
     with holder(kept.agent.url, kept.options["key"], "close") as (process, child):
         assert await trio.to_thread.run_sync(process.wait, 10) == 0
         assert not is_alive(child)
+
+
+async def test_who_ends_without_having_stopped_leaves_the_lease_to_the_child(kept: Place) -> None:
+    assert kept.agent is not None
+    watcher, _ = await kept.joined("b")
+    with holder(kept.agent.url, kept.options["key"], "abandon") as (process, child):
+        assert await trio.to_thread.run_sync(process.wait, 10) == 0
+        assert not is_alive(child)
+    assert (await watcher.watch(None, LIMIT_S)).holding is None
+
+
+async def test_a_child_that_no_agent_answers_is_not_waited_for() -> None:
+    with silent() as url:
+        will = Will()
+        will.start()
+        will.update(document(url, limit_s=5.0))
+        child = will._process
+        assert child is not None
+        began = time.monotonic()
+        await will.abandon()
+        assert time.monotonic() - began < 4.0
+        assert is_alive(child.pid), "it goes on without us"
+        child.kill()
+        await trio.to_thread.run_sync(child.wait, LIMIT_S)
 
 
 def test_the_child_shares_nothing_with_its_daemon(shared_agent: Agent) -> None:
