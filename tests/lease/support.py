@@ -96,15 +96,24 @@ async def until_done(call: Any, *arguments: Any, limit_s: float = 30.0) -> Any:
 
 
 def leased_node(
-    nodes: Nodes, name: str, url: str, key: str, *, ttl_s: float = TTL_S, replication: int = 0, **sections: Any
-) -> Node:
-    """A real node that is not started. ``replication``: the port at which others reach it, if that is not its own."""
-    node = nodes.make(name)
+    nodes: Nodes, name: str, url: str, key: str, *, ttl_s: float = TTL_S, ports: tuple[int, int] | None = None,
+    reached_at: int = 0, timeout: str = "5s", on_replica: str = "refuse",
+) -> Node:  # fmt: skip
+    """A real node that is not started.
+
+    ``ports``: of HTTP and replication, any by default. ``reached_at``: the port at which others find its replication,
+    if not its own. ``timeout``: of replication.
+    """
+    node = nodes.make(name, ports=ports)
     place = f"127.0.0.1:{node.replication_port}"
     node.configure(
         http={"listen": f"127.0.0.1:{node.http_port}", "advertise": node.url},
-        replication={"listen": place, "advertise": f"127.0.0.1:{replication}" if replication else place},
+        replication={
+            "listen": place,
+            "advertise": f"127.0.0.1:{reached_at}" if reached_at else place,
+            "timeout": timeout,
+        },
         lease={"type": "consul", "consul": {"urls": [url], "key": key, "ttl": f"{ttl_s:g}s"}},
-        **sections,
+        writes={"on_replica": on_replica},
     )
     return node
