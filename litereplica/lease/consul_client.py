@@ -127,7 +127,7 @@ def _is_document(method: str, path: str, code: int, headers: Mapping[str, str], 
     if path == _CREATE:
         return isinstance(document, dict) and isinstance(document.get("ID"), str) and bool(document["ID"])
     if path.startswith(_RENEW):
-        return isinstance(document, list) and all(isinstance(each, dict) and "ID" in each for each in document)
+        return isinstance(document, list) and bool(document) and all(isinstance(each, dict) for each in document)
     return isinstance(document, bool)
 
 

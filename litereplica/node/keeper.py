@@ -49,7 +49,7 @@ TAKE_OVER_LIMIT_S: Final = 10.0
 STOP_HANDOFF_LIMIT_S: Final = 15.0
 """A stopping primary hands off within the limits of the steps of a handoff, or not at all."""
 STOP_LIMIT_S: Final = 10.0
-"""A demotion, and leaving the lease."""
+"""Replicas that take what they lack, and a demotion; and leaving the lease."""
 
 
 class Keeper:

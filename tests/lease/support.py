@@ -97,7 +97,7 @@ async def until_done(call: Any, *arguments: Any, limit_s: float = 30.0) -> Any:
 
 def leased_node(
     nodes: Nodes, name: str, url: str, key: str, *, ttl_s: float = TTL_S, ports: tuple[int, int] | None = None,
-    reached_at: int = 0, timeout: str = "5s", on_replica: str = "refuse",
+    reached_at: int = 0, timeout: str = "10s", on_replica: str = "refuse",
 ) -> Node:  # fmt: skip
     """A real node that is not started.
 

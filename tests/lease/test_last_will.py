@@ -15,7 +15,7 @@ import pytest
 import trio
 
 from litereplica.lease.will import Will
-from tests.lease.agents import silent
+from tests.lease.agents import Front, silent
 from tests.lease.support import TTL_S, Place, held, place
 from tests.support.consul import Agent
 from tests.support.nodes import ROOT
@@ -218,6 +218,23 @@ async def test_a_child_that_was_killed_is_replaced() -> None:
     assert will.pid != first
     await will.close()
     assert will.pid is None
+
+
+@pytest.mark.parametrize("code", [200, 302, 404, 409, 503])
+def test_what_stands_in_front_of_an_agent_has_done_nothing(shared_agent: Agent, code: int) -> None:
+    session = shared_agent.ask("PUT", "/v1/session/create", {"checks": []})["ID"]
+    front = Front(shared_agent.http_port)
+    with contextlib.closing(front):
+        front.answer = (code, {"content-type": "text/html"}, b"<html></html>")
+        will = Will()
+        will.start()
+        will.update(document(front.url, session=session, limit_s=9.0))
+        let_go(will)
+        time.sleep(0.5)
+        front.answer = None
+        assert will._process is not None
+        assert will._process.wait(10) == 0
+    assert session not in {each["ID"] for each in shared_agent.ask("GET", "/v1/session/list")}
 
 
 async def test_a_second_agent_is_asked_when_the_first_is_silent(kept: Place) -> None:
