@@ -111,6 +111,8 @@ class Action(Enum):
     HOLD_WRITERS = "hold_writers"
     OFFER = "offer"
     RECLAIM = "reclaim"
+    DRAIN = "drain"
+    """Replicas take what they lack, for a bounded time in which the lease is still this node's."""
     RELEASE = "release"
     DEMOTE = "demote"
     RESUME_WRITERS = "resume_writers"
@@ -161,12 +163,14 @@ S, E, A = State, Event, Action
 
 _DEMOTION: Final = (A.CLOSE_FENCE, A.ANNOUNCE, A.DEMOTE, A.RESUME_WRITERS, A.SETTLE)
 _WITH_RELEASE: Final = (A.CLOSE_FENCE, A.ANNOUNCE, A.RELEASE, A.DEMOTE, A.RESUME_WRITERS, A.SETTLE)
+# Whoever takes the lease next goes on with what it has at that moment.
+_WITH_DRAIN: Final = (A.CLOSE_FENCE, A.ANNOUNCE, A.DRAIN, A.RELEASE, A.DEMOTE, A.RESUME_WRITERS, A.SETTLE)
 
 _Transition = tuple[State, tuple[Action, ...], str]
 
 _GIVEN_UP: Final[dict[Event, _Transition]] = {
     E.UNFIT: (S.DEMOTING, _WITH_RELEASE, "whoever takes it next has a higher epoch, and a disk that works"),
-    E.STOP: (S.STOPPING, _WITH_RELEASE, "give it up at once"),
+    E.STOP: (S.STOPPING, _WITH_DRAIN, "give it up, when replicas have what they could not be handed over with"),
 }
 _ENDINGS: Final[dict[Event, _Transition]] = {
     **_GIVEN_UP,

@@ -88,6 +88,57 @@ def call_limit_s(ttl_s: float) -> float:
     return min(ttl_s / RENEWALS_IN_TTL, LONGEST_CALL_S)
 
 
+_KV: Final = "/v1/kv/"
+_TXN: Final = "/v1/txn"
+_CREATE: Final = "/v1/session/create"
+_RENEW: Final = "/v1/session/renew/"
+_INDEX: Final = "X-Consul-Index"
+
+
+def _check_answer(method: str, path: str, code: int, headers: Mapping[str, str], body: str) -> None:
+    """Raise ValueError for what an agent does not answer, but what stands in front of one may: nginx, an ingress.
+
+    Above all a 404 where there is nothing behind it must not be taken for a key, or a session, that is gone. What is an
+    error by its code is left to python-consul2.
+    """
+    if code in {httpx.codes.OK, httpx.codes.CONFLICT}:
+        is_consuls = _is_document(method, path, code, headers, json.loads(body))
+    elif code == httpx.codes.NOT_FOUND and method == "GET" and path.startswith(_KV):
+        is_consuls = headers.get(_INDEX, "").isdigit()
+    elif code == httpx.codes.NOT_FOUND:
+        # It names the session.
+        is_consuls = path.startswith(_RENEW) and path.removeprefix(_RENEW) in body
+    else:
+        is_consuls = code >= httpx.codes.BAD_REQUEST
+    if not is_consuls:
+        raise ValueError(f"{code} to {method} {path}: {body.strip()[:80]}")
+
+
+def _is_document(method: str, path: str, code: int, headers: Mapping[str, str], document: Any) -> bool:
+    """Whether it has the form of Consul's answer, so far as it is read."""
+    if code == httpx.codes.CONFLICT:
+        errors = (_listed(document, "Errors") if path == _TXN else None) or []
+        return bool(errors) and all(isinstance(each, dict) and "What" in each for each in errors)
+    if method == "GET":  # of keys, of which there is one at least
+        return isinstance(document, list) and bool(document) and headers.get(_INDEX, "").isdigit()
+    if path == _TXN:
+        results = _listed(document, "Results")
+        return results is not None and all(isinstance(each, dict) and "KV" in each for each in results)
+    if path == _CREATE:
+        return isinstance(document, dict) and isinstance(document.get("ID"), str) and bool(document["ID"])
+    if path.startswith(_RENEW):
+        return isinstance(document, list) and bool(document) and all(isinstance(each, dict) for each in document)
+    return isinstance(document, bool)
+
+
+def _listed(document: Any, name: str) -> list[Any] | None:
+    """What an object has under a name; null is an empty list, None: it has no list there."""
+    if not isinstance(document, dict) or name not in document:
+        return None
+    found = document[name]
+    return [] if found is None else found if isinstance(found, list) else None
+
+
 class _Carrier(base.HTTPClient):  # type: ignore[misc]
     """python-consul2's port to the network, for one agent."""
 
@@ -113,8 +164,9 @@ class _Carrier(base.HTTPClient):  # type: ignore[misc]
                 if len(content) > _LARGEST_ANSWER_BYTES:
                     raise httpx.DecodingError("an answer of more than 64 MiB")
         body = content.decode("utf-8", "replace")
-        if path == "/v1/txn" and found.status_code == httpx.codes.CONFLICT:
-            raise NotDone([str(each.get("What")) for each in json.loads(body).get("Errors") or ()])
+        _check_answer(method, path, found.status_code, found.headers, body)
+        if path == _TXN and found.status_code == httpx.codes.CONFLICT:
+            raise NotDone([str(each["What"]) for each in json.loads(body)["Errors"]])
         return callback(base.Response(found.status_code, found.headers, body, content))
 
     async def get(self, callback: Any, path: str, params: Any = None, headers: Any = None) -> Any:
@@ -299,11 +351,15 @@ def operation(verb: str, key: str, value: bytes | None = None, *, index: int = 0
 async def transact(agents: Agents, *steps: dict[str, Any]) -> dict[str, Entry]:
     """All steps or none. The state of each key that the last step on it returned. Raises NotDone, Unavailable."""
     try:
-        answer = await agents.write(lambda api: api.txn.put(list(steps)))
+        return await agents.write(lambda api: _put_all(api, steps))
     except NotDone as refused:
         if any("ermission denied" in reason for reason in refused.reasons):
             raise _meaning(agents.urls[0], base.ACLPermissionDenied(refused.reasons[0])) from refused
         raise
+
+
+async def _put_all(api: Api, steps: Sequence[dict[str, Any]]) -> dict[str, Entry]:
+    answer = await api.txn.put(list(steps))
     found = [_entry(each["KV"]) for each in answer["Results"] or ()]
     return {each.key: each for each in found}
 

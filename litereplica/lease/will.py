@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 
 _PROGRAM: Final = Path(__file__).with_name("last_will.py")
 END_LIMIT_S: Final = 2.0
-"""The child ends as soon as it reads the end of the pipe; it has nothing else to do."""
+"""The child ends as soon as it reads the end of the pipe, after a goodbye; else when Consul has answered it."""
 
 
 class Will:
@@ -61,18 +61,32 @@ class Will:
 
     async def close(self) -> None:
         """Part in peace: nothing is undone."""
-        process = self._process
+        if self._process is not None:
+            self._write(b'"goodbye"\n')
+        if (process := await self._part()) is not None:
+            process.kill()
+            process.wait()
+
+    async def abandon(self) -> None:
+        """Leave everything to the child, as a process does that is killed; no commit may be accepted any more.
+
+        It has the time that an agent takes to answer; if none does, it goes on without us.
+        """
+        if (process := await self._part()) is not None:
+            log.warning("lease_left_to_child", process=process.pid)
+
+    async def _part(self) -> "subprocess.Popen[bytes] | None":
+        """Break the pipe; the child, if it has not ended in time."""
+        process, self._process = self._process, None
         if process is None:
-            return
-        self._write(b'"goodbye"\n')
+            return None
         assert process.stdin is not None
         process.stdin.close()
-        self._process = None
         try:
             await trio.to_thread.run_sync(process.wait, END_LIMIT_S)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            return process
+        return None
 
     def _write(self, line: bytes) -> bool:
         """Whether all of it is in the pipe, which is empty but for a moment and holds 64 KiB."""

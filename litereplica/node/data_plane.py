@@ -406,6 +406,18 @@ class DataPlane:
         """Whether a replica has logged all that is committed here, within the limit."""
         return self.server is not None and await self.server.acknowledged(node, limit_s)
 
+    async def drain(self, limit_s: float) -> None:
+        """Let every connected replica log what is committed here; the fence is down, so that there is an end of it."""
+        if self.server is None or not self.access.primary:
+            return
+        drained = False
+        with trio.move_on_after(limit_s):
+            # What was begun before the fence closed may still be logged.
+            await self.access.wait_idle()
+            drained = await self.server.drain(limit_s)
+        if not drained:
+            log.warning("replicas_lack_transactions", limit_s=round(limit_s, 2))
+
     async def ask_promises(self, nodes: frozenset[str], hold_s: float, limit_s: float) -> frozenset[str]:
         """Failsafe: which of ``nodes`` promise not to become primary for ``hold_s``."""
         if self.server is None:

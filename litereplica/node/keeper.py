@@ -14,6 +14,7 @@ node's lease has been unchanged goes by ``awake``, which counts only while this 
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final, Literal
 
 import structlog
@@ -48,7 +49,7 @@ TAKE_OVER_LIMIT_S: Final = 10.0
 STOP_HANDOFF_LIMIT_S: Final = 15.0
 """A stopping primary hands off within the limits of the steps of a handoff, or not at all."""
 STOP_LIMIT_S: Final = 10.0
-"""A demotion, and leaving the lease."""
+"""Replicas that take what they lack, and a demotion; and leaving the lease."""
 
 
 class Keeper:
@@ -200,12 +201,15 @@ class Keeper:
 
     # -- commands --------------------------------------------------------------------------------------------------
 
-    async def _hand_off_to(self, to: str | None, *, force: bool) -> Endpoint:
+    async def _hand_off_to(self, to: str | None, *, force: bool, stops: bool = False) -> Endpoint:
+        """``stops``: this node itself wants it, because it stops; nobody else's comes between from then on."""
         with trio.move_on_after(READ_LIMIT_S):
             try:
                 await self._members.read()
             except Unavailable as error:
                 log.info("members_not_read", reason=error.message)
+        if self.stops and not stops:
+            raise Refused(f"{self._me.node} stops, and hands off itself")
         if self._state is not State.PRIMARY:
             raise Refused(f"{self._me.node} is {self._state.value.replace('_', ' ')}: wait until that has ended")
         target = choose_target(self.members, self._me, self._plane.replicas(), to)
@@ -219,12 +223,15 @@ class Keeper:
 
     async def _hand_off_before_stop(self) -> None:
         handoff = self._actions.handoff
-        try:
-            if handoff is not None and not handoff.ended:
+        if handoff is not None and not handoff.ended:
+            # What calls off somebody else's, without force or to a node of their choice, need not stop this one.
+            with suppress(Refused):
                 await handoff.wait()
-            elif self._state is State.PRIMARY:
-                # What does not yield now ends with this process anyway.
-                await self._hand_off_to(None, force=True)
+        if self._state is not State.PRIMARY:
+            return
+        try:
+            # What does not yield now ends with this process anyway.
+            await self._hand_off_to(None, force=True, stops=True)
         except (Refused, Unavailable) as error:
             log.info("not_handed_off", reason=error.message)
 

@@ -37,6 +37,8 @@ FIRST_EVERY_S: Final = 1.0
 """A primary without any transaction looks so often whether there is one."""
 ACQUIRE_LIMIT_S: Final = 2.0
 """Taking the lease is a few calls of the lease's own limits; without an answer the lease itself shows what happened."""
+DRAIN_LIMIT_S: Final = 2.0
+"""Replicas get this long to take what they lack before a stopping primary gives the lease up; less when that ends."""
 RELEASE_LIMIT_S: Final = 1.0
 """A lease that is not given up lapses by itself."""
 
@@ -74,6 +76,7 @@ class Actions:
             Action.HOLD_WRITERS: self._hold_writers,
             Action.OFFER: self._offer,
             Action.RECLAIM: self._reclaim,
+            Action.DRAIN: self._drain,
             Action.RELEASE: self._release,
             Action.DEMOTE: self._demote,
             Action.RESUME_WRITERS: self._resume_writers,
@@ -230,6 +233,12 @@ class Actions:
         if reclaimed:
             return Event.RECLAIMED, self.handoff.untaken
         return Event.EXPIRED, f"no answer for {self._timing.ttl_s:g} s to whose the lease is"
+
+    async def _drain(self) -> None:
+        # The lease is not renewed any more: it must be given up before others may take it anyway.
+        left_s = self._renewal.fence_until - self._clock()
+        if left_s > 0:
+            await self._plane.drain(min(DRAIN_LIMIT_S, left_s))
 
     async def _release(self) -> None:
         mine = self._renewal.mine

@@ -23,7 +23,11 @@ from litereplica.store.store import Store
 
 @contextmanager
 def opened_will(settings: Settings) -> Iterator[Will | None]:
-    """The child that ends the lease when this process is killed, where there is a lease. Blocking."""
+    """The child that ends the lease when this process does not, where there is a lease. Blocking.
+
+    What raises has not stopped in order: nobody has given the lease up then. The caller has ended the event loop and
+    taken the mount away by the time that this is left, so that no commit is accepted any more.
+    """
     if settings.lease.type != "consul":
         yield None
         return
@@ -31,8 +35,10 @@ def opened_will(settings: Settings) -> Iterator[Will | None]:
     will.start()
     try:
         yield will
-    finally:
-        trio.run(will.close)
+    except BaseException:
+        trio.run(will.abandon)
+        raise
+    trio.run(will.close)
 
 
 def make_keeper(settings: Settings, store: Store, plane: DataPlane, will: Will | None) -> Keeper:

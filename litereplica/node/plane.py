@@ -65,5 +65,8 @@ class Plane(Protocol):
     async def acknowledged(self, node: str, limit_s: float) -> bool:
         """Whether a replica has everything that is committed here at the time of the call, waiting up to the limit."""
 
+    async def drain(self, limit_s: float) -> None:
+        """Return when every connected replica has what is committed here; the fence is closed. At the limit too."""
+
     async def ask_promises(self, nodes: frozenset[str], hold_s: float, limit_s: float) -> frozenset[str]:
         """Failsafe: which of ``nodes`` promise, over replication, to stand back for ``hold_s`` from when asked."""

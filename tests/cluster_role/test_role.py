@@ -110,6 +110,14 @@ def test_a_lease_that_may_be_another_nodes_is_not_given_up() -> None:
     assert releasing == {Event.FAILED, Event.STOP, Event.UNFIT}
 
 
+def test_who_stops_lets_replicas_catch_up_after_the_fence_is_closed_and_before_anybody_may_take_the_lease() -> None:
+    stopping = [(state, rule.actions) for (state, event), rule in PAIRS if event is Event.STOP and state in HOLDING]
+    assert {state for state, _ in stopping} == HOLDING
+    for state, actions in stopping:
+        order = [actions.index(each) for each in (Action.CLOSE_FENCE, Action.DRAIN, Action.RELEASE, Action.DEMOTE)]
+        assert order == sorted(order), state
+
+
 def test_immediate_actions_come_before_those_that_take_time() -> None:
     for pair, rule in PAIRS:
         lasting = [action not in IMMEDIATE for action in rule.actions]

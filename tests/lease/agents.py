@@ -1,6 +1,8 @@
 """Agents that misbehave, and what lies between a node and its agent."""
 
 import contextlib
+import http.client
+import http.server
 import socket
 import threading
 from collections.abc import Iterator
@@ -59,3 +61,63 @@ def _expects_more(request: bytes) -> bool:
         if name.lower() == b"content-length":
             return int(value) > len(body)
     return False
+
+
+class Front:
+    """Something like nginx in front of an agent: passes requests on, or answers them itself while it has an answer."""
+
+    def __init__(self, port: int) -> None:
+        self.answer: tuple[int, dict[str, str], bytes] | None = None
+        """(code, headers, body)."""
+        front = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                body = self.rfile.read(int(self.headers.get("content-length") or 0))
+                if front.answer is None:
+                    self._pass_on(body)
+                else:
+                    self._say(*front.answer)
+
+            do_PUT = do_DELETE = do_GET  # noqa: N815  the names of the interface
+
+            def _pass_on(self, body: bytes) -> None:
+                agent = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+                try:
+                    agent.request(self.command, self.path, body)
+                    found = agent.getresponse()
+                    content = found.read()
+                except (OSError, http.client.HTTPException):
+                    self._say(502, {"content-type": "text/html"}, b"<html>Bad Gateway</html>")
+                else:
+                    passed = {name: value for name, value in found.getheaders() if name.lower() not in _OF_ONE_STRETCH}
+                    self._say(found.status, passed, content)
+                finally:
+                    agent.close()
+
+            def _say(self, code: int, headers: dict[str, str], body: bytes) -> None:
+                with contextlib.suppress(OSError):
+                    self.send_response_only(code)
+                    for name, value in (headers | {"content-length": str(len(body))}).items():
+                        self.send_header(name, value)
+                    self.end_headers()
+                    self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.socket.close()
+        self._thread.join(5)
+
+
+_OF_ONE_STRETCH = {"connection", "content-length", "transfer-encoding", "date"}

@@ -14,6 +14,7 @@ from litereplica.lease.base import Lease
 from litereplica.lease.consul import ConsulLease, ConsulOptions
 from litereplica.lease.memory import MemoryLease, MemoryStore
 from tests.support.consul import Agent
+from tests.support.nodes import Node, Nodes
 
 TTL_S = 3.0
 LIMIT_S = 5.0
@@ -92,3 +93,27 @@ async def until_done(call: Any, *arguments: Any, limit_s: float = 30.0) -> Any:
                 return await call(*arguments)
             except Unavailable:
                 await trio.sleep(0.05)
+
+
+def leased_node(
+    nodes: Nodes, name: str, url: str, key: str, *, ttl_s: float = TTL_S, ports: tuple[int, int] | None = None,
+    reached_at: int = 0, timeout: str = "10s", on_replica: str = "refuse",
+) -> Node:  # fmt: skip
+    """A real node that is not started.
+
+    ``ports``: of HTTP and replication, any by default. ``reached_at``: the port at which others find its replication,
+    if not its own. ``timeout``: of replication.
+    """
+    node = nodes.make(name, ports=ports)
+    place = f"127.0.0.1:{node.replication_port}"
+    node.configure(
+        http={"listen": f"127.0.0.1:{node.http_port}", "advertise": node.url},
+        replication={
+            "listen": place,
+            "advertise": f"127.0.0.1:{reached_at}" if reached_at else place,
+            "timeout": timeout,
+        },
+        lease={"type": "consul", "consul": {"urls": [url], "key": key, "ttl": f"{ttl_s:g}s"}},
+        writes={"on_replica": on_replica},
+    )
+    return node

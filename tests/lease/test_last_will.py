@@ -15,7 +15,7 @@ import pytest
 import trio
 
 from litereplica.lease.will import Will
-from tests.lease.agents import silent
+from tests.lease.agents import Front, silent
 from tests.lease.support import TTL_S, Place, held, place
 from tests.support.consul import Agent
 from tests.support.nodes import ROOT
@@ -46,6 +46,8 @@ async def main(url, key):
     if sys.argv[3] == "close":
         await lease.close()
         await will.close()
+    elif sys.argv[3] == "abandon":
+        await will.abandon()
     else:
         await trio.sleep(60)
 
@@ -124,6 +126,30 @@ async def test_an_ordinary_end_leaves_nothing_to_the_child(kept: Place) -> None:
         assert not is_alive(child)
 
 
+async def test_who_ends_without_having_stopped_leaves_the_lease_to_the_child(kept: Place) -> None:
+    assert kept.agent is not None
+    watcher, _ = await kept.joined("b")
+    with holder(kept.agent.url, kept.options["key"], "abandon") as (process, child):
+        assert await trio.to_thread.run_sync(process.wait, 10) == 0
+        assert not is_alive(child)
+    assert (await watcher.watch(None, LIMIT_S)).holding is None
+
+
+async def test_a_child_that_no_agent_answers_is_not_waited_for() -> None:
+    with silent() as url:
+        will = Will()
+        will.start()
+        will.update(document(url, limit_s=5.0))
+        child = will._process
+        assert child is not None
+        began = time.monotonic()
+        await will.abandon()
+        assert time.monotonic() - began < 4.0
+        assert is_alive(child.pid), "it goes on without us"
+        child.kill()
+        await trio.to_thread.run_sync(child.wait, LIMIT_S)
+
+
 def test_the_child_shares_nothing_with_its_daemon(shared_agent: Agent) -> None:
     with holder(shared_agent.url, "litereplica/shares-nothing") as (process, child):
         links = {each.name: str(each.readlink()) for each in Path(f"/proc/{child}/fd").iterdir()}
@@ -192,6 +218,23 @@ async def test_a_child_that_was_killed_is_replaced() -> None:
     assert will.pid != first
     await will.close()
     assert will.pid is None
+
+
+@pytest.mark.parametrize("code", [200, 302, 404, 409, 503])
+def test_what_stands_in_front_of_an_agent_has_done_nothing(shared_agent: Agent, code: int) -> None:
+    session = shared_agent.ask("PUT", "/v1/session/create", {"checks": []})["ID"]
+    front = Front(shared_agent.http_port)
+    with contextlib.closing(front):
+        front.answer = (code, {"content-type": "text/html"}, b"<html></html>")
+        will = Will()
+        will.start()
+        will.update(document(front.url, session=session, limit_s=9.0))
+        let_go(will)
+        time.sleep(0.5)
+        front.answer = None
+        assert will._process is not None
+        assert will._process.wait(10) == 0
+    assert session not in {each["ID"] for each in shared_agent.ask("GET", "/v1/session/list")}
 
 
 async def test_a_second_agent_is_asked_when_the_first_is_silent(kept: Place) -> None:

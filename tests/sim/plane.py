@@ -191,6 +191,14 @@ class SimPlane:
             return True
         return False
 
+    async def drain(self, limit_s: float) -> None:
+        with trio.move_on_after(limit_s):
+            while self._in_flight or any(
+                self._reaches(name) and have < len(self.durable.log)
+                for name, (_, have) in self.replica_positions.items()
+            ):
+                await trio.sleep(0.005)
+
     async def ask_promises(self, nodes: frozenset[str], hold_s: float, limit_s: float) -> frozenset[str]:
         promised = []
         for node in sorted(nodes):

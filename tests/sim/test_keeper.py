@@ -7,6 +7,7 @@ from typing import Final
 
 import pytest
 import trio
+import trio.testing
 
 from litereplica.cluster.lease import Timing
 from litereplica.cluster.role import State
@@ -261,6 +262,88 @@ def test_a_stopping_primary_without_a_candidate_gives_the_lease_up() -> None:
         assert cluster.world.store.view.holding is None
 
     play(scenario)
+
+
+def test_a_stopping_primary_pushes_a_handoff_through_that_was_called_off() -> None:
+    """A person's, without force, while somebody sits in a transaction: the stop waits for it, then does its own."""
+
+    async def scenario(cluster: Cluster) -> None:
+        old = cluster.primary
+        plane(old).unyielding = ("app.db: process 7 (writer)",)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_ignore_refusal, old)
+            await cluster.wait(lambda: keeper(old).state is State.HANDING_OFF)
+            await old.stop()
+        await cluster.wait_agreed()
+        assert cluster.world.checker.handoffs == 1
+        assert not old.up
+
+    play(scenario)
+
+
+def test_nobody_is_handed_anything_by_a_primary_that_stops_but_by_the_stop() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        old, running = cluster.primary, keeper(cluster.primary)
+        plane(old).unyielding = ("app.db: process 7 (writer)",)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(old.stop)
+            await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(Refused):
+                await running.failover(None, force=False)
+        await cluster.wait_agreed()
+        assert cluster.world.checker.handoffs == 1
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("late_s", [0.5, 1.5])
+def test_replicas_get_what_they_lack_before_a_stopping_primary_gives_the_lease_up(late_s: float) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        sim, old = cluster.primary, keeper(cluster.primary)
+        goes_on = trio.Event()
+        for each in cluster.replicas:
+            _delay(plane(each), goes_on)
+        await trio.sleep(0.3)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(sim.stop)
+            await cluster.wait(lambda: old.state is State.STOPPING)
+            await trio.sleep(late_s)
+            assert cluster.world.store.view.holding is not None, "it waits for them"
+            goes_on.set()
+        await cluster.wait(lambda: len(cluster.world.primaries()) == 1)
+        log = sim.durable.log
+        assert cluster.primary.durable.log[: len(log)] == log
+        assert not sim.up
+
+    play(scenario)
+
+
+def test_a_stopping_primary_waits_for_replicas_no_longer_than_its_lease_lasts() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        sim, old = cluster.primary, keeper(cluster.primary)
+        for each in cluster.replicas:
+            _delay(plane(each), trio.Event())
+        await trio.sleep(0.3)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(sim.stop)
+            await cluster.wait(lambda: old.state is State.STOPPING)
+            began = trio.current_time()
+            await cluster.wait(lambda: old.state is State.STOPPED)
+            assert 0.5 < trio.current_time() - began < min(2.0, TTL_S) + 0.2
+            assert cluster.world.store.view.holding is None
+
+    play(scenario)
+
+
+def _delay(replica: SimPlane, goes_on: trio.Event) -> None:
+    """Nothing reaches a replica until then, and neither end takes the other for gone."""
+    receive = replica._receive_from
+
+    async def wait(source: SimPlane) -> None:
+        await goes_on.wait()
+        await receive(source)
+
+    replica._receive_from = wait  # type: ignore[method-assign]
 
 
 def test_a_stopping_replica_disturbs_nobody() -> None:
