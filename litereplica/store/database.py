@@ -215,6 +215,8 @@ class Database:
             write()
         except BaseException:
             log.cut_last()
+            # The kernel may have brought the record to the disk, at any time.
+            log.make_cut_durable()
             raise
         self.advance(Position(txid, checksum), commit, self.store.epoch, timestamp_ms)
         self.committed_here(txid, changed_page(reversed(entries), table))
