@@ -387,6 +387,7 @@ class DatabaseFile(File):
 
     def say_refused(self, error: BaseException) -> None:
         """Log that the disk takes no commits, once until it does again."""
+        self._fence_lost()
         if isinstance(error, OSError) and not self.refusing:
             self.refusing = True
             full = error.errno in {errno.ENOSPC, errno.EDQUOT}
@@ -398,6 +399,20 @@ class DatabaseFile(File):
                 if full
                 else "check the data directory's disk",
             )
+
+    def drop(self, database: Database) -> None:
+        """Log that the database is gone. Raises OSError."""
+        try:
+            database.drop()
+        except OSError:
+            self._fence_lost()
+            raise
+
+    def _fence_lost(self) -> None:
+        """Something was refused: an fsync of the log may have failed in it, or in taking it back."""
+        database = self.store.databases.get(self.name)
+        if database is not None and database.log.lost is not None:
+            fence(self.access, database, database.log.lost)
 
     def say_accepted(self) -> None:
         """The disk takes commits again."""

@@ -448,7 +448,7 @@ class Operations(NameOperations):
             if file.database is not None and self._access.primary:
                 with self._access.committing(path):
                     self._access.check_lock(path)
-                    file.database.drop()
+                    file.drop(file.database)
                 log.info("database_dropped", database=path, position=str(self.store.databases[path].position))
         elif isinstance(file, WalFile):
             if not self._access.primary:

@@ -7,7 +7,7 @@ A stretch without ``await`` is atomic here: position, page count, page checksums
 together in ``_advance`` and nowhere else.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import time_ns
@@ -215,6 +215,8 @@ class Database:
             write()
         except BaseException:
             log.cut_last()
+            # The kernel may have brought the record to the disk, at any time.
+            log.make_cut_durable()
             raise
         self.advance(Position(txid, checksum), commit, self.store.epoch, timestamp_ms)
         self.committed_here(txid, changed_page(reversed(entries), table))
@@ -316,10 +318,15 @@ class Database:
 
     # -- received on a replica -------------------------------------------------------------------------------------
 
-    def append_bytes(self, data: bytes | memoryview) -> None:
-        """Received log bytes, verbatim; not counted until ``count_records`` says what they are. Raises OSError."""
+    def append_bytes(self, data: bytes | memoryview, whole: Sequence[Counted] = ()) -> None:
+        """Received log bytes, verbatim; not counted until ``count_records`` says what they are. Raises OSError.
+
+        ``whole``: the records that are whole with them. A start after a crash counts these.
+        """
         if self.settled:
             self.unsettle()
+        if whole:
+            self._clear_name(whole)
         self.log.append_uncounted(data)
 
     def cut_uncounted(self) -> None:
@@ -362,7 +369,6 @@ class Database:
                 f"record {header.max_txid:016x} of {self.name} leads to checksum {checksum:016x}, not to "
                 f"{record.trailer.post_checksum:016x} as its writer had it: one of the two nodes has damaged pages"
             )
-        self._clear_name(header)
         self.log.count(header.max_txid, record.length, header.timestamp_ms)
         if resized:
             checksums.clear_from(1)
@@ -379,14 +385,18 @@ class Database:
         if self.awaited is not None:
             self.awaited.counted(self, header)
 
-    def _clear_name(self, header: RecordHeader) -> None:
-        """Before a record counts that makes the database or drops it: see to the file of its name. Raises OSError."""
-        if self.exists:
-            if not header.commit:
-                keep_dropped(self.store.disk, self.file_path, self.directory)
-        elif self.is_nameless and (self.awaited is None or self.awaited.origin != header.origin):
-            # From then on a start after a crash makes the file from the log.
+    def _clear_name(self, records: Sequence[Counted]) -> None:
+        """Before a record is whole that makes the database or drops it: see to the file of its name. Raises OSError.
+
+        From then on a start after a crash makes the file from the log, or removes it.
+        """
+        if self.is_nameless and (self.awaited is None or self.awaited.origin != records[0].header.origin):
             self.store.make_way(self.name)
+        exists = self.exists
+        for record in records:
+            if exists and not record.header.commit:
+                keep_dropped(self.store.disk, self.file_path, self.directory)
+            exists = record.header.commit > 0
 
     def set_applied(self, txid: int) -> None:
         """Readers on this node see the database as of ``txid``."""

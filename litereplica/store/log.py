@@ -5,11 +5,15 @@ record may be appended (store.database), nor how a log is found again (store.reo
 
 Only the counted end is the log: bytes of a record that is still being received lie beyond it and are cut off when the
 rest does not come. All state belongs to the loop's thread; a worker thread only ever gets descriptors to sync.
+
+The kernel reports a lost write to one fdatasync of a descriptor and to none after it (fsync(2)). So two of them never
+run at once, wherever they are called, and after one that has failed none is believed.
 """
 
 import contextlib
 import errno
 import os
+import threading
 from array import array
 from collections.abc import Callable
 from pathlib import Path
@@ -45,8 +49,8 @@ class Log(LogSegments):
     """
 
     __slots__ = (
-        "_calls", "_covering", "_limit", "_mark", "_segment_bytes", "_waiters", "_wants_durable", "durable_txid",
-        "failure", "uncounted",
+        "_calls", "_covering", "_limit", "_lost", "_mark", "_segment_bytes", "_syncing", "_waiters", "_wants_durable",
+        "durable_txid", "failure", "uncounted",
     )  # fmt: skip
 
     def __init__(
@@ -63,6 +67,7 @@ class Log(LogSegments):
         self._calls = calls
         self._mark = mark
         self.failure: OSError | None = None
+        self._syncing = threading.Lock()
         self._waiters = trio.lowlevel.ParkingLot()
         self._wants_durable = False
         super().__init__(disk, directory, start)
@@ -71,6 +76,8 @@ class Log(LogSegments):
         super()._begin_empty(start)
         self.durable_txid = self._covering = start.txid
         self.uncounted = 0
+        # The first error of an fdatasync of these segments, from whichever thread: the others would be told success.
+        self._lost: list[OSError] = []
         # A record that ends beyond this byte of the newest segment takes the slow path.
         self._limit = -1
 
@@ -112,12 +119,18 @@ class Log(LogSegments):
         self.size_bytes += size
 
     def append_uncounted(self, data: bytes | memoryview) -> None:
-        """Write bytes at the tail that are not yet part of the log. On OSError all uncounted bytes are cut off."""
+        """Write bytes at the tail that are not yet part of the log. On OSError all uncounted bytes are cut off.
+
+        What was uncounted before is less than a record: a start must never find a whole one in two segments.
+        """
         segment = self._newest
         if segment is None or not self.uncounted:
             segment = self._room(len(data))
-        end = segment.length + self.uncounted
         try:
+            self.check()
+            if segment.length >= self._segment_bytes and 0 < self.uncounted <= MOVE_LIMIT_BYTES:
+                segment = self._move_uncounted(segment)
+            end = segment.length + self.uncounted
             self._disk.pwrite(segment.descriptor, data, end)
         except OSError:
             self.cut_uncounted()
@@ -139,8 +152,6 @@ class Log(LogSegments):
         segment.newest_timestamp_ms = timestamp_ms
         self.uncounted -= length
         self.size_bytes += length
-        if segment.length >= self._segment_bytes and 0 < self.uncounted <= MOVE_LIMIT_BYTES:
-            self._move_uncounted(segment)
 
     def cut_uncounted(self) -> None:
         """Forget bytes beyond the counted end."""
@@ -154,11 +165,7 @@ class Log(LogSegments):
         segment = self._newest
         if segment is None or segment.descriptor < 0:
             return
-        try:
-            self._disk.fdatasync(segment.descriptor)
-        except OSError as error:
-            self.fail(error)
-            raise
+        self._sync_here(self._sync_call([segment]))
 
     def cut_last(self) -> None:
         """Take the newest record back: the write that it was logged for did not reach the file."""
@@ -210,6 +217,11 @@ class Log(LogSegments):
         """Go on, if ``error`` was the failure; what another one has left is as unknown as before."""
         if self.failure is error:
             self.failure = None
+
+    @property
+    def lost(self) -> OSError | None:
+        """The error of an fdatasync, if one has failed: bytes that were written may be gone."""
+        return self._lost[0] if self._lost else None
 
     def check(self) -> None:
         """Raise the failure, if there was one."""
@@ -267,15 +279,12 @@ class Log(LogSegments):
         else:
             segment.allocated = needed + WRITE_AHEAD_BYTES
 
-    def _move_uncounted(self, segment: Segment) -> None:
-        """Begin the next segment with the uncounted bytes; when the disk refuses, all stays as it is."""
+    def _move_uncounted(self, segment: Segment) -> Segment:
+        """Begin the next segment with the uncounted bytes. On OSError they are where they were."""
         data = self._disk.pread(segment.descriptor, self.uncounted, segment.length)
-        if self.failure is not None or len(data) != self.uncounted:
-            return
-        try:
-            fresh = self._begin()
-        except OSError:
-            return
+        if len(data) != self.uncounted:
+            raise OSError(errno.EIO, f"{segment.path} is shorter than it was")
+        fresh = self._begin()
         try:
             self._disk.pwrite(fresh.descriptor, data, 0)
             self._disk.truncate(segment.descriptor, segment.length)
@@ -284,10 +293,11 @@ class Log(LogSegments):
             self._newest = segment
             with contextlib.suppress(OSError):
                 self._disk.unlink(fresh.path)
-            return
+            raise
         fresh.allocated = len(data)
         segment.allocated = segment.length
         self._seal(segment)
+        return fresh
 
     # -- durability ------------------------------------------------------------------------------------------------
 
@@ -340,7 +350,8 @@ class Log(LogSegments):
                 raise
         else:
             if generation == self.generation:
-                self._covered(segments)
+                self.check()
+                self._covered(segments, self._covering)
         finally:
             self._in_use = False
             for descriptor in self._doomed:
@@ -353,33 +364,43 @@ class Log(LogSegments):
         self.check()
         if self.durable:
             return
-        self._covering = self.last_txid
         segments = list(self._unsynced)
+        self._sync_here(self._sync_call(segments))
+        self._covered(segments, self.last_txid)
+
+    def _sync_here(self, call: Callable[[], None]) -> None:
         try:
-            self._sync_call(segments)()
+            call()
         except OSError as error:
             self.fail(error)
             raise
-        self._covered(segments)
 
     def _sync_call(self, segments: list[Segment]) -> Callable[[], None]:
         """What has to be called, in any thread; its descriptors stay open until it is done."""
-        disk, directory = self._disk, self.directory
+        disk, directory, syncing, lost = self._disk, self.directory, self._syncing, self._lost
         descriptors = [segment.descriptor for segment in segments]
         named = all(segment.named for segment in segments)
 
         def call() -> None:
-            for descriptor in descriptors:
-                disk.fdatasync(descriptor)
-            if not named:
-                disk.fsync_directory(directory)
+            with syncing:
+                if lost:
+                    raise lost[0]
+                try:
+                    for descriptor in descriptors:
+                        disk.fdatasync(descriptor)
+                    if not named:
+                        disk.fsync_directory(directory)
+                except OSError as error:
+                    lost.append(error)
+                    raise
 
         return call
 
-    def _covered(self, segments: list[Segment]) -> None:
+    def _covered(self, segments: list[Segment], txid: int) -> None:
+        """All up to ``txid``, and the segments' names, are durable."""
         for segment in segments:
             segment.named = True
-        self.durable_txid = max(self.durable_txid, self._covering)
+        self.durable_txid = max(self.durable_txid, txid)
         self._mark(self.durable_txid)
         # Sealed segments that are durable need no descriptor for writing any more.
         for segment in segments:

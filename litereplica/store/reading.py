@@ -3,6 +3,7 @@
 Knows TXIDs, byte spans, pins and retention. Does not know how records get in, or when they are durable (store.log).
 """
 
+import contextlib
 import time
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -162,10 +163,10 @@ class LogSegments:
             over = self.size_bytes > size_bytes
             if not over and (segment.newest_timestamp_ms >= oldest_ms or segment.last_txid > kept_for):
                 break
-            self._disk.unlink(segment.path)
-            index = segment.path.with_suffix(INDEX_SUFFIX)
-            if index.exists():
-                self._disk.unlink(index)
+            # Whatever the disk refuses, the next call goes on from there; a segment without its index can be read.
+            for path in (segment.path.with_suffix(INDEX_SUFFIX), segment.path):
+                with contextlib.suppress(FileNotFoundError):
+                    self._disk.unlink(path)
             self._remove(segment)
             self.size_bytes -= segment.length
             self.first_txid = self._segments[0].first_txid

@@ -139,7 +139,7 @@ class LogReceiver:
         if end > 0:
             if self._database.install_failure is not None:
                 end_install(self._database)
-            self._database.append_bytes(data if end == len(data) else memoryview(data)[:end])
+            self._database.append_bytes(data if end == len(data) else memoryview(data)[:end], self._records)
         if self._records:
             records = self._records
             self._records = []

@@ -28,13 +28,14 @@ COPY_BYTES: Final = 4 * 1024 * 1024
 class OldLog:
     """The segments with records up to a position, taken down before the install."""
 
-    __slots__ = ("_database", "_segments", "_starts", "_txid")
+    __slots__ = ("_database", "_durable_txid", "_segments", "_starts", "_txid")
 
     def __init__(self, database: Database, txid: int) -> None:
         """``txid``: the position's. Raises Corrupt when a segment has no index and is damaged, OSError."""
         self._database = database
         self._txid = txid
         records = database.log
+        self._durable_txid = records.durable_txid
         self._segments = [each for each in records.segments() if each.length and each.first_txid <= txid]
         self._starts = array("Q")
         if self._segments:
@@ -62,6 +63,8 @@ class OldLog:
         copy = database.store.incoming / folder_name(database.name) / "pages"
         disk.make_directories(copy.parent)
         await in_steps(_cut(disk, folder / newest.path.name, copy, length))
+        # From now on they count as durable, and the log that knew which of them are not has let go of them.
+        await in_steps(_sync(disk, [folder / each.path.name for each in older if each.last_txid > self._durable_txid]))
         # From here on in one stretch.
         assert database.log.last_txid == self._txid == database.log.first_txid - 1
         directory = database.directory
@@ -90,6 +93,12 @@ def _again(segment: Segment, last_txid: int, length: int, starts: "array[int] | 
     return Segment(
         segment.path, segment.first_txid, last_txid, length, segment.newest_timestamp_ms, starts, allocated=length
     )
+
+
+def _sync(disk: Disk, paths: list[Path]) -> Iterator[None]:
+    for path in paths:
+        disk.sync_file(path)
+        yield
 
 
 def _cut(disk: Disk, source: Path, target: Path, length: int) -> Iterator[None]:

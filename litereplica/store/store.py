@@ -24,7 +24,7 @@ from litereplica.store.base import advance_base
 from litereplica.store.cluster_state import STATE_NAME, ClusterState, load_state, save_state
 from litereplica.store.database import CHECKSUMS_NAME, Database
 from litereplica.store.disk import Disk
-from litereplica.store.dropped import forget_unlinked
+from litereplica.store.dropped import forget_dropped, forget_unlinked
 from litereplica.store.foreign import set_unknown_aside, settle_unknown
 from litereplica.store.group import settle_groups
 from litereplica.store.install import (
@@ -308,6 +308,10 @@ class Store:
 
         Raises OSError; then it is in its place, and nothing may take that.
         """
+        if (database := self.databases.get(name)) is not None:
+            # What a crash, or the disk, has left of a drop that did not come to be logged is not of this file.
+            forget_unlinked(self.disk, self.file_path(name), database.directory)
+            forget_dropped(self.disk, database.directory)
         set_unknown_aside(self.disk, self.file_path(name), self.root / UNKNOWN_FOLDER, folder_name(name))
 
     async def advance_base(self, database: Database) -> None:

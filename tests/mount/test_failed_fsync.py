@@ -90,6 +90,24 @@ def assert_goes_on(primary: Node, replica: Node, rows: tuple[int, ...]) -> None:
     assert [primary.position(name) for name in ("app.db", "other.db")] == positions
 
 
+def test_a_drop_that_cannot_be_made_durable_fences_the_node(primary: Node, fails: Path) -> None:
+    with application(primary.path(), "DELETE", "FULL"):
+        pass
+    other = Session(primary.path("other.db"), busy_s=0)
+    other.run("SELECT count(*) FROM t")
+    fails.touch()
+    with pytest.raises(OSError, match="Input/output"):
+        primary.path().unlink()
+    assert_fenced(primary)
+    assert_refused(other)
+    fails.unlink()
+    # Nobody was told whether it is gone.
+    assert primary.path().exists()
+    restart(primary, other, clean=False)
+    run_sql(primary.path("other.db"), INSERT)
+    assert integrity(primary.path("other.db")) == "ok"
+
+
 @pytest.mark.parametrize(
     ("mode", "clean"), [("WAL", True), ("WAL", False), ("DELETE", True), ("TRUNCATE", False), ("PERSIST", False)]
 )

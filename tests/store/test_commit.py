@@ -195,8 +195,9 @@ async def test_a_database_cannot_be_dropped_or_changed_while_a_streamed_commit_i
     app.check(file=False)
 
 
+@pytest.mark.parametrize("streamed", [False, True])
 async def test_a_refused_commit_whose_record_was_on_the_disk_does_not_come_back(
-    app: Application, disk: FaultyDisk, tmp_path: Path
+    app: Application, disk: FaultyDisk, tmp_path: Path, streamed: bool
 ) -> None:
     app.commit()
     app.database.log.sync_blocking()
@@ -207,8 +208,14 @@ async def test_a_refused_commit_whose_record_was_on_the_disk_does_not_come_back(
         disk.fdatasync([*app.database.log.segments()][-1].descriptor)
         refuse()
 
+    async def commit() -> None:
+        if streamed:
+            await app.commit_stream(write=written_back_and_refused)
+        else:
+            app.commit(write=written_back_and_refused)
+
     with pytest.raises(OSError, match="No space"):
-        await app.commit_stream(write=written_back_and_refused)
+        await commit()
     app.store.close()
     disk.lose_power("nothing")
     store = open_store(tmp_path / "data", disk)

@@ -219,6 +219,26 @@ def test_what_is_not_durable_is_not_trimmed(app: Application, log: Log) -> None:
     assert log.trim(40, 0, 0) == 0
 
 
+@pytest.mark.parametrize("done", [0, 1])
+async def test_a_segment_that_could_not_be_deleted_is_deleted_the_next_time(tmp_path: Path, done: int) -> None:
+    disk = FaultyDisk(tmp_path / "data", tmp_path / "graves")
+    store = open_store(tmp_path / "data", disk)
+    app = Application(store)
+    app.start()
+    log = app.database.log
+    await filled(app, log)
+    disk.fail["unlink"] = (done, errno.EIO)
+    with pytest.raises(OSError, match="Input/output"):
+        log.trim(40, 0, 0, NOW_S)
+    disk.fail.clear()
+    assert log.first_txid == 1
+    assert log.summary(1).header.min_txid == 1
+    log.trim(40, 0, 0, NOW_S)
+    assert len(list(log.segments())) == 1
+    assert len(list(log.directory.glob("*.idx"))) <= 1
+    store.close()
+
+
 async def test_maintenance_moves_the_base_trims_and_survives_a_restart(tmp_path: Path) -> None:
     store = open_store(tmp_path / "data")
     app = Application(store)

@@ -344,3 +344,19 @@ async def test_after_a_restart_records_of_the_epoch_that_it_went_back_to_may_fol
     assert again.databases[NAME].position == common
     assert again.databases[NAME].epoch == 1
     again.close()
+
+
+async def test_what_of_the_log_comes_back_is_durable(tmp_path: Path) -> None:
+    disk = FaultyDisk(tmp_path / "data", tmp_path / "graves")
+    store = open_store(tmp_path / "data", disk)
+    app = await history(store, 3, fold_at=None)
+    database = await roll_back(store, position_at(app, 30))
+    assert (database.log.first_txid, database.log.durable_txid) == (1, 30)
+    store.close()
+    disk.lose_power("nothing")
+    store = open_store(tmp_path / "data", disk)
+    log = store.databases[NAME].log
+    assert (log.first_txid, log.last_txid) == (1, 30)
+    for txid in range(1, 31):
+        assert log.checksum_at(txid) == position_at(app, txid).checksum
+    store.close()

@@ -1,6 +1,8 @@
 """What is durable, and who is told so, while an fdatasync takes its time or fails."""
 
 import errno
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -209,6 +211,97 @@ async def test_a_cancelled_caller_does_not_stop_the_others(
         nursery.start_soon(log.sync)
         gated.gate.set()
     assert log.durable
+
+
+class ToldOnce(Disk):
+    """The kernel reports a lost write to one call of an open file, whichever ends first (fsync(2), NOTES)."""
+
+    __slots__ = ("entered", "left", "lost", "takes_s")
+
+    def __init__(self) -> None:
+        self.entered = threading.Event()
+        self.left = threading.Event()
+        self.lost = False
+        self.takes_s = 0.0
+
+    def fdatasync(self, descriptor: int) -> None:
+        in_thread = threading.current_thread() is not threading.main_thread()
+        if in_thread:
+            self.entered.set()
+            time.sleep(self.takes_s)
+        lost, self.lost = self.lost, False
+        if in_thread:
+            self.left.set()
+        if lost:
+            raise OSError(errno.EIO, "broken")
+        super().fdatasync(descriptor)
+
+
+@pytest.mark.parametrize("first", ["loop", "thread"])
+@pytest.mark.parametrize("what", ["cut", "drop", "commit"])
+async def test_a_lost_write_is_told_to_both_of_two_syncs_at_once(tmp_path: Path, what: str, first: str) -> None:
+    disk = ToldOnce()
+    store = open_store(tmp_path / "data", disk)
+    app = Application(store)
+    app.start()
+    app.commit()
+    await app.sync()
+    app.commit()
+    database, log = app.database, app.database.log
+    store.calls._mean_s = 1.0
+    disk.takes_s = 0.2 if first == "loop" else 0.0
+    disk.lost = True
+    told = 0
+
+    def refuse() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async def sync() -> None:
+        nonlocal told
+        with pytest.raises(OSError, match="broken"):
+            await log.sync()
+        told += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sync)
+        await trio.testing.wait_all_tasks_blocked()
+        # Not with trio: the loop does not hear of the thread's outcome before.
+        assert (disk.entered if first == "loop" else disk.left).wait(10)
+        time.sleep(0.05 if first == "thread" else 0)  # noqa: ASYNC251
+        if what == "cut":
+            database.append_bytes(b"LRX1 ...")
+            database.cut_uncounted()
+            with pytest.raises(OSError, match="broken"):
+                log.make_cut_durable()
+        elif what == "drop":
+            with pytest.raises(OSError, match="broken"):
+                database.drop()
+        else:
+            with pytest.raises(OSError, match="broken"):
+                app.commit(write=refuse)
+    assert told == 1
+    assert (log.durable_txid, database.checksums.durable_txid) == (1, 1)
+    assert log.failure is not None
+    assert log.lost is not None
+    store.close()
+
+
+async def test_a_drop_during_a_sync_is_durable_and_the_sync_promises_no_more_than_it_covers(tmp_path: Path) -> None:
+    disk = ToldOnce()
+    store = open_store(tmp_path / "data", disk)
+    app = Application(store)
+    app.start()
+    app.commit()
+    store.calls._mean_s = 1.0
+    disk.takes_s = 0.1
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(app.database.log.sync)
+        await trio.to_thread.run_sync(disk.entered.wait, 10)
+        app.drop()
+        assert app.database.log.durable_txid == 2
+        app.commit()
+    assert app.database.log.durable_txid == 2
+    store.close()
 
 
 class LosingDisk(Disk):
