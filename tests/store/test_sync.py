@@ -252,6 +252,8 @@ async def test_a_lost_write_is_told_to_both_of_two_syncs_at_once(tmp_path: Path,
     disk.takes_s = 0.2 if first == "loop" else 0.0
     disk.lost = True
     told = 0
+    if what == "cut":
+        database.append_bytes(b"LRX1 ...")
 
     def refuse() -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -269,7 +271,6 @@ async def test_a_lost_write_is_told_to_both_of_two_syncs_at_once(tmp_path: Path,
         assert (disk.entered if first == "loop" else disk.left).wait(10)
         time.sleep(0.05 if first == "thread" else 0)  # noqa: ASYNC251
         if what == "cut":
-            database.append_bytes(b"LRX1 ...")
             database.cut_uncounted()
             with pytest.raises(OSError, match="broken"):
                 log.make_cut_durable()
