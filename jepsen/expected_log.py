@@ -66,6 +66,8 @@ EXPECTED: Final[tuple[Expected, ...]] = (
     *_group("an offer is withdrawn when nobody took it", HANDOFFS, "lease_lost", "offer_not_taken_back"),
     *_group("Consul has forgotten it, or has ended the session", UNPLANNED | {"wipe-consul"}, "lease_key_made_anew"),
     *_group("the process beside the daemon was killed with it", DAEMONS | DISKS, "last_will_started_again"),
+    *_group("a node whose disk fails ends by an error, while it does not reach Consul", DISKS, "lease_left_to_child"),
+    *_group("a node is stopped and can hand over to nobody", CHANGES, "replicas_lack_transactions"),
     *_group(
         "an application is in a transaction and does not end it", HANDOFFS, "writers_do_not_yield", "writers_not_held"
     ),
@@ -154,6 +156,7 @@ EXPECTED: Final[tuple[Expected, ...]] = (
         "apply_failed",
         "commit_not_completed",
         "fenced",
+        "group_stays",
         "maintenance_failed",
         "retention_failed",
         "scrub_failed",
