@@ -26,6 +26,9 @@ log = structlog.get_logger()
 FS_NAME: Final = "litereplica"
 # A lazy unmount answers at once; more than this means that the machine is in trouble.
 UNMOUNT_LIMIT_S: Final = 10.0
+# Flags of the system call that takes a mount away.
+MNT_FORCE: Final = 1
+MNT_DETACH: Final = 2
 
 
 def mounted_type(path: Path) -> str | None:
@@ -108,9 +111,7 @@ def unmount(path: Path) -> None:
     path = real_point(path)
     if mounted_type(path) is None:
         return  # somebody was faster
-    libc = ctypes.CDLL(None, use_errno=True)
-    mnt_detach = 2
-    if libc.umount2(os.fsencode(path), mnt_detach) == 0:
+    if _umount2(path, MNT_DETACH):
         return
     try:
         subprocess.run(
@@ -126,10 +127,15 @@ def unmount(path: Path) -> None:
 
 def abort(path: Path) -> None:
     """Have all requests of a mount of ours end with an error, and take it away; if that may be done (MNT_FORCE)."""
-    kind = mounted_type(Path(os.path.abspath(path)))  # noqa: PTH100  a resolve() would touch it
+    path = real_point(path)
+    kind = mounted_type(path)
     if kind is not None and kind.startswith("fuse"):
-        mnt_force, mnt_detach = 1, 2
-        ctypes.CDLL(None).umount2(os.fsencode(path), mnt_force | mnt_detach)
+        _umount2(path, MNT_FORCE | MNT_DETACH)
+
+
+def _umount2(path: Path, flags: int) -> bool:
+    """The system call (umount2(2)): whether it was done."""
+    return bool(ctypes.CDLL(None).umount2(os.fsencode(path), flags) == 0)
 
 
 class Session:

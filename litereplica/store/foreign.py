@@ -23,6 +23,7 @@ from litereplica.sqlite.pages import DATABASE_HEADER_BYTES, is_database
 from litereplica.store.disk import Disk
 from litereplica.store.install import new_folder
 from litereplica.store.roll_back import journal_of, roll_back
+from litereplica.store.sides import sides_of
 
 log = structlog.get_logger()
 
@@ -85,8 +86,7 @@ def set_unknown_aside(disk: Disk, path: Path, folder: Path, stem: str) -> None:
     roll_back(disk, path)
     target = new_folder(disk, folder, stem)
     # The file last: what is left of it after a crash is found, and set aside, as it was.
-    for suffix in ("-journal", "-wal", ""):
-        source = path.with_name(path.name + suffix)
+    for source in (*sides_of(path), path):
         with contextlib.suppress(FileNotFoundError):
             disk.rename(source, target / source.name)
     disk.fsync_directory(target)
