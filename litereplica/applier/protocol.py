@@ -284,7 +284,10 @@ class Held(NamedTuple):
 
 
 class HoldRefused(NamedTuple):
-    """The other answer to ``Hold``. ``holder``: who would not yield, or why it cannot be held, for people."""
+    """The other answer to ``Hold``: what an earlier one held is given back as well.
+
+    ``holder``: who would not yield, or why it cannot be held, for people.
+    """
 
     database: str
     number: int

@@ -102,6 +102,18 @@ def test_a_database_that_is_not_there_is_not_held(child: Child) -> None:
     assert not (child.mount / "none.db").exists()
 
 
+def test_one_that_is_refused_keeps_nothing_of_the_one_before(child: Child) -> None:
+    path = made(child, "WAL")
+    away = Path(path).with_name("away")
+    with application(path) as app:
+        assert hold(child) == Held("app.db", 1)
+        assert app.run("INSERT INTO t (v) VALUES (1)") == "SQLITE_BUSY"
+        Path(path).rename(away)
+        assert isinstance(hold(child, number=2), HoldRefused)
+        away.rename(path)
+        assert app.run("INSERT INTO t (v) VALUES (1)") == []
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_it_is_got_from_applications_that_write_without_a_pause(child: Child, mode: str) -> None:
     path = made(child, mode)

@@ -203,12 +203,12 @@ class Locking(RuleBasedStateMachine):
     @precondition(lambda self: self.asked is not None)
     @rule(waited=st.booleans())
     def applier_gives_up(self, waited: bool) -> None:
-        """An application keeps the lock, or there is no such file."""
+        """An application keeps the lock, or there is no such file; what it had for the Hold before is given back."""
         assert self.asked is not None
         if waited:
             self.pass_time(HOLD_LIMIT_S)
         if self.asked is not None:
-            number, self.asked, self.wanted = self.asked, None, False
+            number, self.asked, self.wanted, self.has_lock = self.asked, None, False, False
             self.do(self.halts.hold_refused(number, "kept", self.now))
 
     @rule()
