@@ -34,6 +34,7 @@ CELLS: Final = "cells.jsonl"
 TABLE: Final = "table.md"
 """In the folder of many runs, unless told otherwise."""
 ALL: Final = "all"
+_NEMESIS_HELP: Final = f"names of nemeses or of kinds (partition, pause, disk), or {ALL}; none: nothing"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -72,7 +73,7 @@ def _run_parser(parser: argparse.ArgumentParser) -> None:
         metavar="A,B",
         help=f"of {', '.join(sorted(CHECKERS))}, or {ALL}; several: at once, on one cluster",
     )
-    parser.add_argument("--nemesis", type=_names, default=(), metavar="A,B", help=f"names, or {ALL}; none: nothing")
+    parser.add_argument("--nemesis", type=_names, default=(), metavar="A,B", help=_NEMESIS_HELP)
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
@@ -139,16 +140,18 @@ def _tell_cells(cells: "Sequence[matrix.Cell]", markdown_file: Path | None) -> i
 
 
 def _chosen(what: str, names: tuple[str, ...]) -> tuple[str, ...]:
-    """``names``, all of which there are; everything for ``all``."""
-    from jepsen.nemeses import NEMESES  # noqa: PLC0415
+    """``names``, all of which there are, each once; everything for ``all``, and several for the name of a kind."""
+    from jepsen.nemeses import KINDS, NEMESES  # noqa: PLC0415
     from jepsen.workloads import WORKLOADS  # noqa: PLC0415
 
     known = tuple(WORKLOADS if what == "workload" else NEMESES)
     if names == (ALL,):
         return known
-    if unknown := [name for name in names if name not in known]:
-        sys.exit(f"{', '.join(unknown)}: no such {what}; there are {', '.join(known)}")
-    return names
+    kinds = {} if what == "workload" else KINDS
+    found = tuple(dict.fromkeys(each for name in names for each in kinds.get(name, (name,))))
+    if unknown := [name for name in found if name not in known]:
+        sys.exit(f"{', '.join(unknown)}: no such {what}; there are {', '.join((*known, *kinds))}")
+    return found
 
 
 def _now() -> str:

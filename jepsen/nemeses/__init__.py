@@ -49,6 +49,12 @@ _ALL: Final[tuple[Callable[[], Nemesis], ...]] = (
     WipeConsul,
 )
 NEMESES: Final[dict[str, Callable[[], Nemesis]]] = {each().name: each for each in _ALL}
+KINDS: Final[dict[str, tuple[str, ...]]] = {
+    "partition": ("isolate-primary", "halves", "ring", "one-way", "consul-only", "peers-only", "flapping"),
+    "pause": ("pause-short", "pause-long"),
+    "disk": ("disk-full", "io-error"),
+}
+"""Names for several of them, as other suites have them."""
 
 
 def needs(names: Iterable[str]) -> dict[str, bool]:

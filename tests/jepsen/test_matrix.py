@@ -15,7 +15,7 @@ from jepsen.expected_log import EXPECTED
 from jepsen.judge import Judgement, judge
 from jepsen.lines import Record
 from jepsen.matrix import Cell, Under
-from jepsen.nemeses import NEMESES
+from jepsen.nemeses import KINDS, NEMESES
 from jepsen.nemeses.schedule import plan
 from jepsen.periods import BUSY
 from jepsen.runner import Outcome, Plan, accepted_by_any, pace_of, setup_for
@@ -212,6 +212,23 @@ def test_the_table_has_a_line_for_each_cell_and_the_sums() -> None:
 def test_a_line_that_is_expected_has_a_reason_and_names_nemeses_that_there_are() -> None:
     assert all(each.why for each in EXPECTED)
     assert {name for each in EXPECTED for name in each.during} <= {*NEMESES, BUSY}
+
+
+def test_a_kind_stands_for_its_nemeses_each_of_which_is_taken_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned: list[matrix.Round] = []
+
+    def note(rounds: list[matrix.Round], *_: object, **__: object) -> list[Cell]:
+        planned.extend(rounds)
+        return []
+
+    monkeypatch.setattr(matrix, "run_all", note)
+    chosen = ["--workload", "set", "--nemesis", "kill,halves,partition"]
+    main(["run", *chosen, "--times", "2", "--out", str(tmp_path)])
+    partitions = [each for each in KINDS["partition"] if each != "halves"]
+    assert [plans[0].nemeses for plans in planned] == [("kill", "halves", *partitions)] * 2
+    assert {name for names in KINDS.values() for name in names} <= set(NEMESES)
 
 
 @pytest.mark.parametrize(
