@@ -12,7 +12,8 @@ from typing import Final, Literal
 
 Role = Literal["primary", "replica", "none"]
 PUT_ASIDE_S: Final = 3.0
-"""From the instant at which an entry of ``diverged/`` is made until readers of the node see the cluster's history."""
+"""From the instant at which an entry of ``diverged/`` is made, or at which a node that was killed then has gone back
+after all, until readers of the node see the cluster's history."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class Kept:
     """An entry of ``diverged/``: ``database`` after ``base_txid`` until ``end_txid`` as that node had it.
 
     ``calls``: those whose rows are in the exported copy. ``time_ns``: when it was kept, on the clock of the history.
+    ``gone_ns``: when the node had gone back, if it said so later: one that is killed in between still has it all.
     """
 
     id: str
@@ -46,6 +48,12 @@ class Kept:
     end_txid: int
     time_ns: int
     calls: tuple[int, ...] = ()
+    gone_ns: int = 0
+
+    @property
+    def shown_until_ns(self) -> int:
+        """From then on readers of the node see none of it."""
+        return max(self.time_ns, self.gone_ns) + round(PUT_ASIDE_S * 1e9)
 
 
 @dataclass(frozen=True, slots=True)

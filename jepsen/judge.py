@@ -5,7 +5,7 @@ Knows what each workload promises. Does not know how a run is made, stored or sh
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from jepsen.availability import Availability, availability
@@ -29,7 +29,7 @@ from jepsen.checkers import (
 from jepsen.checkers.log_lines import Expected
 from jepsen.checkers.result import Result, Validity, overall
 from jepsen.description import Description
-from jepsen.ending import Ending, Kept
+from jepsen.ending import Ending, Kept, LogLine
 from jepsen.history import Call, Malformed, pair
 from jepsen.lines import Record
 from jepsen.periods import Period, busy, periods, restored
@@ -66,8 +66,20 @@ class _Case:
 
     @property
     def diverged(self) -> dict[str, Sequence[Kept]]:
-        """By node."""
-        return {node.node: node.diverged for node in self.ending.nodes}
+        """By node, and when each had gone back: one that is killed before that still shows what it has put aside."""
+        gone = [line for line in self.ending.log if line.event == "went_back"]
+        return {
+            node.node: tuple(
+                replace(entry, gone_ns=_gone_ns(entry, [line for line in gone if line.node == node.node]))
+                for entry in node.diverged
+            )
+            for node in self.ending.nodes
+        }
+
+
+def _gone_ns(entry: Kept, gone: Sequence[LogLine]) -> int:
+    of_database = f" database={entry.database} "
+    return min((line.time_ns for line in gone if line.time_ns >= entry.time_ns and of_database in line.text), default=0)
 
 
 def _append(case: _Case) -> Result:

@@ -9,8 +9,8 @@ nodes nothing is promised: a replica lags (who wants more waits for a TXID, see 
 Across failover, in its documented form: a node that has transactions which its cluster does not have keeps them in
 ``diverged/``, lists them, and goes back to the last common position. So each entry there excuses one step back on its
 node and database, after it was made, and not below the position that it names. (The position steps back before what
-readers see, by as long as the applier needs: whoever began within PUT_ASIDE_S, or sees just what was seen when the
-position stepped back, may see the lost state, and both are one step.)
+readers see, by as long as the applier needs: whoever began before ``shown_until_ns``, or sees just what was seen when
+the position stepped back, may see the lost state, and both are one step.)
 
 A node that is given back the directory that it had some time ago begins where it was then: what its readers saw before
 bounds nobody.
@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from jepsen.checkers.result import Findings, Result, of_process
-from jepsen.ending import PUT_ASIDE_S, Kept
+from jepsen.ending import Kept
 from jepsen.history import Atom, Call, Malformed, entry_of, number
 
 NAME = "monotonic"
@@ -175,7 +175,7 @@ def _excuse(one: _Seen, newest: _Seen | None, deepest: _Seen | None, place: _Pla
     now_ns = one.call.completion.time_ns
     seen_ns = now_ns if newest is None else newest.call.invocation.time_ns
     unapplied = [each for each, lost in place.half_used.items() if newest is not None and newest.seen == lost]
-    recent = [each for each in place.half_used if seen_ns <= each.time_ns + PUT_ASIDE_S * 1e9]
+    recent = [each for each in place.half_used if seen_ns <= each.shown_until_ns]
     for entry in [*unapplied, *recent, *place.entries]:
         if entry.time_ns > now_ns:
             continue
@@ -192,8 +192,7 @@ def _excuse(one: _Seen, newest: _Seen | None, deepest: _Seen | None, place: _Pla
 def _meanwhile(one: _Seen, entry: Kept) -> bool:
     """Whether a node was putting a history aside: its position may be of the cluster's before what readers see is."""
     assert one.call.completion is not None
-    since_ns = one.call.completion.time_ns - entry.time_ns
-    return 0 <= since_ns <= PUT_ASIDE_S * 1e9
+    return entry.time_ns <= one.call.completion.time_ns <= entry.shown_until_ns
 
 
 def _said(one: _Seen) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from jepsen.checkers.result import Findings, Result, of_process
-from jepsen.ending import PUT_ASIDE_S, Kept
+from jepsen.ending import Kept
 from jepsen.history import Atom, Call, Malformed, atom, entry_of, number
 
 NAME: Final = "own-writes"
@@ -70,8 +70,8 @@ def _of_lost_history(read: Call, entries: Sequence[Kept]) -> bool:
     """Whether its node had, for the TXID that was waited for, what it put aside later."""
     assert read.completion is not None
     after = number(entry_of(read.completion, "after"), read.completion)
-    until_ns = read.invocation.time_ns - round(PUT_ASIDE_S * 1e9)
-    return any(entry.base_txid < after <= entry.end_txid and until_ns < entry.time_ns for entry in entries)
+    began_ns = read.invocation.time_ns
+    return any(entry.base_txid < after <= entry.end_txid and began_ns < entry.shown_until_ns for entry in entries)
 
 
 def _read(call: Call, keys: dict[Atom, _Key], excused: frozenset[int], findings: Findings, *, elsewhere: bool) -> bool:

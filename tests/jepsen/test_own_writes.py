@@ -1,4 +1,5 @@
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,8 +8,11 @@ from hypothesis import strategies as st
 
 from jepsen.checkers import own_writes as checker
 from jepsen.checkers.result import Result
-from jepsen.ending import Kept
+from jepsen.description import Description
+from jepsen.ending import Ending, Kept, LogLine, NodeEnd
 from jepsen.history import Malformed, Type
+from jepsen.judge import judge
+from jepsen.lines import Record
 from tests.jepsen.making import Making
 
 
@@ -140,6 +144,36 @@ def test_a_replica_that_waits_is_valid_and_one_that_does_not_is_found(seed: int)
     assert checker.check(making.calls()).valid is not False
     found(making, log[numbers.randrange(len(log) - 1)], len(log))
     assert kinds(checker.check(making.calls())) == {"not-seen"}
+
+
+def test_a_node_that_is_killed_before_it_has_gone_back_shows_its_lost_history_until_it_has() -> None:
+    making = Making()
+    lost = making.did(0, "write", {"key": 1, "value": 1}, {"key": 1, "value": 1, "txid": 9}, node="a")
+    making.did(2, "write", {"key": 1, "value": 2}, {"key": 1, "value": 2, "txid": 7}, node="b")
+    kept_ns = making.now_ns
+    making.wait(60)
+    making.did(1, "read", {"key": 1, "after": 8}, {"key": 1, "after": 8, "value": 1}, node="a")
+    gone_ns = making.now_ns
+
+    def judged(*log: LogLine) -> Result:
+        ending = Ending((NodeEnd("a", diverged=(Kept("x", "app.db", 6, 9, kept_ns, (lost,)),)),), log=log)
+        record = Record(tuple(making.operations), Description("own-writes"), ending)
+        found = judge(record, clock=lambda: 0.0)
+        return next(each for each in found.results if each.checker == "own-writes")
+
+    went_back = LogLine(gone_ns, "a", "info", "went_back", "info went_back database=app.db position=6/0")
+    assert judged(went_back).valid is True
+    assert kinds(judged()) == {"not-seen"}
+    for other in (
+        replace(went_back, node="b"),
+        replace(went_back, event="replica_went_back"),
+        replace(went_back, text="info went_back database=another.db position=6/0"),
+        replace(went_back, time_ns=kept_ns - 1),
+        replace(went_back, time_ns=kept_ns + 1),
+    ):
+        assert kinds(judged(other)) == {"not-seen"}
+    # Only the first time counts: it has gone back then.
+    assert kinds(judged(replace(went_back, time_ns=kept_ns + 1), went_back)) == {"not-seen"}
 
 
 def test_a_node_shows_its_lost_history_until_it_has_put_it_aside() -> None:
