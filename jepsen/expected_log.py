@@ -139,6 +139,7 @@ EXPECTED: Final[tuple[Expected, ...]] = (
         "commits_refused",
         "epoch_not_noted",
         "group_taken_back",
+        "install_incomplete",
         "journal_not_rolled_back",
         "log_unreadable",
         "reign_not_noted",

@@ -16,6 +16,7 @@ gives up; this gives it back after PENDING_S for as long, so that one long reade
 """
 
 import contextlib
+import errno
 import os
 import stat
 import time
@@ -26,7 +27,7 @@ from litereplica.applier import holders, locks
 from litereplica.applier.pieces import PIECE_BYTES, Piece, RecordPieces
 from litereplica.applier.rollback_mode import PENDING_S
 from litereplica.applier.turns import Turns, Waits
-from litereplica.applier.wal_writer import write_all
+from litereplica.applier.whole import read_all, read_exactly, write_all
 from litereplica.errors import Refused
 from litereplica.sqlite.journal import (
     JOURNAL_HEADER_BYTES,
@@ -47,8 +48,8 @@ class JournalWriter:
     """A transaction on the database file behind ``file`` (RESERVED and SHARED are held on it) at ``path``."""
 
     __slots__ = (
-        "_counter", "_end", "_file", "_has_first", "_journal", "_journal_bytes", "_nonce", "_page_size", "_pages",
-        "_path", "_size",
+        "_counter", "_end", "_file", "_has_first", "_journal", "_journal_bytes", "_nonce", "_originals_count",
+        "_page_size", "_pages", "_path", "_size",
     )  # fmt: skip
 
     def __init__(self, path: str, file: int) -> None:
@@ -68,7 +69,7 @@ class JournalWriter:
         self._has_first = False
         self._nonce = int.from_bytes(os.urandom(4))
         self._journal = -1
-        self._journal_bytes = 0
+        self._journal_bytes = self._originals_count = 0
 
     def commit(self, source: RecordPieces, waits: Waits) -> Turns[None]:
         """Make the pages of ``source`` the next transaction; PENDING and all SHARED bytes are held afterwards.
@@ -134,7 +135,10 @@ class JournalWriter:
         self._has_first = has_first
         self._open_journal()
         header = encode_journal_header(self._pages, self._page_size, self._nonce)
-        self._append(header if has_first else header + self._original(1, os.pread(self._file, self._page_size, 0)))
+        if has_first:
+            self._append(header)
+        else:
+            self._append(header + self._original(1, read_all(self._file, self._page_size, 0)))
 
     def _open_journal(self) -> None:
         """Empty: what a PERSIST journal has kept (the name of a super-journal at its end) would be read as part of it.
@@ -160,10 +164,11 @@ class JournalWriter:
 
     def _originals(self, run: range) -> bytes:
         size = self._page_size
-        data = os.pread(self._file, len(run) * size, (run.start - 1) * size)
+        data = read_all(self._file, len(run) * size, (run.start - 1) * size)
         return b"".join(self._original(pgno, data[index * size : (index + 1) * size]) for index, pgno in enumerate(run))
 
     def _original(self, pgno: int, page: bytes) -> bytes:
+        self._originals_count += 1
         return encode_original(pgno, page.ljust(self._page_size, b"\0"), self._nonce)
 
     def _append(self, data: bytes) -> None:
@@ -185,12 +190,17 @@ class JournalWriter:
 
     def _play_back(self) -> None:
         def read(offset: int, size: int) -> bytes:
-            return os.pread(self._journal, size, offset)
+            return read_exactly(self._journal, size, offset)
 
         header = parse_journal_header(read(0, JOURNAL_HEADER_BYTES))
         assert header is not None, "EXCLUSIVE is held over a journal of our own"
+        played = 0
         for pgno, page in original_pages(header, read, self._journal_bytes):
             write_all(self._file, page, (pgno - 1) * self._page_size)
+            played += 1
+        if played != self._originals_count:
+            # What is left of the transaction would be committed with the journal's end.
+            raise OSError(errno.EIO, f"the journal of {self._path} gives {played} of {self._originals_count} pages")
         if os.fstat(self._file).st_size != self._size:
             os.ftruncate(self._file, self._size)
 
@@ -243,7 +253,7 @@ class JournalWriter:
         """Page 1, if it was not in the record, and the file's end, if the transaction left the last pages out."""
         size = self._page_size
         if not self._has_first:
-            self._write([(1, os.pread(self._file, size, 0))])
+            self._write([(1, read_exactly(self._file, size, 0))])
         if commit > self._end:
             last = commit - (commit == lock_page(size))
             if last > self._end:

@@ -22,6 +22,7 @@ from litereplica.applier import holders, locks
 from litereplica.applier.rollback_mode import make_first_wal
 from litereplica.applier.shared_memory import SharedMemory
 from litereplica.applier.turns import Turns, Waits
+from litereplica.applier.whole import read_all
 from litereplica.errors import Refused, Unavailable
 from litereplica.sqlite.pages import DATABASE_HEADER_BYTES, DatabaseHeader, parse_database_header
 from litereplica.sqlite.shm import WalIndexHeader, lookup, read_header
@@ -89,7 +90,7 @@ class OpenDatabase:
         self.page_size = header.page_size
         if frame := lookup(self.memory.blocks, 1, header.max_frame):
             offset = WAL_HEADER_BYTES + (frame - 1) * (FRAME_HEADER_BYTES + self.page_size) + FRAME_HEADER_BYTES
-            first = os.pread(self.wal, DATABASE_HEADER_BYTES, offset)
+            first = read_all(self.wal, DATABASE_HEADER_BYTES, offset)
             if len(first) < DATABASE_HEADER_BYTES:
                 # -wal and -shm are of two files of one name: the first was dropped in this instant.
                 raise Unavailable(f"{self.path} is being dropped")

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from litereplica.applier.protocol import Apply, Install
+from litereplica.applier.whole import read_all
 from litereplica.errors import Corrupt, Refused
 from litereplica.ltx.decode import Event, PageBlock, RecordDecoder
 from litereplica.ltx.format import RecordHeader
@@ -142,7 +143,7 @@ class FilePieces:
         try:
             for first in range(1, page_count + 1, per_piece):
                 count = min(per_piece, page_count + 1 - first)
-                data = os.pread(descriptor, count * page_size, (first - 1) * page_size)
+                data = read_all(descriptor, count * page_size, (first - 1) * page_size)
                 if len(data) != count * page_size:
                     raise Corrupt(f"{path} ends before page {first + count - 1} of {page_count}")
                 pages = [

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from litereplica.applier import holders, locks
 from litereplica.applier.turns import Turns, Waits
+from litereplica.applier.whole import read_all, write_all
 from litereplica.sqlite.journal import is_live_journal
 from litereplica.sqlite.shm import (
     CHECKPOINT_LOCK,
@@ -73,8 +74,8 @@ def make_first_wal(path: str, waits: Waits) -> Turns[None]:
         try:
             if not os.fstat(wal).st_size:
                 size = os.fstat(descriptor).st_size
-                data = first_wal(lambda offset, count: os.pread(descriptor, count, offset), size, os.urandom(8))
-                os.pwrite(wal, data, 0)
+                data = first_wal(lambda offset, count: read_all(descriptor, count, offset), size, os.urandom(8))
+                write_all(wal, data, 0)
         finally:
             locks.close(wal)
     finally:

@@ -25,12 +25,10 @@ from struct import Struct
 from typing import Final
 
 from litereplica.applier.shared_memory import SharedMemory
+from litereplica.applier.whole import write_all
 from litereplica.sqlite.checksum import WalChecksum
 from litereplica.sqlite.shm import WalIndexHeader, append_frames, block_of, write_header
 from litereplica.sqlite.wal import FRAME_HEADER_BYTES, WAL_HEADER_BYTES, WalHeader
-
-# What one system call writes: the daemon answers other databases between two of them.
-WRITE_BYTES: Final = 1 << 20
 
 _PAIR = Struct(">II")
 _QUARTET = Struct(">4I")
@@ -115,11 +113,3 @@ def _frames(
         s0, s1 = frame(header8, page, s0, s1)
         parts += (header8, _QUARTET.pack(salt1, salt2, s0, s1), page)
     return b"".join(parts), s0, s1
-
-
-def write_all(descriptor: int, data: bytes, offset: int) -> None:
-    """Write everything, in calls of WRITE_BYTES at most. Raises OSError."""
-    with memoryview(data) as view:
-        done = 0
-        while done < len(view):
-            done += os.pwrite(descriptor, view[done : done + WRITE_BYTES], offset + done)

@@ -86,7 +86,10 @@ def first_wal(read: Callable[[int, int], bytes], file_bytes: int, salts: bytes) 
     page_size = database.page_size
     salt1, salt2 = _PAIR.unpack(salts)
     header = WalHeader.build(page_size=page_size, checkpoint_sequence=0, salt1=salt1, salt2=salt2)
-    frames, _, _ = encode_frames(header, header.s0, header.s1, [(1, read(0, page_size))], file_bytes // page_size)
+    page = read(0, page_size)
+    if len(page) != page_size:
+        raise Corrupt(f"the database file ends within page 1, of {page_size} bytes")
+    frames, _, _ = encode_frames(header, header.s0, header.s1, [(1, page)], file_bytes // page_size)
     return header.encode() + frames
 
 

@@ -50,3 +50,15 @@ def test_what_a_client_may_meet_when_its_daemon_is_killed(nemesis: str, error: s
     making.nemesis(f"stop-{nemesis}")
     result = checker.check(making.calls(), periods(making.operations))
     assert [anomaly.kind for anomaly in result.anomalies] == ([kind] if kind else [])
+
+
+@pytest.mark.parametrize(("seconds", "kinds"), [(checker.STARTS_S - 1, []), (checker.STARTS_S + 1, ["ended"])])
+def test_a_dead_mount_is_there_until_its_daemon_has_been_started(seconds: float, kinds: list[str]) -> None:
+    making = Making()
+    making.nemesis("start-kill")
+    making.nemesis("stop-kill")
+    making.wait(seconds)
+    making.begin(1, "read")
+    making.end(1, "info", error="the client ended with SIGBUS")
+    result = checker.check(making.calls(), periods(making.operations))
+    assert [anomaly.kind for anomaly in result.anomalies] == kinds

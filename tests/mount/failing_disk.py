@@ -1,12 +1,13 @@
 """Runs a node whose disk cannot make log segments durable as long as a certain file is there.
 
 The file's text may name other files, by the end of their paths or of their folders', and what of them fails:
-``[CALL:]END``, a line each; CALL is fdatasync, fsync_directory, truncate or unlink.
+``[CALL:]END``, a line each; CALL is fdatasync, fsync_directory, truncate or unlink; of pread, one in three.
 Usage, put before a node's own command: ``python -m tests.mount.failing_disk FILE python -m litereplica -c CONFIG run``.
 """
 
 import errno
 import os
+import random
 import sys
 from pathlib import Path
 from typing import Final
@@ -24,10 +25,11 @@ _DESCRIPTORS: Final = Path("/proc/self/fd")
 class FailingDisk(Disk):
     """While ``fails`` exists, such a call answers as the kernel does when the disk has lost a write."""
 
-    __slots__ = ("_fails",)
+    __slots__ = ("_fails", "_numbers")
 
     def __init__(self, fails: Path) -> None:
         self._fails = fails
+        self._numbers = random.Random(1)
 
     def _check(self, call: str, path: Path) -> None:
         if not self._fails.exists():
@@ -36,6 +38,11 @@ class FailingDisk(Disk):
             failing, _, ending = line.rpartition(":")
             if (failing or "fdatasync") == call and (str(path).endswith(ending) or str(path.parent).endswith(ending)):
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def pread(self, descriptor: int, size: int, offset: int) -> bytes:
+        if self._fails.exists() and self._numbers.random() < 1 / 3:
+            self._check("pread", (_DESCRIPTORS / str(descriptor)).readlink())
+        return super().pread(descriptor, size, offset)
 
     def fdatasync(self, descriptor: int) -> None:
         self._check("fdatasync", (_DESCRIPTORS / str(descriptor)).readlink())
