@@ -23,7 +23,7 @@ from litereplica.applier.pieces import RecordPieces
 from litereplica.applier.rollback_mode import has_live_journal
 from litereplica.applier.turns import Turns, Waits
 from litereplica.applier.write_lock import WriteLock
-from litereplica.errors import Refused
+from litereplica.errors import Corrupt, Refused
 
 
 class Committer:
@@ -130,14 +130,25 @@ class Committer:
         lock = self._reserved
         if lock is None:
             return
-        if self.is_holding and not lock.is_wal() and not has_live_journal(self._path):
+        if not (self.is_holding and self._may_keep(lock)):
+            self._drop_reserved()
+            self._lose()
+
+    def _may_keep(self, lock: WriteLock) -> bool:
+        """Keep RESERVED and SHARED alone, and others may read again; False where nothing may be kept.
+
+        So it is if the database is in WAL mode now, whose lock is another one; if the way back is left to others, who
+        take a lock over a journal for its writer's; and if that cannot be told.
+        """
+        try:
+            if lock.is_wal() or has_live_journal(self._path):
+                return False
             # From the writer of all SHARED bytes to a reader of them, in one step (fcntl(2)).
             locks.try_shared(lock.file, locks.SHARED_BYTES_OFFSET, locks.SHARED_BYTES)
             locks.release(lock.file, locks.PENDING_BYTE_OFFSET)
-        else:
-            # Also if the database is in WAL mode now, whose lock is another one; or if the way back is left to others.
-            self._drop_reserved()
-            self._lose()
+        except (OSError, Corrupt):
+            return False
+        return True
 
     def _drop_reserved(self) -> None:
         lock, self._reserved = self._reserved, None

@@ -92,15 +92,19 @@ class Place:
         """In the thread that waits."""
         wanted = locks.flock(fcntl.F_WRLCK, self._offset)
         self.thread = threading.get_ident()
-        while not self._given_up and not self._is_locked:
-            if _fcntl(self._descriptor, fcntl.F_OFD_SETLKW, wanted) == 0:
-                self._is_locked = True
-            elif (error := ctypes.get_errno()) == errno.EINTR:
-                self._is_locked = self._look()
-            else:
-                self._error = error
-                break
-        self._ended.set()
+        try:
+            while not self._given_up and not self._is_locked:
+                if _fcntl(self._descriptor, fcntl.F_OFD_SETLKW, wanted) == 0:
+                    self._is_locked = True
+                elif (error := ctypes.get_errno()) == errno.EINTR:
+                    self._is_locked = self._look()
+                else:
+                    self._error = error
+                    break
+        except OSError as error:
+            self._error = error.errno or errno.EIO
+        finally:
+            self._ended.set()
 
     def _look(self) -> bool:
         end = time.monotonic() + CLOSE_LOOK_S

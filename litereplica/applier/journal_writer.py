@@ -33,6 +33,7 @@ from litereplica.sqlite.journal import (
     JOURNAL_HEADER_BYTES,
     encode_journal_header,
     encode_original,
+    is_live_journal,
     original_pages,
     parse_journal_header,
 )
@@ -148,13 +149,24 @@ class JournalWriter:
         """
         wanted = os.fstat(self._file)
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-        self._journal = os.open(f"{self._path}-journal", flags, stat.S_IMODE(wanted.st_mode))
-        found = os.fstat(self._journal)
-        if (found.st_uid, found.st_gid) != (wanted.st_uid, wanted.st_gid):
-            with contextlib.suppress(PermissionError):
-                os.fchown(self._journal, wanted.st_uid, wanted.st_gid)
-        if found.st_size:
-            os.ftruncate(self._journal, 0)
+        journal = os.open(f"{self._path}-journal", flags, stat.S_IMODE(wanted.st_mode))
+        try:
+            found = os.fstat(journal)
+            if (found.st_uid, found.st_gid) != (wanted.st_uid, wanted.st_gid):
+                with contextlib.suppress(PermissionError):
+                    os.fchown(journal, wanted.st_uid, wanted.st_gid)
+            if found.st_size:
+                self._empty(journal)
+        except BaseException:
+            # It is not ours, and not ours to end.
+            locks.close(journal)
+            raise
+        self._journal = journal
+
+    def _empty(self, journal: int) -> None:
+        if is_live_journal(read_all(journal, JOURNAL_HEADER_BYTES, 0)):
+            raise Refused(f"the journal of {self._path} has to be rolled back first")
+        os.ftruncate(journal, 0)
 
     def _journal_originals(self, pgnos: Sequence[int]) -> None:
         locked = lock_page(self._page_size)
@@ -176,17 +188,26 @@ class JournalWriter:
         self._journal_bytes += len(data)
 
     def _undo(self, *, is_changed: bool) -> None:
-        """As it was before. What cannot be undone here is undone by the next user, who finds a hot journal."""
+        """As it was before. What cannot be undone here is undone by the next user, who finds a hot journal.
+
+        It is cut before it is removed: the mount takes nothing for a transaction at that end of a journal of ours
+        (mount.journal_file), so whatever goes wrong here commits nothing.
+        """
         if self._journal < 0:
             return
         with contextlib.suppress(OSError):
             if is_changed:
                 self._play_back()
+            os.ftruncate(self._journal, 0)
             self._remove_journal()
 
     def _remove_journal(self) -> None:
+        """Raises ESTALE where the name is another one's: the database was dropped, and made again."""
+        path = f"{self._path}-journal"
+        if os.stat(path).st_ino != os.fstat(self._journal).st_ino:  # noqa: PTH116  in every commit
+            raise OSError(errno.ESTALE, f"{self._path} was dropped")
         # As SQLite does it on the mount; store/disk.py has the files below.
-        os.unlink(f"{self._path}-journal")  # noqa: PTH108, TID251
+        os.unlink(path)  # noqa: PTH108, TID251
 
     def _play_back(self) -> None:
         def read(offset: int, size: int) -> bytes:

@@ -60,13 +60,14 @@ class SharedMemory:
         self.blocks = []
         if self._address:
             _libc.munmap(self._address, self._mapped_bytes)
-            self._address = 0
+            self._address = self._mapped_bytes = 0
 
     def _map(self, length_bytes: int) -> None:
-        self.close()
+        """Raises OSError; then what is mapped stays."""
         address = _libc.mmap(None, length_bytes, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, self._descriptor, 0)
         if address is None or address == _FAILED:
             error = ctypes.get_errno()
             raise OSError(error, f"mapping the shared memory file failed: {os.strerror(error)}")
+        self.close()
         self._address = address
         self._mapped_bytes = length_bytes

@@ -71,15 +71,16 @@ class WalWriter:
         data, s0, s1 = _frames(self._wal, self._checksum, pages, commit)
         self._checksum = s0, s1
         frame_bytes = FRAME_HEADER_BYTES + self._wal.page_size
+        first = self.frames + 1
+        # Before the commit frame, which is the commit: what is committed has to be shown.
+        self._memory.reach(block_of(self.frames + len(pages)) + 1)
         if self._start:
             write_all(self._descriptor, self._start + data, 0)
             self._start = b""
         else:
             write_all(self._descriptor, data, WAL_HEADER_BYTES + self.frames * frame_bytes)
-        first = self.frames + 1
         self.frames += len(pages)
         self.commit = commit
-        self._memory.reach(block_of(self.frames) + 1)
         append_frames(self._memory.blocks, first, [pgno for pgno, _ in pages])
 
     def publish(self) -> None:

@@ -91,9 +91,11 @@ class JournalFile(File):
             self._journals.live.discard(self)
 
     async def write_expected(self, offset: int, data: bytes) -> int:
-        if not self.is_live:
+        was_live = self.is_live
+        written = await self.write(offset, data)
+        if self.is_live and not was_live:
             self.is_appliers = True
-        return await self.write(offset, data)
+        return written
 
     async def write(self, offset: int, data: bytes) -> int:
         if offset >= _MAGIC_BYTES or not data:
@@ -106,7 +108,8 @@ class JournalFile(File):
         after = (before[:offset].ljust(offset, b"\0") + data)[:_MAGIC_BYTES] + before[offset + len(data) :]
         lives = is_live_journal(after)
         if lives and not self.is_live:
-            # A transaction begins.
+            # A transaction begins; of the applier, if ``write_expected`` says so.
+            self.is_appliers = False
             if self.access.forwards:
                 await begin_elsewhere(self.access, self._owner)
             else:
@@ -157,7 +160,7 @@ class JournalFile(File):
     async def truncate(self, size: int) -> None:
         self.ensure_open()
         if self.is_live and size < _MAGIC_BYTES:
-            await self._end(lambda: self.store.disk.truncate(self.descriptor, size))
+            await self._end(lambda: self.store.disk.truncate(self.descriptor, size), undoes=self.is_appliers)
             self._changes += 1
             self._hidden = False
             return
@@ -171,9 +174,10 @@ class JournalFile(File):
         else:
             finish()
 
-    async def _end(self, finish: Finish) -> None:
+    async def _end(self, finish: Finish, *, undoes: bool = False) -> None:
+        """``undoes``: the applier commits by removing its journal, and cuts the one of what it has put back."""
         if not self._owner.unlinked:
-            await end_journals(self.store, self.access, [self._owner], finish)
+            await end_journals(self.store, self.access, [self._owner], finish, undoes=undoes)
         elif self.access.forwards and (self._owner.is_written_through or self._owner.held):
             raise self.refuse("commit_refused", "the database file has given way to the primary's", errno.EIO)
         else:

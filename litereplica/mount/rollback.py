@@ -66,13 +66,20 @@ class _Change:
 
 
 async def end_journals(
-    store: Store, access: Access, files: list[DatabaseFile], finish: Finish, *, journals_stay: bool = False
+    store: Store,
+    access: Access,
+    files: list[DatabaseFile],
+    finish: Finish,
+    *,
+    journals_stay: bool = False,
+    undoes: bool = False,
 ) -> None:
     """Commit what the live journals of ``files`` protect, all or nothing; ``finish`` ends them, once it is durable.
 
     ``journals_stay``: they are ended by what ``finish`` does to a super-journal, and stay live for now; so the base
-    does not move: a start would play them back, and has to redo this transaction after that. Raises OSError, FUSEError;
-    then nothing has ended, the journals are hot and SQLite rolls back.
+    does not move: a start would play them back, and has to redo this transaction after that. ``undoes``: nothing is to
+    be committed; EIO if anything would be. Raises OSError, FUSEError; then nothing has ended, the journals are hot and
+    SQLite rolls back.
     """
     for file in files:
         await file.wait_adopted()
@@ -80,6 +87,7 @@ async def end_journals(
     try:
         changes = [change for file in files if file not in undone and (change := await _find_change(file)) is not None]
         transactions = [change for change in changes if change.is_transaction]
+        _check_undone(transactions if undoes else [])
         pending: list[PendingCommit] = []
         if transactions and await _end_elsewhere(store, access, transactions, finish):
             pass
@@ -116,9 +124,20 @@ async def _undone(access: Access, files: list[DatabaseFile]) -> list[DatabaseFil
     """Files that are as before their journals, where no commit is accepted: a rollback always is.
 
     Not told from the checksums: these may be those of transactions that are logged and not applied, because the
-    journal keeps the applier away.
+    journal keeps the applier away. Nor are there any where the applier's journal lies over a file that no log knows,
+    all of which would be logged as a transaction of another node.
     """
-    return [] if access.problem() is None else [file for file in files if await is_undone(file)]
+    refuses = access.problem() is not None
+    return [file for file in files if (refuses or _is_appliers_over_unknown(file)) and await is_undone(file)]
+
+
+def _check_undone(changes: list[_Change]) -> None:
+    if changes:
+        raise changes[0].file.refuse("commit_refused", "what was refused is not put back yet", errno.EIO)
+
+
+def _is_appliers_over_unknown(file: DatabaseFile) -> bool:
+    return file.database is None and file.journal is not None and file.journal.is_appliers
 
 
 def _check_locks(access: Access, changes: list[_Change]) -> None:
