@@ -64,7 +64,7 @@ class Writer:
         file.ensure_open()
         return file
 
-    async def begin(self, original: bytes, pgnos: list[int]) -> JournalFile:
+    async def begin(self, original: bytes, pgnos: list[int], *, is_appliers: bool = False) -> JournalFile:
         self.path.with_name("app.db-journal").touch()
         journal = self.tree.take("app.db-journal", directory=False).file
         assert isinstance(journal, JournalFile)
@@ -78,7 +78,8 @@ class Writer:
             total = 7 + sum(page[place] for place in range(SIZE - 200, 0, -200))
             await journal.write(at, pgno.to_bytes(4) + page + total.to_bytes(4))
             at += SIZE + 8
-        await journal.write(0, JOURNAL_MAGIC + len(pgnos).to_bytes(4))
+        write = journal.write_expected if is_appliers else journal.write
+        await write(0, JOURNAL_MAGIC + len(pgnos).to_bytes(4))
         return journal
 
     async def end(self, journal: JournalFile) -> None:
