@@ -65,6 +65,7 @@ def begin_install(
     """
     disk = database.store.disk
     database.checksums.reserve(page_count)
+    journal_mode = _journal_mode_in(disk, pages_file) if page_count else database.journal_mode
     target = install_path(database.directory, position)
     disk.rename(pages_file, target)
     disk.fsync_directory(target.parent)
@@ -80,13 +81,17 @@ def begin_install(
         database.saved_base, database.saved_base_pages, database.epoch, database.timestamp_ms, known_size = before
         database.set_page_size(known_size)
         raise
+    # From here on the snapshot counts for a start: nothing may be refused before it does in this process too.
     database.settled = False
-    if page_count:
-        descriptor = disk.open(target, os.O_RDONLY)
-        try:
-            database.journal_mode = journal_mode_of(disk.pread(descriptor, DATABASE_HEADER_BYTES, 0))
-        finally:
-            disk.close(descriptor)
+    database.journal_mode = journal_mode
+
+
+def _journal_mode_in(disk: Disk, pages_file: Path) -> str:
+    descriptor = disk.open(pages_file, os.O_RDONLY)
+    try:
+        return journal_mode_of(disk.pread(descriptor, DATABASE_HEADER_BYTES, 0))
+    finally:
+        disk.close(descriptor)
 
 
 def end_install(database: "Database") -> None:

@@ -1,0 +1,69 @@
+"""What the disk refuses in the middle of a step leaves what this process knows and what a start would find the same."""
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from litereplica.store.disk import Disk
+from tests.store.application import open_store
+from tests.store.test_install import install, waiting, with_history
+
+
+class RefusingDisk(Disk):
+    """Refuses the operations for which ``refuses(operation, path)``."""
+
+    __slots__ = ("refuses",)
+
+    def __init__(self) -> None:
+        self.refuses: Callable[[str, Path], bool] = lambda _operation, _path: False
+
+    def well_again(self) -> None:
+        self.refuses = lambda _operation, _path: False
+
+    def _ask(self, operation: str, path: Path) -> None:
+        if self.refuses(operation, path):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def pread(self, descriptor: int, size: int, offset: int) -> bytes:
+        self._ask("pread", Path(f"/proc/self/fd/{descriptor}").readlink())
+        return super().pread(descriptor, size, offset)
+
+    def fdatasync(self, descriptor: int) -> None:
+        self._ask("fdatasync", Path(f"/proc/self/fd/{descriptor}").readlink())
+        super().fdatasync(descriptor)
+
+    def rename(self, source: Path, target: Path) -> None:
+        self._ask("rename", target)
+        super().rename(source, target)
+
+    def fsync_directory(self, path: Path) -> None:
+        self._ask("fsync_directory", path)
+        super().fsync_directory(path)
+
+
+@pytest.mark.parametrize("stops", [True, False])
+@pytest.mark.parametrize("commits", [40, 60])
+async def test_a_snapshot_that_cannot_be_read_is_refused_before_anything_has_changed(
+    tmp_path: Path, commits: int, stops: bool
+) -> None:
+    disk = RefusingDisk()
+    store = open_store(tmp_path / "data", disk)
+    app = with_history(store, commits)
+    await app.checkpoint()
+    await store.advance_base(app.database)
+    disk.refuses = lambda operation, _path: operation == "pread"
+    with pytest.raises(OSError, match="Input/output"):
+        install(store)
+    disk.well_again()
+    if stops:
+        store.stop()
+    store.close()
+    store = open_store(tmp_path / "data")
+    app.go_on(store)
+    assert app.acknowledged == commits
+    app.check()
+    assert waiting(app.database) == []
+    store.close()
