@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from litereplica.ltx.position import Position
 from litereplica.store.disk import Disk
+from litereplica.store.meta import META_NAME, load_meta
 from tests.store.application import open_store
 from tests.store.test_install import install, waiting, with_history
 
@@ -66,4 +68,31 @@ async def test_a_snapshot_that_cannot_be_read_is_refused_before_anything_has_cha
     assert app.acknowledged == commits
     app.check()
     assert waiting(app.database) == []
+    store.close()
+
+
+async def test_a_base_that_the_disk_refused_to_note_is_noted_the_next_time_and_the_log_kept_until_then(
+    tmp_path: Path,
+) -> None:
+    disk = RefusingDisk()
+    store = open_store(tmp_path / "data", disk)
+    app = with_history(store, 40)
+    await app.checkpoint()
+    database = app.database
+    disk.refuses = lambda operation, path: (operation, path.name) == ("rename", META_NAME)
+    for _ in range(2):
+        await store.maintain(-60, 1 << 40)
+        assert database.log.first_txid == 1
+        assert database.saved_base == load_meta(database.directory).base == Position.ZERO
+    disk.well_again()
+    await store.maintain(-60, 1 << 40)
+    assert database.log.first_txid > 1
+    assert database.saved_base == load_meta(database.directory).base == database.position
+    app.commit()
+    await app.sync()
+    store.close()
+    store = open_store(tmp_path / "data")
+    app.go_on(store)
+    assert app.acknowledged == 41
+    app.check()
     store.close()
