@@ -26,7 +26,7 @@ from litereplica.sqlite.pages import DATABASE_HEADER_BYTES
 from litereplica.store.database import journal_mode_of
 from litereplica.store.disk import Disk
 from litereplica.store.dropped import DROPPED_NAME, keep_dropped
-from litereplica.store.meta import Meta
+from litereplica.store.meta import META_NAME, Meta
 from litereplica.store.reopen import segment_files
 from litereplica.store.segment import INDEX_SUFFIX, first_txid_of
 from litereplica.store.sides import remove_sides
@@ -66,6 +66,7 @@ def begin_install(
     disk = database.store.disk
     database.checksums.reserve(page_count)
     journal_mode = _journal_mode_in(disk, pages_file) if page_count else database.journal_mode
+    old_meta = (database.directory / META_NAME).read_bytes()
     target = install_path(database.directory, position)
     disk.rename(pages_file, target)
     disk.fsync_directory(target.parent)
@@ -80,10 +81,24 @@ def begin_install(
     except OSError:
         database.saved_base, database.saved_base_pages, database.epoch, database.timestamp_ms, known_size = before
         database.set_page_size(known_size)
+        _put_back_meta(database, old_meta)
         raise
     # From here on the snapshot counts for a start: nothing may be refused before it does in this process too.
     database.settled = False
     database.journal_mode = journal_mode
+
+
+def _put_back_meta(database: "Database", old: bytes) -> None:
+    """Step 2 was refused: the new meta file may be in its place all the same, and a start would give up what follows.
+
+    If the disk refuses this too, the log takes nothing more: what a start would find is unknown.
+    """
+    path = database.directory / META_NAME
+    try:
+        if path.read_bytes() != old:
+            database.store.disk.write_file(path, old)
+    except OSError as error:
+        database.log.fail(error)
 
 
 def _journal_mode_in(disk: Disk, pages_file: Path) -> str:

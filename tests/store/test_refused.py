@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from litereplica.ltx.position import Position
+from litereplica.store.database import Database
 from litereplica.store.disk import Disk
 from litereplica.store.meta import META_NAME, load_meta
 from tests.store.application import open_store
@@ -96,3 +97,68 @@ async def test_a_base_that_the_disk_refused_to_note_is_noted_the_next_time_and_t
     assert app.acknowledged == 41
     app.check()
     store.close()
+
+
+@pytest.mark.parametrize("stops", [True, False])
+@pytest.mark.parametrize("operation", ["rename", "fsync_directory"])
+async def test_commits_after_a_snapshot_that_the_disk_refused_are_not_given_up_by_a_start(
+    tmp_path: Path, operation: str, stops: bool
+) -> None:
+    disk = RefusingDisk()
+    store = open_store(tmp_path / "data", disk)
+    app = with_history(store, 60)
+    await app.checkpoint()
+    await store.advance_base(app.database)
+    before = load_meta(app.database.directory)
+    _refuse_meta(disk, app.database, operation, times=1)
+    with pytest.raises(OSError, match="Input/output"):
+        install(store)
+    assert load_meta(app.database.directory) == before
+    app.commit()
+    await app.sync()
+    if stops:
+        store.stop()
+    store.close()
+    store = open_store(tmp_path / "data")
+    app.go_on(store)
+    assert app.acknowledged == 61
+    app.check()
+    assert not any(store.diverged.iterdir())
+    store.close()
+
+
+def test_where_nobody_knows_whether_a_snapshot_counts_for_a_start_nothing_is_logged_until_then(tmp_path: Path) -> None:
+    disk = RefusingDisk()
+    store = open_store(tmp_path / "data", disk)
+    app = with_history(store, 60)
+    _refuse_meta(disk, app.database, "fsync_directory", times=1 << 40)
+    with pytest.raises(OSError, match="Input/output"):
+        install(store)
+    disk.well_again()
+    with pytest.raises(OSError, match="restart this node"):
+        app.commit()
+    with pytest.raises(OSError, match="restart this node"):
+        store.stop()
+    store.close()
+    store = open_store(tmp_path / "data")
+    app.go_on(store)
+    assert app.acknowledged == 60
+    app.check()
+    store.close()
+
+
+def _refuse_meta(disk: RefusingDisk, database: Database, operation: str, times: int) -> None:
+    """Refuse that the next meta file gets its name, or that this is made durable, and so ``times`` altogether."""
+    is_named, left = False, times
+
+    def refuses(asked: str, path: Path) -> bool:
+        nonlocal is_named, left
+        if asked == "rename" and path == database.directory / META_NAME:
+            is_named = True
+            refused = operation == "rename"
+        else:
+            refused = is_named and operation == "fsync_directory" == asked and path == database.directory
+        left -= refused
+        return refused and left >= 0
+
+    disk.refuses = refuses
