@@ -8,7 +8,7 @@ Knows the steps, each of which may be the last one before a crash. Does not know
 4. The meta file says: no longer ``installing``. Segments in the folder are the new history's.
 5. Nobody has the database open: WAL and journal of the old content go, then the pages become the database file. Else
    they stay until the applier has written them over the old content and that has reached the file; a crash before puts
-   them in place.
+   them in place, unless the log has dropped the database since.
 
 What the disk refuses before step 3 leaves all as it was. Steps 3 and 4 may also be made up for: until then the new
 content counts, and the log takes no record. What the disk refuses of step 5 is made up for by the next start.
@@ -193,8 +193,26 @@ def place_install(database: "Database") -> None:
     database.install_folded = False
 
 
+def settle_install(database: "Database") -> None:
+    """Step 5 when nobody has the file open, and the log is durable: unless the log says that the content was dropped.
+
+    Then the file of the name is a later one, or one that no log knows, or there is none.
+    """
+    path = install_path(database.directory, database.saved_base)
+    if path.exists() and _was_dropped(database):
+        database.store.disk.unlink(path)
+    place_install(database)
+
+
+def _was_dropped(database: "Database") -> bool:
+    """Whether a record after ``saved_base`` left no pages."""
+    records = database.log
+    after = range(database.saved_base.txid + 1, records.last_txid + 1)
+    return any(not records.header(txid).commit for txid in after)
+
+
 def finish_install(database: "Database", meta: Meta) -> None:
-    """After a crash: go on after step 2, 3 or 4; before it, forget the snapshot."""
+    """After a crash: go on after step 2 or 3; 5 is ``settle_install``. Before 2, forget the snapshot."""
     disk = database.store.disk
     for entry in sorted(database.directory.iterdir()):
         if entry.name.startswith(_PREFIX) and entry != install_path(database.directory, meta.base):
@@ -203,5 +221,3 @@ def finish_install(database: "Database", meta: Meta) -> None:
         set_log_aside(database, database.store.diverged)
         database.checksums.reserve(1)
         _begin_history(database)
-    if meta.installing or install_path(database.directory, meta.base).exists():
-        place_install(database)
