@@ -117,6 +117,9 @@ def end_install(database: "Database") -> None:
     earlier, database.install_failure = database.install_failure, None
     try:
         set_log_aside(database, database.store.diverged)
+        if earlier is not None:
+            # It may have been the sync of these that failed: another one alone would report success.
+            database.checksums.write_again()
         _begin_history(database)
     except OSError as error:
         database.install_failure = earlier or error
@@ -220,4 +223,6 @@ def finish_install(database: "Database", meta: Meta) -> None:
     if meta.installing:
         set_log_aside(database, database.store.diverged)
         database.checksums.reserve(1)
+        # Their sync may have failed in the process before.
+        database.checksums.write_again()
         _begin_history(database)

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from litereplica.ltx.position import Position
-from litereplica.store.database import Database
+from litereplica.store.database import CHECKSUMS_NAME, Database
 from litereplica.store.disk import Disk
+from litereplica.store.install import end_install
 from litereplica.store.meta import META_NAME, load_meta
-from tests.store.application import open_store
-from tests.store.test_install import install, waiting, with_history
+from tests.store.application import NAME, open_store, rolling
+from tests.store.forgetful_disk import ForgetfulDisk
+from tests.store.test_install import SNAPSHOT, check, install, take_record, waiting, with_history
 
 
 class RefusingDisk(Disk):
@@ -162,3 +164,26 @@ def _refuse_meta(disk: RefusingDisk, database: Database, operation: str, times: 
         return refused and left >= 0
 
     disk.refuses = refuses
+
+
+def test_page_checksums_that_a_failed_fdatasync_may_have_lost_are_written_again(tmp_path: Path) -> None:
+    disk = ForgetfulDisk()
+    store = open_store(tmp_path / "data", disk)
+    with_history(store, 60)
+    disk.refuses = lambda path: path.name == CHECKSUMS_NAME
+    database = install(store)
+    assert database.install_failure is not None
+    path = database.directory / CHECKSUMS_NAME
+    assert disk.lost_bytes(path) == path.stat().st_size
+    disk.well_again()
+    end_install(database)
+    assert disk.lost_bytes(path) == 0
+    database.installed()
+    take_record(database, {3: bytes(512)}, 11)
+    content = {**SNAPSHOT, 3: bytes(512)}
+    at = database.position
+    assert at == Position(51, rolling(content))
+    store.close()
+    store = open_store(tmp_path / "data")
+    check(store.databases[NAME], content, at)
+    store.close()
