@@ -1,5 +1,6 @@
 """What is kept is the database as its last transaction left it, whatever an application has open meanwhile."""
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from litereplica.store.disk import Disk
-from litereplica.store.diverged import Entry, entries, export_entry
+from litereplica.store.diverged import ENTRY_NAME, Entry, entries, export_entry
 from litereplica.store.keep import NotKept, keep
 from litereplica.store.rewind import Unreachable, content_at
 from litereplica.store.store import Store
@@ -130,4 +131,39 @@ async def test_to_go_back_under_an_open_transaction_a_snapshot_is_needed(tmp_pat
     check(store, entry, app, tmp_path)
     with pytest.raises(Unreachable):
         await content_at(app.database, position_at(app, 2))
+    store.close()
+
+
+class UnsyncedDisk(Disk):
+    """``refuses``: no directory becomes durable. ``unsynced``: those of whose names some may not be."""
+
+    __slots__ = ("refuses", "unsynced")
+
+    def __init__(self) -> None:
+        self.refuses = False
+        self.unsynced: set[Path] = set()
+
+    def rename(self, source: Path, target: Path) -> None:
+        super().rename(source, target)
+        self.unsynced |= {source.parent, target.parent}
+        self.refuses = self.refuses or target.name == ENTRY_NAME
+
+    def fsync_directory(self, path: Path) -> None:
+        if self.refuses:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        super().fsync_directory(path)
+        self.unsynced.discard(path)
+
+
+async def test_an_entry_whose_name_could_not_be_made_durable_is_so_before_it_is_taken_for_kept(tmp_path: Path) -> None:
+    disk = UnsyncedDisk()
+    store = open_store(tmp_path / "data", disk)
+    app = await history(store, 3, fold_at=20)
+    for _ in range(2):
+        with pytest.raises(OSError, match="Input/output"):
+            await keep_from(app)
+    disk.refuses = False
+    entry = await keep_from(app)
+    assert not {each for each in disk.unsynced if each.is_relative_to(store.diverged)}
+    check(store, entry, app, tmp_path)
     store.close()
