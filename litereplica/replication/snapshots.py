@@ -217,7 +217,7 @@ class SnapshotQueue:
             # No await since the read: with the newest record returned as a whole, this is one instant.
             position, page_count = database.position, database.page_count
             parts = [records_head(self._epoch, name, len(data)), data] if data else []
-            at_end = cursor.txid == position.txid
+            at_end = cursor.txid >= position.txid
             if at_end:
                 parts.append(encode(SnapshotEnd(self._epoch, name, position, page_count)))
             await self._channel.send(*parts)

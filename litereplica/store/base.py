@@ -51,8 +51,14 @@ async def advance_base(database: "Database") -> None:
     if database.saved_base.txid > base.txid:
         # Who asked later was faster; the log before its base may be gone.
         return
+    before = database.saved_base, database.saved_base_pages
     database.saved_base, database.saved_base_pages = base, pages
-    database.save_meta()
+    try:
+        database.save_meta()
+    except OSError:
+        # The log after the base that a start would find is still needed, and the next call has to do this again.
+        database.saved_base, database.saved_base_pages = before
+        raise
     if folded and database.kept_install is not None:
         disk.unlink(database.kept_install)
         database.kept_install = None

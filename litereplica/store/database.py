@@ -249,15 +249,19 @@ class Database:
     def drop(self) -> None:
         """Log that the database is gone: a record that leaves 0 pages. The caller unlinks the file next.
 
-        Raises OSError when the log refuses; nothing has changed then.
+        Raises OSError when the log refuses; nothing has changed then, but that nothing more may be logged.
         """
         if self.settled:
             self.unsettle()
         keep_dropped(self.store.disk, self.file_path, self.directory)
         header = self.next_header(self.page_size, 0, 0)
         self.log.append(encode_record(header, [], 0), header.min_txid, header.timestamp_ms)
-        # Before the name is free for another file: redo of a log without this record would go into that one.
-        self.log.sync_blocking()
+        try:
+            # Before the name is free for another file: redo of a log without this record would go into that one.
+            self.log.sync_blocking()
+        except OSError:
+            self.log.cut_last()
+            raise
         self.advance(Position(header.max_txid, 0), 0, header.epoch, header.timestamp_ms)
         self.applied = header.max_txid
         if self.awaited is not None:

@@ -319,8 +319,16 @@ def forget_kept_logs(store: Store) -> None:
     """
     found = [each for each in entries(store.diverged) if isinstance(each, Entry)]
     for entry in found:
-        if entry.log_only and any(_has_lost_part(each, entry) for each in found):
+        kept = next((each for each in found if entry.log_only and _has_lost_part(each, entry)), None)
+        if kept is not None:
+            make_name_durable(store, kept)
             forget_log(store.disk, store.diverged / entry.id)
+
+
+def make_name_durable(store: Store, entry: Entry) -> None:
+    """Before anything is given up for an entry: who kept it may have failed at that, or been killed. Raises OSError."""
+    store.disk.fsync_directory(store.diverged / entry.id)
+    store.disk.fsync_directory(store.diverged)
 
 
 def _has_lost_part(kept: Entry, whole_log: Entry) -> bool:

@@ -175,12 +175,16 @@ def _next_of(store: "Store", name: str) -> Expected:
     return Expected(position.txid + 1, position.checksum)
 
 
+def group_paths(root: Path) -> list[Path]:
+    """The files of the groups that a crash has left, in the data directory ``root``; what was set aside is none."""
+    folder = root / GROUPS_NAME
+    return sorted(path for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else []
+
+
 def load_groups(store: "Store") -> Iterator[GroupFile]:
     """The groups that a crash has left. Raises Corrupt."""
-    folder = store.root / GROUPS_NAME
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.name.isdigit():
-            yield _load(store, path)
+    for path in group_paths(store.root):
+        yield _load(store, path)
 
 
 def _load(store: "Store", path: Path) -> GroupFile:

@@ -8,7 +8,7 @@ Knows the steps, each of which may be the last one before a crash. Does not know
 4. The meta file says: no longer ``installing``. Segments in the folder are the new history's.
 5. Nobody has the database open: WAL and journal of the old content go, then the pages become the database file. Else
    they stay until the applier has written them over the old content and that has reached the file; a crash before puts
-   them in place.
+   them in place, unless the log has dropped the database since.
 
 What the disk refuses before step 3 leaves all as it was. Steps 3 and 4 may also be made up for: until then the new
 content counts, and the log takes no record. What the disk refuses of step 5 is made up for by the next start.
@@ -26,7 +26,7 @@ from litereplica.sqlite.pages import DATABASE_HEADER_BYTES
 from litereplica.store.database import journal_mode_of
 from litereplica.store.disk import Disk
 from litereplica.store.dropped import DROPPED_NAME, keep_dropped
-from litereplica.store.meta import Meta
+from litereplica.store.meta import META_NAME, Meta
 from litereplica.store.reopen import segment_files
 from litereplica.store.segment import INDEX_SUFFIX, first_txid_of
 from litereplica.store.sides import remove_sides
@@ -65,6 +65,8 @@ def begin_install(
     """
     disk = database.store.disk
     database.checksums.reserve(page_count)
+    journal_mode = _journal_mode_in(disk, pages_file) if page_count else database.journal_mode
+    old_meta = (database.directory / META_NAME).read_bytes()
     target = install_path(database.directory, position)
     disk.rename(pages_file, target)
     disk.fsync_directory(target.parent)
@@ -79,14 +81,32 @@ def begin_install(
     except OSError:
         database.saved_base, database.saved_base_pages, database.epoch, database.timestamp_ms, known_size = before
         database.set_page_size(known_size)
+        _put_back_meta(database, old_meta)
         raise
+    # From here on the snapshot counts for a start: nothing may be refused before it does in this process too.
     database.settled = False
-    if page_count:
-        descriptor = disk.open(target, os.O_RDONLY)
-        try:
-            database.journal_mode = journal_mode_of(disk.pread(descriptor, DATABASE_HEADER_BYTES, 0))
-        finally:
-            disk.close(descriptor)
+    database.journal_mode = journal_mode
+
+
+def _put_back_meta(database: "Database", old: bytes) -> None:
+    """Step 2 was refused: the new meta file may be in its place all the same, and a start would give up what follows.
+
+    If the disk refuses this too, the log takes nothing more: what a start would find is unknown.
+    """
+    path = database.directory / META_NAME
+    try:
+        if path.read_bytes() != old:
+            database.store.disk.write_file(path, old)
+    except OSError as error:
+        database.log.fail(error)
+
+
+def _journal_mode_in(disk: Disk, pages_file: Path) -> str:
+    descriptor = disk.open(pages_file, os.O_RDONLY)
+    try:
+        return journal_mode_of(disk.pread(descriptor, DATABASE_HEADER_BYTES, 0))
+    finally:
+        disk.close(descriptor)
 
 
 def end_install(database: "Database") -> None:
@@ -97,6 +117,9 @@ def end_install(database: "Database") -> None:
     earlier, database.install_failure = database.install_failure, None
     try:
         set_log_aside(database, database.store.diverged)
+        if earlier is not None:
+            # It may have been the sync of these that failed: another one alone would report success.
+            database.checksums.write_again()
         _begin_history(database)
     except OSError as error:
         database.install_failure = earlier or error
@@ -173,8 +196,26 @@ def place_install(database: "Database") -> None:
     database.install_folded = False
 
 
+def settle_install(database: "Database") -> None:
+    """Step 5 when nobody has the file open, and the log is durable: unless the log says that the content was dropped.
+
+    Then the file of the name is a later one, or one that no log knows, or there is none.
+    """
+    path = install_path(database.directory, database.saved_base)
+    if path.exists() and _was_dropped(database):
+        database.store.disk.unlink(path)
+    place_install(database)
+
+
+def _was_dropped(database: "Database") -> bool:
+    """Whether a record after ``saved_base`` left no pages."""
+    records = database.log
+    after = range(database.saved_base.txid + 1, records.last_txid + 1)
+    return any(not records.header(txid).commit for txid in after)
+
+
 def finish_install(database: "Database", meta: Meta) -> None:
-    """After a crash: go on after step 2, 3 or 4; before it, forget the snapshot."""
+    """After a crash: go on after step 2 or 3; 5 is ``settle_install``. Before 2, forget the snapshot."""
     disk = database.store.disk
     for entry in sorted(database.directory.iterdir()):
         if entry.name.startswith(_PREFIX) and entry != install_path(database.directory, meta.base):
@@ -182,6 +223,6 @@ def finish_install(database: "Database", meta: Meta) -> None:
     if meta.installing:
         set_log_aside(database, database.store.diverged)
         database.checksums.reserve(1)
+        # Their sync may have failed in the process before.
+        database.checksums.write_again()
         _begin_history(database)
-    if meta.installing or install_path(database.directory, meta.base).exists():
-        place_install(database)

@@ -31,6 +31,7 @@ from litereplica.store.diverged import (
     Entry,
     encode_entry,
     entries,
+    make_name_durable,
     new_entry_folder,
     remove_half_kept,
 )
@@ -99,6 +100,7 @@ async def keep(
     )  # fmt: skip
     for known in entries(store.diverged):
         if isinstance(known, Entry) and not known.log_only and known.has_all_of(entry):
+            make_name_durable(store, known)
             return known
     folder = new_entry_folder(database)
     rollbacks = database.open_pages.rollbacks

@@ -23,6 +23,7 @@ ENTRY_BYTES: Final = 8
 HEADER_BYTES: Final = 64
 # The file grows by at least this much at a time (8,192 pages), so that growth costs a remap only rarely.
 GROWTH_BYTES: Final = 64 * 1024
+_COPY_BYTES: Final = 1024 * 1024
 _MAGIC: Final = int.from_bytes(b"LRXSUM1\n", "little")
 _BOOT: Final = slice(8, 24)
 _DURABLE: Final = 3
@@ -151,6 +152,21 @@ class PageChecksums:
         """Make all entries durable (a file's fdatasync includes its mapped pages). Blocking; for any thread."""
         with contextlib.suppress(FileNotFoundError):
             self._disk.sync_file(self._path)
+
+    def write_again(self) -> None:
+        """Make the kernel write all entries, which it holds for written after a failed ``sync`` (fsync(2)). Blocking.
+
+        Raises OSError. ``sync`` has to follow.
+        """
+        if self._map is None:
+            return
+        size = len(self._map)
+        descriptor = self._disk.open(self._path)
+        try:
+            for offset in range(0, size, _COPY_BYTES):
+                self._disk.pwrite(descriptor, self._map[offset : offset + _COPY_BYTES], offset)
+        finally:
+            self._disk.close(descriptor)
 
     def close(self) -> None:
         """Let the mapping go; entries stay in the file."""

@@ -21,7 +21,7 @@ from litereplica.ltx.position import Position
 from litereplica.sqlite.pages import DATABASE_HEADER_BYTES
 from litereplica.store.database import Database, journal_mode_of
 from litereplica.store.dropped import finish_drop, forget_dropped, forget_unlinked
-from litereplica.store.install import finish_install, place_install
+from litereplica.store.install import finish_install, settle_install
 from litereplica.store.meta import NOT_CLEAN, Meta, load_meta
 from litereplica.store.offline import judge_stopped
 from litereplica.store.redo import redo, sum_up
@@ -110,6 +110,7 @@ def _bring_up_dirty(database: Database, meta: Meta) -> None:
     database.log.sync_blocking()
     checksums.reserve(1)
     checksums.begin_boot(database.log.durable_txid)
+    settle_install(database)
     # Before anything of the file is changed: whoever had it since may have written to it.
     is_summed = meta.clean and database.exists and _has_nothing_to_redo(database) and judge_stopped(database)
     with contextlib.suppress(FileNotFoundError):
@@ -215,7 +216,7 @@ def stop(database: Database) -> None:
         # The kernel reports a lost write only once (fsync(2)): what went into the file since is written again.
         database.base, database.base_pages = database.saved_base, database.saved_base_pages
     if database.position.txid:
-        place_install(database)
+        settle_install(database)
         roll_back(database.store.disk, database.file_path)
         if database.exists:
             redo(database)

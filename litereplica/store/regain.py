@@ -22,7 +22,7 @@ from litereplica.store.store import folder_name
 log = structlog.get_logger()
 
 COPY_BYTES: Final = 4 * 1024 * 1024
-"""One step: the segment that the position lies in is cut by a copy."""
+"""One step: the segment that the position lies in is cut by a copy, others may have to be written again."""
 
 
 class OldLog:
@@ -64,7 +64,8 @@ class OldLog:
         disk.make_directories(copy.parent)
         await in_steps(_cut(disk, folder / newest.path.name, copy, length))
         # From now on they count as durable, and the log that knew which of them are not has let go of them.
-        await in_steps(_sync(disk, [folder / each.path.name for each in older if each.last_txid > self._durable_txid]))
+        not_durable = [each for each in older if each.last_txid > self._durable_txid]
+        await in_steps(_write_again(disk, [(folder / each.path.name, each.length) for each in not_durable]))
         # From here on in one stretch.
         assert database.log.last_txid == self._txid == database.log.first_txid - 1
         directory = database.directory
@@ -95,10 +96,17 @@ def _again(segment: Segment, last_txid: int, length: int, starts: "array[int] | 
     )
 
 
-def _sync(disk: Disk, paths: list[Path]) -> Iterator[None]:
-    for path in paths:
-        disk.sync_file(path)
-        yield
+def _write_again(disk: Disk, segments: list[tuple[Path, int]]) -> Iterator[None]:
+    """Make segments durable, of (path, length), of which an fdatasync may have failed, or fail, where nobody hears it.
+
+    The kernel holds their bytes for written then (fsync(2)), and the next one alone would report success.
+    """
+    for path, length in segments:
+        descriptor = disk.open(path)
+        try:
+            yield from _copy(disk, descriptor, descriptor, length, path)
+        finally:
+            disk.close(descriptor)
 
 
 def _cut(disk: Disk, source: Path, target: Path, length: int) -> Iterator[None]:
@@ -107,14 +115,18 @@ def _cut(disk: Disk, source: Path, target: Path, length: int) -> Iterator[None]:
     try:
         writing = disk.open(target, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         try:
-            for offset in range(0, length, COPY_BYTES):
-                data = disk.pread(reading, min(COPY_BYTES, length - offset), offset)
-                if len(data) != min(COPY_BYTES, length - offset):
-                    raise Corrupt(f"{source} is shorter than it was")
-                disk.pwrite(writing, data, offset)
-                yield
-            disk.fdatasync(writing)
+            yield from _copy(disk, reading, writing, length, source)
         finally:
             disk.close(writing)
     finally:
         disk.close(reading)
+
+
+def _copy(disk: Disk, reading: int, writing: int, length: int, source: Path) -> Iterator[None]:
+    for offset in range(0, length, COPY_BYTES):
+        data = disk.pread(reading, min(COPY_BYTES, length - offset), offset)
+        if len(data) != min(COPY_BYTES, length - offset):
+            raise Corrupt(f"{source} is shorter than it was")
+        disk.pwrite(writing, data, offset)
+        yield
+    disk.fdatasync(writing)

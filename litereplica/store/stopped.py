@@ -24,7 +24,7 @@ from litereplica.store.database import CHECKSUMS_NAME
 from litereplica.store.direct import CHUNK_BYTES, DirectFile
 from litereplica.store.disk import Disk
 from litereplica.store.folded import decode_all
-from litereplica.store.group import GROUPS_NAME
+from litereplica.store.group import group_paths
 from litereplica.store.install import has_history, install_path
 from litereplica.store.judge import page_checksums
 from litereplica.store.meta import META_NAME, Meta, load_meta, meta_missing
@@ -94,8 +94,7 @@ def _locked(root: Path) -> Iterator[None]:
 def _check_settled(root: Path, path: Path, directory: Path, meta: Meta) -> None:
     if meta.installing or install_path(directory, meta.base).exists():
         raise Refused(f"a snapshot of {meta.database} is on its way into place: {_START}")
-    groups = root / GROUPS_NAME
-    if groups.is_dir() and any(groups.iterdir()):
+    if group_paths(root):
         raise Refused(f"a crash came in a transaction over several databases: {_START}")
     journal = journal_of(path)
     if journal.exists():

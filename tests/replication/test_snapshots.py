@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from litereplica.cluster.messages import PAGES_LIMIT_BYTES, Acknowledged
+from litereplica.ltx.encode import encode_record
 from litereplica.replication.receiver import INLINE_BYTES
 from litereplica.store.snapshot import resume_snapshots
 from tests.replication.nodes import PAGE, Line, Node, content, same, until
@@ -93,6 +94,21 @@ async def test_a_dropped_database_whose_log_is_gone(primary: Node, replica: Node
         primary.commit([1, 2], 2)
         await until(lambda: same(primary, replica))
         assert content(replica.database()) == content(primary.database())
+
+
+async def test_a_log_that_goes_on_beyond_the_position_does_not_hold_up_the_others(primary: Node, replica: Node) -> None:
+    """No step leaves such a log; a replica does not believe its snapshot, and asks again."""
+    primary.grow(50, "first.db")
+    primary.checkpoint("first.db")
+    await primary.begin_segment("first.db")
+    primary.touch(2, "first.db")
+    await old(primary, 50)
+    database = primary.database("first.db")
+    header = database.next_header(PAGE, 0, 0)
+    database.log.append(encode_record(header, [], 0), header.min_txid, header.timestamp_ms)
+    async with primary.serving(), replica.following(primary.port):
+        await until(lambda: same(primary, replica), 5.0)
+    assert replica.position("first.db") != database.position
 
 
 async def test_a_connection_cut_in_mid_snapshot_goes_on_where_it_was(primary: Node, replica: Node) -> None:

@@ -181,6 +181,28 @@ def test_a_drop_that_the_log_refuses_has_not_happened(app: Application, disk: Fa
     assert state(app) == before
 
 
+async def test_a_drop_that_could_not_be_made_durable_has_not_happened(
+    app: Application, disk: FaultyDisk, tmp_path: Path
+) -> None:
+    for _ in range(3):
+        app.commit()
+    await app.checkpoint()
+    before = state(app)
+    disk.fail["fdatasync"] = (0, errno.EIO)
+    with pytest.raises(OSError, match="Input/output"):
+        app.database.drop()
+    assert state(app) == before
+    assert app.database.log.last_txid == 3
+    assert app.database.log.cursor(3).read(1 << 20) == b""
+    app.store.close()
+    disk.revive()
+    store = open_store(tmp_path / "data", disk)
+    app.go_on(store)
+    assert app.acknowledged == 3
+    app.check()
+    store.close()
+
+
 async def test_a_database_cannot_be_dropped_or_changed_while_a_streamed_commit_is_under_way(app: Application) -> None:
     app.commit()
     app.database.append_bytes(b"LRX1 the beginning of a record")

@@ -446,3 +446,101 @@ def test_a_received_record_that_leads_elsewhere_is_refused(tmp_path: Path) -> No
     assert database.position == AT
     database.cut_uncounted()
     store.close()
+
+
+@pytest.mark.parametrize("stops", [True, False])
+@pytest.mark.parametrize("unknown", [b"", b"a file that no log knows"])
+async def test_a_database_that_was_dropped_before_its_install_was_in_the_file_stays_dropped(
+    tmp_path: Path, unknown: bytes, stops: bool
+) -> None:
+    store = open_store(tmp_path / "data")
+    app = with_history(store, 60)
+    await app.checkpoint()
+    database = install(store)
+    database.installed()
+    database.set_applied(50)
+    database.drop()
+    path = database.file_path
+    path.unlink()
+    if unknown:
+        path.write_bytes(unknown)
+    if stops:
+        store.stop()
+    store.close()
+    store = open_store(tmp_path / "data")
+    database = store.databases[NAME]
+    assert (database.position, database.exists) == (Position(51, 0), False)
+    assert (path.read_bytes() if path.exists() else b"") == unknown
+    assert waiting(database) == []
+    store.close()
+
+
+@pytest.mark.parametrize("stops", [True, False])
+@pytest.mark.parametrize("in_file", ["nothing", "the old content", "the new one"])
+async def test_a_database_that_was_made_again_before_an_install_was_in_the_file_comes_from_the_log(
+    tmp_path: Path, in_file: str, stops: bool
+) -> None:
+    store = open_store(tmp_path / "data")
+    app = with_history(store, 60)
+    await app.checkpoint()
+    database = install(store)
+    database.installed()
+    database.drop()
+    content: Content = {1: SNAPSHOT[2], 2: SNAPSHOT[3]}
+    take_record(database, content, 2)
+    if in_file == "nothing":
+        database.file_path.unlink()
+    elif in_file == "the new one":
+        database.file_path.write_bytes(b"".join(content.values()))
+    if stops:
+        store.stop()
+    store.close()
+    store = open_store(tmp_path / "data")
+    database = store.databases[NAME]
+    check(database, content, Position(52, rolling(content)))
+    assert waiting(database) == []
+    store.close()
+
+
+@pytest.mark.parametrize("keep", [None, "nothing", "everything", "random"])
+@pytest.mark.parametrize("stops", [True, False])
+def test_stopped_after_any_step_of_a_drop_over_an_install_it_is_the_content_or_none(
+    tmp_path: Path, keep: str | None, stops: bool
+) -> None:
+    for step in range(200):
+        root = tmp_path / str(step)
+        disk = FaultyDisk(root, tmp_path / f"graves-{step}")
+        store = open_store(root, disk)
+        with_history(store, 8)
+        disk.make_directories(store.file_path(NAME).parent)
+        disk.write_file(store.file_path(NAME), b"old")
+        database = install(store)
+        database.installed()
+        disk.stop_after = disk.steps + step
+        done = False
+        try:
+            database.drop()
+            disk.unlink(database.file_path)
+            if stops:
+                store.stop()
+            store.close()
+            open_store(root, disk).close()
+            done = True
+        except Stopped:
+            store.close()
+        disk.revive()
+        if keep is not None:
+            disk.lose_power(keep, step)
+        store = open_store(root, disk)
+        database = store.databases[NAME]
+        if database.exists:
+            assert not done
+            check(database, SNAPSHOT, AT)
+        else:
+            check(database, {}, Position(51, 0))
+        assert waiting(database) == []
+        store.close()
+        if done:
+            assert step > 10
+            return
+    pytest.fail("it does not end")

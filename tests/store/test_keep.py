@@ -1,14 +1,17 @@
 """What is kept is the database as its last transaction left it, whatever an application has open meanwhile."""
 
+import errno
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from litereplica.store.disk import Disk
-from litereplica.store.diverged import Entry, entries, export_entry
+from litereplica.store.diverged import ENTRY_NAME, Entry, entries, export_entry, forget_kept_logs
 from litereplica.store.keep import NotKept, keep
+from litereplica.store.reopen import segment_files
 from litereplica.store.rewind import Unreachable, content_at
 from litereplica.store.store import Store
 from tests.store.application import Application, open_store
@@ -130,4 +133,58 @@ async def test_to_go_back_under_an_open_transaction_a_snapshot_is_needed(tmp_pat
     check(store, entry, app, tmp_path)
     with pytest.raises(Unreachable):
         await content_at(app.database, position_at(app, 2))
+    store.close()
+
+
+class UnsyncedDisk(Disk):
+    """``refuses``: no directory becomes durable. ``unsynced``: those of whose names some may not be."""
+
+    __slots__ = ("refuses", "unsynced")
+
+    def __init__(self) -> None:
+        self.refuses = False
+        self.unsynced: set[Path] = set()
+
+    def rename(self, source: Path, target: Path) -> None:
+        super().rename(source, target)
+        self.unsynced |= {source.parent, target.parent}
+        self.refuses = self.refuses or target.name == ENTRY_NAME
+
+    def fsync_directory(self, path: Path) -> None:
+        if self.refuses:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        super().fsync_directory(path)
+        self.unsynced.discard(path)
+
+
+async def test_an_entry_whose_name_could_not_be_made_durable_is_so_before_it_is_taken_for_kept(tmp_path: Path) -> None:
+    disk = UnsyncedDisk()
+    store = open_store(tmp_path / "data", disk)
+    app = await history(store, 3, fold_at=20)
+    for _ in range(2):
+        with pytest.raises(OSError, match="Input/output"):
+            await keep_from(app)
+    disk.refuses = False
+    entry = await keep_from(app)
+    assert not {each for each in disk.unsynced if each.is_relative_to(store.diverged)}
+    check(store, entry, app, tmp_path)
+    store.close()
+
+
+async def test_a_log_that_was_set_aside_goes_only_when_the_entry_that_has_it_all_is_durable(tmp_path: Path) -> None:
+    disk = UnsyncedDisk()
+    store = open_store(tmp_path / "data", disk)
+    app = await history(store, 3, fold_at=20)
+    with pytest.raises(OSError, match="Input/output"):
+        await keep_from(app)
+    # As an install that was killed has left it.
+    aside = store.diverged / f"{app.database.directory.name}@aside"
+    shutil.copytree(app.database.directory, aside, ignore=lambda _, names: [n for n in names if ".ltx" not in n])
+    with pytest.raises(OSError, match="Input/output"):
+        forget_kept_logs(store)
+    assert segment_files(aside)
+    disk.refuses = False
+    forget_kept_logs(store)
+    assert not aside.exists()
+    check(store, await keep_from(app), app, tmp_path)
     store.close()

@@ -15,6 +15,7 @@ from litereplica.store.rewind import Unreachable, content_at, remove_content
 from litereplica.store.store import Store
 from tests.store.application import NAME, Application, Content, assert_file_is, open_store, rolling
 from tests.store.faulty_disk import FaultyDisk, Stopped
+from tests.store.forgetful_disk import ForgetfulDisk
 
 
 def position_at(app: Application, txid: int) -> Position:
@@ -359,4 +360,23 @@ async def test_what_of_the_log_comes_back_is_durable(tmp_path: Path) -> None:
     assert (log.first_txid, log.last_txid) == (1, 30)
     for txid in range(1, 31):
         assert log.checksum_at(txid) == position_at(app, txid).checksum
+    store.close()
+
+
+async def test_segments_that_a_failed_fdatasync_may_have_lost_are_written_again_when_they_come_back(
+    tmp_path: Path,
+) -> None:
+    disk = ForgetfulDisk()
+    store = open_store(tmp_path / "data", disk)
+    app = await history(store, 3, fold_at=10)
+    disk.refuses = lambda path: path.suffix == ".ltx"
+    with pytest.raises(OSError, match="Input/output"):
+        await app.sync()
+    disk.well_again()
+    assert any(disk.lost_bytes(each.path) for each in app.database.log.segments())
+    database = await roll_back(store, position_at(app, 35))
+    found = [each.path for each in database.log.segments()]
+    assert len(found) > 1
+    assert database.log.durable_txid == 35
+    assert [disk.lost_bytes(path) for path in found] == [0] * len(found)
     store.close()

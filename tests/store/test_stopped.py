@@ -123,3 +123,19 @@ async def test_a_database_that_is_dropped_is_refused(tmp_path: Path) -> None:
     store.close()
     with pytest.raises(Refused, match="dropped"):
         verify(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["00000001.left", "00000001.new"])
+async def test_a_group_that_no_start_reads_is_no_reason_to_refuse(tmp_path: Path, name: str) -> None:
+    await make(tmp_path, clean=True)
+    (tmp_path / "groups").mkdir()
+    (tmp_path / "groups" / name).write_bytes(b"half of it")
+    assert verify(tmp_path).sound
+
+
+async def test_a_group_that_a_crash_has_left_is_refused(tmp_path: Path) -> None:
+    await make(tmp_path, clean=False)
+    (tmp_path / "groups").mkdir()
+    (tmp_path / "groups" / "00000001").write_bytes(b"")
+    with pytest.raises(Refused, match="over several databases"):
+        verify(tmp_path)
