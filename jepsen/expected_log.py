@@ -142,6 +142,7 @@ EXPECTED: Final[tuple[Expected, ...]] = (
         "install_incomplete",
         "journal_not_rolled_back",
         "log_unreadable",
+        "refused_not_spoiled",
         "reign_not_noted",
     ),
     *_group(

@@ -8,7 +8,7 @@ different on a replica (mount.replica_wal).
 import errno
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pyfuse3
 import structlog
@@ -24,7 +24,7 @@ from litereplica.mount.wal_pages import FramePages
 from litereplica.sqlite.detector import Rewind
 from litereplica.sqlite.frames import Transaction
 from litereplica.sqlite.outcome import Examined
-from litereplica.sqlite.wal import FRAME_HEADER_BYTES
+from litereplica.sqlite.wal import FRAME_HEADER_BYTES, WAL_HEADER_BYTES
 from litereplica.store.database import WAL_MODE, Database
 from litereplica.store.store import Store
 
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from litereplica.mount.database_file import DatabaseFile
 
 log = structlog.get_logger()
+
+INVERTED: Final = bytes(255 - each for each in range(256))
 
 
 class WalFile(KeptFile):
@@ -78,6 +80,8 @@ class WalFile(KeptFile):
         while self._held:
             await self._waiting.park()
         self._refuse_overtaken()
+        if self.unsummed.end and offset >= self.unsummed.end:
+            self.check_rest(offset)
         examined = self.detector.examine(offset, data, self._read)
         self._applier_at = self.detector.committed_frames
         if examined is None:
@@ -157,7 +161,7 @@ class WalFile(KeptFile):
         if not self.unsummed.is_rest:
             raise self.refuse_unsummed()
         if offset != self.unsummed.end:
-            raise pyfuse3.FUSEError(errno.EIO)
+            raise pyfuse3.FUSEError(self.unsummed.rest_code)
         self.unsummed.reset()
 
     def refuse_unsummed(self) -> pyfuse3.FUSEError:
@@ -198,22 +202,21 @@ class WalFile(KeptFile):
         pages = transaction.small_pages
         if pages is None:
             return False
-        detector = self.detector
         pending = self._pending
+        whole, start = data, offset
         if pending:
             if self._pending_end != offset:
                 return False
-            data, offset = b"".join((*pending, data)), self._pending_at
+            whole, start = b"".join((*pending, data)), self._pending_at
         try:
             origin = access.take_expected(database.name, database.position) if is_expected else None
-            database.commit(pages, transaction.commit, partial(self._complete, data, offset), origin)
+            database.commit(pages, transaction.commit, partial(self._complete, whole, start), origin)
         except BaseException as error:
-            detector.refuse()
-            self._owner.say_refused(error)
+            self._refuse(examined, offset, data, error)
             raise
         self._pending = []
         self.unsummed.reset()
-        detector.accept()
+        self.detector.accept()
         if self._owner.refusing:
             self._owner.say_accepted()
         return True
@@ -222,6 +225,35 @@ class WalFile(KeptFile):
         """The transaction is logged: it happens, unless the lease has run out in this instant. Raises OSError."""
         self.access.check(self._owner.name)
         self._pwrite(self.descriptor, data, offset)
+
+    def _refuse(self, examined: Examined, offset: int, data: bytes, error: BaseException) -> None:
+        """The write will not be made; what it would have completed must not become whole by old bytes in its place.
+
+        What the kernel keeps of that part of the file it reads again, since its write has failed.
+        """
+        detector, header = self.detector, self.detector.header
+        completes = [each.last_frame for each in examined.transactions[:1]] if not examined.restart else []
+        detector.refuse()
+        if completes and header is not None:
+            step = FRAME_HEADER_BYTES + header.page_size
+            begins_at = WAL_HEADER_BYTES + detector.committed_frames * step
+            # Not of one that was whole before (``settle``): there others may have gone on behind it.
+            if offset < WAL_HEADER_BYTES + (completes[0] + 1) * step and data:
+                start = max(offset, begins_at)
+                self.spoil(start, data[start - offset :].translate(INVERTED))
+                self.drop_kept()
+                detector.forget(begins_at)
+                code = error.errno if isinstance(error, OSError) else None
+                self.unsummed.refuse_rest(begins_at, code or errno.EIO)
+        self._owner.say_refused(error)
+
+    def spoil(self, offset: int, data: bytes) -> None:
+        """Write over a part of a refused transaction, so that nobody who recovers the WAL finds it."""
+        try:
+            self._pwrite(self.descriptor, data, offset)
+        except OSError as error:
+            if super().size() > offset:
+                log.warning("refused_not_spoiled", file=self.name, reason=error.strerror)
 
     async def settle(self) -> None:
         """Log a commit whose last bytes were in the file already, so that no write completed it (sqlite.detector).
@@ -275,8 +307,7 @@ class WalFile(KeptFile):
                 else:
                     self._pwrite(self.descriptor, data, offset)
         except BaseException as error:
-            self.detector.refuse()
-            self._owner.say_refused(error)
+            self._refuse(examined, offset, data, error)
             raise
         else:
             self.detector.accept()

@@ -1,0 +1,108 @@
+"""The disk refuses what SQLite does to a WAL: what was refused never happens, and what happens is logged."""
+
+import errno
+from pathlib import Path
+
+import pyfuse3
+import pytest
+
+from litereplica.ltx.format import Origin
+from litereplica.sqlite.wal import FRAME_HEADER_BYTES, WAL_HEADER_BYTES, encode_frames
+from tests.mount.refusing import SIZE, NamedCalls, Writer, adopted_wal, refused, wal_header
+
+FRAME = FRAME_HEADER_BYTES + SIZE
+# The kernel hands over a write in pieces, cut where a page of the file ends.
+CUT = 4096 - WAL_HEADER_BYTES
+TAILS = [b"\0" * 56, b"\xff" * 56, bytes(range(56))]
+
+
+async def commit_refused(disk: NamedCalls, root: Path, tail: bytes, code: int) -> tuple[Writer, bytes]:
+    """A COMMIT whose last piece, ``tail``, is in the file already, of a WAL before, and is refused when it comes."""
+    writer, original, wal = await adopted_wal(root, disk)
+    file, count = writer.open(), writer.store.databases["app.db"].page_count
+    old = b"OLD" + original[2 * SIZE + 3 : 3 * SIZE - len(tail)] + tail
+    header = wal_header(1)
+    frame, _, _ = encode_frames(header, header.s0, header.s1, [(3, old)], count)
+    await wal.write_request(0, header.encode())
+    await wal.write_request(32, frame[:24])
+    await wal.write_request(56, frame[24:])
+    await file.write(2 * SIZE, old)
+    header = wal_header(2)
+    frame, _, _ = encode_frames(header, header.s0, header.s1, [(3, b"NEW" + old[3:])], count)
+    await wal.write_request(0, header.encode())
+    await wal.write_request(32, frame[:24])
+    await wal.write_request(56, frame[24:CUT])
+    disk.code = code
+    disk.refuses = lambda call, path: call == "pwrite" and path.endswith(".ltx")
+    assert await refused(wal, 32 + CUT, frame[CUT:]) == code
+    # SQLite was told of a short write, and tries the rest of it again.
+    assert await refused(wal, 32 + CUT, frame[CUT:]) == code
+    disk.well()
+    return writer, old
+
+
+@pytest.mark.parametrize("tail", TAILS, ids=["zeroes", "ones", "numbers"])
+async def test_a_commit_that_was_refused_is_not_made_by_a_close(tmp_path: Path, tail: bytes) -> None:
+    writer, _ = await commit_refused(NamedCalls(), tmp_path / "data", tail, errno.EIO)
+    wal, database = writer.open().wal, writer.store.databases["app.db"]
+    assert wal is not None
+    before = database.position
+    await wal.released(opener_is_gone=False)
+    assert database.position == before
+    writer.close()
+
+
+@pytest.mark.parametrize("tail", TAILS, ids=["zeroes", "ones", "numbers"])
+async def test_a_commit_that_was_refused_is_not_made_by_a_checkpoint(tmp_path: Path, tail: bytes) -> None:
+    writer, old = await commit_refused(NamedCalls(), tmp_path / "data", tail, errno.ENOSPC)
+    database = writer.store.databases["app.db"]
+    before = database.position
+    with pytest.raises(pyfuse3.FUSEError):
+        await writer.open().write(2 * SIZE, b"NEW" + old[3:])
+    assert database.position == before
+    writer.close()
+
+
+async def test_the_next_transaction_after_a_refused_one_is_committed(tmp_path: Path) -> None:
+    writer, old = await commit_refused(NamedCalls(), tmp_path / "data", TAILS[2], errno.ENOSPC)
+    wal, database = writer.open().wal, writer.store.databases["app.db"]
+    assert wal is not None
+    before = database.position.txid
+    header = wal_header(2)
+    # The same once more: also a transaction that is made again.
+    for number in range(2):
+        frame, s0, s1 = encode_frames(header, header.s0, header.s1, [(3, b"NEW" + old[3:])], database.page_count)
+        at = WAL_HEADER_BYTES
+        if number:
+            at += FRAME
+            frame, s0, s1 = encode_frames(header, s0, s1, [(3, old)], database.page_count)
+        await wal.write_request(at, frame[:24])
+        await wal.write_request(at + 24, frame[24:])
+        assert database.position.txid == before + number + 1
+    writer.close()
+
+
+async def test_a_refused_transaction_of_another_node_is_not_made_by_a_close(tmp_path: Path) -> None:
+    disk = NamedCalls()
+    writer, original, wal = await adopted_wal(tmp_path / "data", disk)
+    database = writer.store.databases["app.db"]
+    header = wal_header(1)
+    frame, _, _ = encode_frames(header, header.s0, header.s1, [(3, original[2 * SIZE : 3 * SIZE])], database.page_count)
+    before = database.position
+    writer.access.expected["app.db"] = (before, Origin("b", 7))
+    await wal.write_expected(0, header.encode())
+    await wal.write_expected(32, frame[:24])
+    await wal.write_expected(56, frame[24:CUT])
+    disk.refuses = lambda call, path: call == "pwrite" and path.endswith(".ltx")
+    with pytest.raises(OSError, match="Input/output"):
+        await wal.write_expected(32 + CUT, frame[CUT:])
+    disk.well()
+    with pytest.raises(pyfuse3.FUSEError):
+        await wal.write_expected(32 + CUT, frame[CUT:])
+    await wal.released(opener_is_gone=False)
+    assert database.position == before
+    writer.access.expected["app.db"] = (before, Origin("b", 7))
+    await wal.write_expected(32, frame[:24])
+    await wal.write_expected(56, frame[24:])
+    assert database.position.txid == before.txid + 1
+    writer.close()
