@@ -356,6 +356,8 @@ class WalFile(KeptFile):
                 raise self.refuse("commit_refused", "the page size of a replicated database cannot change", errno.EIO)
             database.set_page_size(newest.page_size)
         frames = FramePages(self.detector, transactions, database.lock_page, offset, self._read)
+        if not database.exists and len(frames.pgnos) != frames.commit - (frames.commit >= database.lock_page):
+            raise self.refuse("commit_refused", "its database was deleted, or never made", errno.EIO)
         pages = await in_wal(self, database, frames)
         origin = self.access.take_expected(owner.name, database.position) if is_expected else None
         enters = enters_wal_mode(database, pages)

@@ -2,11 +2,14 @@
 
 import errno
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pyfuse3
 import pytest
 
 from litereplica.ltx.format import Origin
+from litereplica.mount.operations import Operations
 from litereplica.sqlite.wal import FRAME_HEADER_BYTES, WAL_HEADER_BYTES, encode_frames
 from tests.mount.refusing import SIZE, NamedCalls, Writer, adopted_wal, refused, wal_header
 
@@ -105,4 +108,52 @@ async def test_a_refused_transaction_of_another_node_is_not_made_by_a_close(tmp_
     await wal.write_expected(32, frame[:24])
     await wal.write_expected(56, frame[24:])
     assert database.position.txid == before.txid + 1
+    writer.close()
+
+
+async def test_a_database_whose_removal_the_disk_refuses_is_gone_all_the_same(tmp_path: Path) -> None:
+    disk = NamedCalls()
+    writer, original, wal = await adopted_wal(tmp_path / "data", disk)
+    database = writer.store.databases["app.db"]
+    operations = Operations(writer.store, writer.access)
+    operations.tree = writer.tree
+    page = (4, original[3 * SIZE : 4 * SIZE])
+    header = wal_header(1)
+    frame, s0, s1 = encode_frames(header, header.s0, header.s1, [page], 11)
+    await wal.write_request(0, header.encode())
+    await wal.write_request(WAL_HEADER_BYTES, frame)
+    name = pyfuse3.FileNameT(b"app.db")
+    context: Any = SimpleNamespace(pid=1)
+    disk.refuses = lambda call, path: call == "unlink" and path.endswith("/app.db")
+    with pytest.raises(pyfuse3.FUSEError):
+        await operations.unlink(pyfuse3.ROOT_INODE, name, context)
+    disk.well()
+    dropped = database.position
+    assert not database.exists
+    # Of one who has it open: what it commits is gone too.
+    frame, _, _ = encode_frames(header, s0, s1, [page], 11)
+    assert await refused(wal, WAL_HEADER_BYTES + FRAME, frame) == errno.EIO
+    assert database.position == dropped
+    assert writer.tree.known("app.db") is None
+    await operations.unlink(pyfuse3.ROOT_INODE, name, context)
+    assert not writer.path.exists()
+    writer.close()
+
+
+async def test_frames_that_are_not_all_of_a_database_do_not_make_one(tmp_path: Path) -> None:
+    writer, original, wal = await adopted_wal(tmp_path / "data", NamedCalls())
+    database = writer.store.databases["app.db"]
+    pages = [(pgno, original[(pgno - 1) * SIZE : pgno * SIZE]) for pgno in range(1, 12)]
+    header = wal_header(1)
+    frame, s0, s1 = encode_frames(header, header.s0, header.s1, pages[3:4], 11)
+    await wal.write_request(0, header.encode())
+    await wal.write_request(WAL_HEADER_BYTES, frame)
+    database.drop()
+    dropped = database.position
+    frame, _, _ = encode_frames(header, s0, s1, pages[3:4], 11)
+    assert await refused(wal, WAL_HEADER_BYTES + FRAME, frame) == errno.EIO
+    assert database.position == dropped
+    frames, _, _ = encode_frames(header, s0, s1, pages, 11)
+    await wal.write_request(WAL_HEADER_BYTES + FRAME, frames)
+    assert database.position.txid == dropped.txid + 1
     writer.close()
