@@ -270,7 +270,7 @@ class ReplicaWal:
         return True
 
     def check_truncate(self, size: int) -> None:
-        """An application cuts the WAL. Raises EIO when it may not."""
+        """An application cuts the WAL, or empties it (``emptied`` comes next). Raises EIO when it may not."""
         wal = self._wal
         database = wal.owner.database
         if wal.access.elsewhere is None or wal.is_held:
@@ -284,16 +284,20 @@ class ReplicaWal:
                 )
             if database is not None:
                 wal.check_emptied(database)
-                self._folded(database)
             wal.drop_kept()
-            wal.unsummed.reset()
-            self._is_followed = True
-        elif not self._is_followed:
+            return
+        if not self._is_followed:
             raise wal.refuse("truncate_refused", "the applier has written it since", errno.EIO)
         try:
             wal.detector.truncate(size)
         except Rewind:
             raise wal.refuse("truncate_refused", "the WAL holds transactions", errno.EIO) from None
+
+    def emptied(self) -> None:
+        """It has no bytes any more, and is followed from its start."""
+        if (database := self._wal.owner.database) is not None:
+            self._folded(database)
+        self._is_followed = True
 
     def _is_needed(self, database: Database) -> bool:
         """Whether page 1 says "rollback", or will: readers must find frames in the WAL then (applier.rollback_mode).

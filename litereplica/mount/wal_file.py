@@ -367,26 +367,41 @@ class WalFile(KeptFile):
 
     async def truncate(self, size: int) -> None:
         self.ensure_open()
+        if self.access.primary:
+            await self.wait_held()
         if not self.access.primary:
             self.replica.check_truncate(size)
         if size <= self._pending_at:
             self._pending = []
         self.flush()
-        if self.access.primary:
-            database = self._owner.database
-            if size == 0 and database is not None:
+        database = self._owner.database
+        if not size:
+            if self.access.primary and database is not None:
                 self.check_emptied(database)
+            self._empty()
+            if not self.access.primary:
+                self.replica.emptied()
+            elif database is not None:
+                database.file_complete()
+            return
+        if self.access.primary:
             try:
                 self.detector.truncate(size)
             except Rewind:
                 raise self.refuse(
                     "truncate_refused", "the WAL holds transactions that are not yet in the database file"
                 ) from None
-            if size == 0:
-                self.unsummed.end = 0
-                if database is not None:
-                    database.file_complete()
         await super().truncate(size)
+
+    def _empty(self) -> None:
+        """Raises OSError; then all that is committed in it is so still."""
+        try:
+            self.store.disk.truncate(self.descriptor, 0)
+        except OSError:
+            self.detector.forget(WAL_HEADER_BYTES)  # what was kept is gone
+            raise
+        self.detector.truncate(0)
+        self.unsummed.reset()
 
     async def sync(self) -> None:
         """What makes a commit durable is the log: after a crash the WAL is written anew from it."""

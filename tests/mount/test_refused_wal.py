@@ -157,3 +157,38 @@ async def test_frames_that_are_not_all_of_a_database_do_not_make_one(tmp_path: P
     await wal.write_request(WAL_HEADER_BYTES + FRAME, frames)
     assert database.position.txid == dropped.txid + 1
     writer.close()
+
+
+@pytest.mark.parametrize("primary", [True, False])
+async def test_a_wal_that_the_disk_does_not_cut_is_followed_on(tmp_path: Path, primary: bool) -> None:
+    disk = NamedCalls()
+    writer, original, wal = await adopted_wal(tmp_path / "data", disk)
+    database = writer.store.databases["app.db"]
+    page = b"X" + original[2 * SIZE + 1 : 3 * SIZE]
+    header = wal_header(1)
+    frame, s0, s1 = encode_frames(header, header.s0, header.s1, [(3, page)], 11)
+    await wal.write_request(0, header.encode())
+    await wal.write_request(WAL_HEADER_BYTES, frame)
+    await writer.open().write(2 * SIZE, page)
+    if not primary:
+        wal.end_as_primary()
+        writer.access.primary = False
+        writer.access.elsewhere = SimpleNamespace()
+    disk.refuses = lambda call, path: call == "truncate" and path.endswith("-wal")
+    with pytest.raises(OSError, match="Input/output"):
+        await wal.truncate(0)
+    disk.well()
+    assert wal.detector.committed_frames == 1
+    # SQLite pays no heed to that, and goes on behind what it finds.
+    writer.access.primary = True
+    wal.begin_as_primary(1)
+    before = database.position.txid
+    frame, s0, s1 = encode_frames(header, s0, s1, [(4, page)], 11)
+    at = WAL_HEADER_BYTES + FRAME
+    await wal.write_request(at, frame[:24])
+    await wal.write_request(at + 24, frame[24:])
+    assert database.position.txid == before + 1
+    await writer.open().write(3 * SIZE, page)
+    await wal.truncate(0)
+    assert (wal.size(), wal.detector.committed_frames) == (0, 0)
+    writer.close()
