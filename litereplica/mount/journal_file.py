@@ -211,15 +211,20 @@ class JournalFile(File):
         """Before the first change of the backing database file, whatever ``synchronous`` is. Raises OSError."""
         if self._hidden:
             await self._sync()
-            self.store.disk.pwrite(self.descriptor, JOURNAL_MAGIC, 0)
-            self._hidden = False
-            self._changes += 1
+            self.unhide()
         if self._synced != self._changes:
             await self._sync()
         if self in self._journals.unnamed:
             disk, folder = self.store.disk, self.path.parent
             await self.store.calls.run(lambda: disk.fsync_directory(folder))
             self._journals.directory_synced(folder)
+
+    def unhide(self) -> None:
+        """From here on a start plays it back; unless it is durable, not after a loss of power. Raises OSError."""
+        if self._hidden:
+            self.store.disk.pwrite(self.descriptor, JOURNAL_MAGIC, 0)
+            self._hidden = False
+            self._changes += 1
 
     def depends_on(self, path: str) -> bool:
         """Whether its transaction is committed by the removal of the super-journal ``path``."""

@@ -6,6 +6,7 @@ a crash either both happened or the journal is played back. A rollback ends its 
 nothing is logged. Does not know what ends a journal (mount.journal_file).
 """
 
+import contextlib
 import errno
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -297,6 +298,9 @@ async def _protect_torn(access: Access, file: DatabaseFile) -> None:
             await file.journal.make_durable()
     except OSError as error:
         fence(access, database, error)
+        # The restart has it from the kernel, unless the power fails.
+        with contextlib.suppress(OSError):
+            file.journal.unhide()
 
 
 async def _log_one(store: Store, access: Access, change: _Change) -> PendingCommit:

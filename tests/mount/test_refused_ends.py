@@ -8,7 +8,7 @@ import pyfuse3
 import pytest
 
 from litereplica.store.disk import Disk
-from tests.mount.refusing import SIZE, Writer, adopted, changed
+from tests.mount.refusing import SIZE, NamedCalls, Writer, adopted, changed
 
 
 class RefusingDisk(Disk):
@@ -94,4 +94,30 @@ async def test_a_process_that_dies_after_a_refused_step_finds_one_of_the_two_sta
     found = again.exact()
     assert (found == original) is refused
     assert not journal.path.exists()
+    again.close()
+
+
+@pytest.mark.parametrize("cleanly", [True, False])
+async def test_a_journal_that_cannot_be_made_durable_is_played_back_all_the_same(tmp_path: Path, cleanly: bool) -> None:
+    root = tmp_path / "data"
+    disk = NamedCalls()
+    writer, original = await adopted(root, disk)
+    before = writer.store.databases["app.db"].position
+    file = writer.open()
+    pgnos = [1, 2, 3, 5]
+    journal = await writer.begin(original, pgnos)
+    for pgno, page in sorted(changed(original, pgnos).items()):
+        await file.write((pgno - 1) * SIZE, page)
+    disk.refuses = lambda call, path: call in {"unlink", "fdatasync"} and path.endswith("-journal")
+    with pytest.raises(OSError, match="Input/output"):
+        await writer.end(journal)
+    disk.well()
+    assert writer.access.fenced is not None
+    writer.tree.close()
+    if cleanly:
+        writer.store.stop()
+    writer.store.close()
+    again = Writer(root, Disk())
+    assert again.store.databases["app.db"].position == before
+    assert again.exact() == original
     again.close()
