@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from litereplica.mount.access import Access
 from litereplica.mount.database_file import Finish
-from litereplica.mount.files import File
+from litereplica.mount.files import File, fence_for
 from litereplica.mount.replica_journal import begin_elsewhere
 from litereplica.mount.rollback import end_journals
 from litereplica.sqlite.journal import JOURNAL_MAGIC, is_live_journal, super_journal_name
@@ -115,7 +115,7 @@ class JournalFile(File):
             else:
                 self.access.check(self._owner.name)
         if self.is_live and not lives:
-            await self._end(lambda: self.store.disk.pwrite(self.descriptor, data, offset))
+            await self._end(lambda: self._write_end(offset, data))
             self._changes += 1
             self._hidden = False
         else:
@@ -128,6 +128,19 @@ class JournalFile(File):
             if lives != self.is_live:
                 self._set_live(lives)
         return size
+
+    def _write_end(self, offset: int, data: bytes) -> None:
+        """Raises OSError; then the journal is as it was: one with half of an end undoes nothing."""
+        before = super().read_now(offset, len(data))
+        try:
+            self.store.disk.pwrite(self.descriptor, data, offset)
+        except OSError:
+            self._changes += 1
+            try:
+                self.store.disk.pwrite(self.descriptor, before, offset)
+            except OSError as error:
+                fence_for(self.access, f"the journal of {self._owner.name} is ended by half", error)
+            raise
 
     def _check_super_journal(self, offset: int) -> None:
         """The journal is about to name its super-journal, with JOURNAL_MAGIC at ``offset`` as the end of that.

@@ -121,3 +121,54 @@ async def test_a_journal_that_cannot_be_made_durable_is_played_back_all_the_same
     assert again.store.databases["app.db"].position == before
     assert again.exact() == original
     again.close()
+
+
+class TearingDisk(Disk):
+    """Takes ``taken`` bytes of one write to a journal, and as many of the next ``again`` ones."""
+
+    __slots__ = ("again", "taken")
+
+    def __init__(self) -> None:
+        self.taken, self.again = -1, 0
+
+    def pwrite(self, descriptor: int, data: bytes | memoryview, offset: int) -> int:
+        if self.taken < 0 or not str(Path(f"/proc/self/fd/{descriptor}").readlink()).endswith("-journal"):
+            return super().pwrite(descriptor, data, offset)
+        super().pwrite(descriptor, data[: self.taken], offset)
+        self.again -= 1
+        if self.again < 0:
+            self.taken = -1
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+@pytest.mark.parametrize("taken", [4, 14, 20])
+@pytest.mark.parametrize("again", [0, 1])
+async def test_an_end_that_is_written_by_half_is_none(tmp_path: Path, taken: int, again: int) -> None:
+    disk = TearingDisk()
+    writer, original = await adopted(tmp_path / "data", disk)
+    before = writer.store.databases["app.db"].position
+    file = writer.open()
+    pgnos = [1, 2, 3, 5]
+    journal = await writer.begin(original, pgnos)
+    for pgno, page in sorted(changed(original, pgnos).items()):
+        await file.write((pgno - 1) * SIZE, page)
+    header = journal.read_now(0, 512)
+    disk.taken, disk.again = taken, again
+    # PERSIST: the journal ends with zeroes.
+    with pytest.raises(OSError, match="Input/output"):
+        await journal.write(0, bytes(28))
+    if not again:
+        assert journal.read_now(0, 512) == header
+        assert writer.access.fenced is None
+        await file.truncate(len(original))
+        for pgno in pgnos:
+            await file.write((pgno - 1) * SIZE, original[(pgno - 1) * SIZE : pgno * SIZE])
+        await journal.write(0, bytes(28))
+        assert writer.exact() == original
+    else:
+        # What is left of the journal undoes nothing: SQLite's rollback ends it with the pages that were refused.
+        assert writer.access.fenced is not None
+        with pytest.raises(pyfuse3.FUSEError):
+            await journal.write(0, bytes(28))
+    assert writer.store.databases["app.db"].position == before
+    writer.close()
