@@ -49,7 +49,7 @@ class JournalFile(File):
     backing file: it was not made durable, and what a loss of power leaves of it must not be played back.
     """
 
-    __slots__ = ("_changes", "_hidden", "_journals", "_owner", "_synced", "is_appliers", "is_live")
+    __slots__ = ("_changes", "_hidden", "_journals", "_owner", "_synced", "is_appliers", "is_live", "turns")
 
     def __init__(self, store: Store, access: Access, owner: "DatabaseFile", name: str, journals: Journals) -> None:
         super().__init__(store, access, name)
@@ -57,6 +57,8 @@ class JournalFile(File):
         self._journals = journals
         # It begins with the magic: whoever opens the database next would play it back.
         self.is_live = False
+        # How often it has begun or ended: another transaction may be in the same file.
+        self.turns = 0
         # Of the primary: it protects a transaction of another node, which the applier makes.
         self.is_appliers = False
         # Readers of the mount see the magic, the backing file does not have it.
@@ -85,6 +87,7 @@ class JournalFile(File):
 
     def _set_live(self, live: bool) -> None:  # noqa: FBT001  the one state of it
         self.is_live = live
+        self.turns += 1
         if live:
             self._journals.live.add(self)
         else:

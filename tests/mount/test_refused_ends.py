@@ -2,11 +2,16 @@
 
 import errno
 import os
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import pyfuse3
 import pytest
+import trio
 
+from litereplica.mount.journal_file import JournalFile
+from litereplica.mount.rollback import roll_back_abandoned
 from litereplica.store.disk import Disk
 from tests.mount.refusing import SIZE, NamedCalls, Writer, adopted, changed
 
@@ -171,4 +176,63 @@ async def test_an_end_that_is_written_by_half_is_none(tmp_path: Path, taken: int
         with pytest.raises(pyfuse3.FUSEError):
             await journal.write(0, bytes(28))
     assert writer.store.databases["app.db"].position == before
+    writer.close()
+
+
+class MeetingDisk(Disk):
+    """Calls ``meets`` on the loop, once, when the database file is made durable on a thread."""
+
+    __slots__ = ("meets",)
+
+    def __init__(self) -> None:
+        self.meets: Callable[[], Awaitable[object]] | None = None
+
+    def fdatasync(self, descriptor: int) -> None:
+        meets, path = self.meets, Path(f"/proc/self/fd/{descriptor}").readlink()
+        if meets is not None and path.name == "app.db":
+            self.meets = None
+            trio.from_thread.run(meets)
+        super().fdatasync(descriptor)
+
+
+@pytest.mark.parametrize("mode", ["PERSIST", "DELETE"])
+@pytest.mark.parametrize("step", ["roll_back", "forget_cached"])
+async def test_the_next_transaction_is_not_that_of_the_dead_writer(tmp_path: Path, step: str, mode: str) -> None:
+    disk = MeetingDisk()
+    writer, original = await adopted(tmp_path / "data", disk)
+    database = writer.store.databases["app.db"]
+    before = database.position
+    file = writer.open()
+    pgnos = [1, 2, 3]
+    journal = await writer.begin(original, pgnos)
+    for pgno, page in sorted(changed(original, pgnos).items()):
+        await file.write((pgno - 1) * SIZE, page)
+    file.is_torn = True  # as after a COMMIT that was refused
+    await journal.make_durable()
+    following: list[JournalFile] = []
+
+    async def next_transaction() -> None:
+        """Somebody else plays the journal back, and begins."""
+        await file.truncate(len(original))
+        for pgno in pgnos:
+            await file.write((pgno - 1) * SIZE, original[(pgno - 1) * SIZE : pgno * SIZE])
+        if mode == "PERSIST":
+            await journal.write(0, bytes(28))
+        else:
+            await writer.end(journal)
+        following.append(await writer.begin(original, pgnos))
+        for pgno, page in sorted(changed(original, pgnos).items()):
+            await file.write((pgno - 1) * SIZE, page)
+
+    forgets: Callable[[], object] = lambda: None  # noqa: E731
+    if step == "roll_back":
+        disk.meets = next_transaction
+    else:
+        forgets = partial(trio.from_thread.run, next_transaction)
+    assert not await roll_back_abandoned(writer.store, journal, forgets)
+    assert following[0].is_live
+    assert len(file.held) == len(pgnos) + 1
+    await writer.end(following[0])
+    assert database.position.txid == before.txid + 1
+    assert writer.exact()[SIZE : 2 * SIZE] == bytes([2]) * SIZE
     writer.close()
