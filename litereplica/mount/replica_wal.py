@@ -46,6 +46,7 @@ import structlog
 from litereplica.errors import Corrupt, Refused, Unavailable
 from litereplica.mount.elsewhere import BecamePrimary, Lost, commit_elsewhere
 from litereplica.mount.first_page import as_sent
+from litereplica.mount.kept_file import INVERTED
 from litereplica.mount.unsummed import NO_SUMS
 from litereplica.mount.wal_pages import FramePages
 from litereplica.sqlite.detector import Rewind
@@ -396,10 +397,11 @@ class _HeldCommit:
         """It will not be committed: nobody may take what is in the file for a transaction."""
         wal = self._wal
         if self._is_prepared:
+            if self._page:
+                wal.spoil(self._header_at + FRAME_HEADER_BYTES, _SPOILED * self._page)
             with contextlib.suppress(OSError):
-                wal.store.disk.pwrite(wal.descriptor, bytes(len(self._header)), self._header_at)
-                if self._page:
-                    wal.store.disk.pwrite(wal.descriptor, _SPOILED * self._page, self._header_at + FRAME_HEADER_BYTES)
+                header = bytes(FRAME_HEADER_BYTES) if self._page else self._header.translate(INVERTED)
+                wal.store.disk.pwrite(wal.descriptor, header, self._header_at)
         wal.drop_kept()
         frames = wal.detector.committed_frames
         begins_at = WAL_HEADER_BYTES + frames * (FRAME_HEADER_BYTES + self.pages.page_size)

@@ -8,7 +8,7 @@ different on a replica (mount.replica_wal).
 import errno
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import pyfuse3
 import structlog
@@ -17,7 +17,7 @@ from litereplica.errors import Corrupt
 from litereplica.mount.access import Access
 from litereplica.mount.files import fence
 from litereplica.mount.first_page import enters_wal_mode, in_wal
-from litereplica.mount.kept_file import KeptFile
+from litereplica.mount.kept_file import INVERTED, KeptFile
 from litereplica.mount.replica_wal import ReplicaWal
 from litereplica.mount.unsummed import NO_SUMS
 from litereplica.mount.wal_pages import FramePages
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from litereplica.mount.database_file import DatabaseFile
 
 log = structlog.get_logger()
-
-INVERTED: Final = bytes(255 - each for each in range(256))
 
 
 class WalFile(KeptFile):
@@ -246,14 +244,6 @@ class WalFile(KeptFile):
                 code = error.errno if isinstance(error, OSError) else None
                 self.unsummed.refuse_rest(begins_at, code or errno.EIO)
         self._owner.say_refused(error)
-
-    def spoil(self, offset: int, data: bytes) -> None:
-        """Write over a part of a refused transaction, so that nobody who recovers the WAL finds it."""
-        try:
-            self._pwrite(self.descriptor, data, offset)
-        except OSError as error:
-            if super().size() > offset:
-                log.warning("refused_not_spoiled", file=self.name, reason=error.strerror)
 
     async def settle(self) -> None:
         """Log a commit whose last bytes were in the file already, so that no write completed it (sqlite.detector).

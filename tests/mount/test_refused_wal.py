@@ -1,15 +1,20 @@
 """The disk refuses what SQLite does to a WAL: what was refused never happens, and what happens is logged."""
 
 import errno
+import os
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pyfuse3
 import pytest
+from structlog.testing import capture_logs
 
+from litereplica.errors import Refused
 from litereplica.ltx.format import Origin
 from litereplica.mount.operations import Operations
+from litereplica.mount.wal_file import WalFile
 from litereplica.sqlite.wal import FRAME_HEADER_BYTES, WAL_HEADER_BYTES, encode_frames
 from tests.mount.refusing import SIZE, NamedCalls, Writer, adopted_wal, refused, wal_header
 
@@ -191,4 +196,73 @@ async def test_a_wal_that_the_disk_does_not_cut_is_followed_on(tmp_path: Path, p
     await writer.open().write(3 * SIZE, page)
     await wal.truncate(0)
     assert (wal.size(), wal.detector.committed_frames) == (0, 0)
+    writer.close()
+
+
+class Refusing:
+    """An Elsewhere that takes no transaction; ``refuses`` is called before it says so."""
+
+    def __init__(self) -> None:
+        self.refuses: Callable[[], object] = lambda: None
+
+    def problem(self, _name: str) -> None:
+        """It would take one."""
+
+    async def ready(self, _database: object) -> None:
+        pass
+
+    async def commit(self, _transaction: object, _awaited: object, *, durable: bool) -> None:  # noqa: ARG002
+        self.refuses()
+        raise Refused("the primary refuses")
+
+
+class PageDisk(NamedCalls):
+    """Refuses the writes to a WAL that have one of ``sizes``, or are at an offset beyond ``room`` bytes."""
+
+    __slots__ = ("room", "sizes")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: set[int] = set()
+        self.room = 1 << 60
+
+    def pwrite(self, descriptor: int, data: bytes | memoryview, offset: int) -> int:
+        name = Path(f"/proc/self/fd/{descriptor}").readlink().name
+        if name.endswith("-wal") and (len(data) in self.sizes or offset + len(data) > self.room):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().pwrite(descriptor, data, offset)
+
+
+async def held_commit(root: Path, disk: PageDisk) -> tuple[Writer, WalFile, Refusing, bytes]:
+    """A replica's WAL whose application has written all of a frame but its last bytes, which are the answer."""
+    writer, original, wal = await adopted_wal(root, disk)
+    header = wal_header(1)
+    await wal.write_request(0, header.encode())
+    wal.end_as_primary()
+    writer.access.primary = False
+    elsewhere = Refusing()
+    writer.access.elsewhere = elsewhere  # type: ignore[assignment]
+    frame, _, _ = encode_frames(header, header.s0, header.s1, [(3, b"X" + original[2 * SIZE + 1 : 3 * SIZE])], 11)
+    await wal.write_request(WAL_HEADER_BYTES, frame[:24])
+    await wal.write_request(WAL_HEADER_BYTES + 24, frame[24:CUT])
+    return writer, wal, elsewhere, frame[CUT:]
+
+
+async def test_the_page_of_a_refused_commit_is_spoiled_though_its_header_cannot_be(tmp_path: Path) -> None:
+    disk = PageDisk()
+    writer, wal, elsewhere, rest = await held_commit(tmp_path / "data", disk)
+    elsewhere.refuses = lambda: disk.sizes.add(FRAME_HEADER_BYTES)
+    assert await refused(wal, 4096, rest) == errno.EIO
+    assert wal.read_now(WAL_HEADER_BYTES + FRAME_HEADER_BYTES, SIZE) == b"\xff" * SIZE
+    writer.close()
+
+
+async def test_it_is_said_when_the_page_of_a_refused_commit_cannot_be_spoiled(tmp_path: Path) -> None:
+    disk = PageDisk()
+    writer, wal, elsewhere, rest = await held_commit(tmp_path / "data", disk)
+    elsewhere.refuses = lambda: disk.sizes.add(SIZE)
+    with capture_logs() as lines:
+        assert await refused(wal, 4096, rest) == errno.EIO
+    assert [line["event"] for line in lines if line["log_level"] == "warning"] == ["refused_not_spoiled"]
+    assert wal.read_now(WAL_HEADER_BYTES, FRAME_HEADER_BYTES) == bytes(FRAME_HEADER_BYTES)
     writer.close()
