@@ -402,6 +402,10 @@ class _HeldCommit:
             with contextlib.suppress(OSError):
                 header = bytes(FRAME_HEADER_BYTES) if self._page else self._header.translate(INVERTED)
                 wal.store.disk.pwrite(wal.descriptor, header, self._header_at)
+            if wal.status().st_size < self.offset:
+                # What was kept before the write was not taken, and the kernel has counted it (``drop_kept``).
+                with contextlib.suppress(OSError):
+                    wal.store.disk.truncate(wal.descriptor, self.offset)
         wal.drop_kept()
         frames = wal.detector.committed_frames
         begins_at = WAL_HEADER_BYTES + frames * (FRAME_HEADER_BYTES + self.pages.page_size)

@@ -248,6 +248,16 @@ async def held_commit(root: Path, disk: PageDisk) -> tuple[Writer, WalFile, Refu
     return writer, wal, elsewhere, frame[CUT:]
 
 
+async def test_a_wal_does_not_become_shorter_than_the_kernel_has_counted(tmp_path: Path) -> None:
+    disk = PageDisk()
+    writer, wal, _, rest = await held_commit(tmp_path / "data", disk)
+    assert wal.size() == 4096
+    disk.room = 4096
+    assert await refused(wal, 4096, rest) == errno.ENOSPC
+    assert wal.size() >= 4096
+    writer.close()
+
+
 async def test_the_page_of_a_refused_commit_is_spoiled_though_its_header_cannot_be(tmp_path: Path) -> None:
     disk = PageDisk()
     writer, wal, elsewhere, rest = await held_commit(tmp_path / "data", disk)
