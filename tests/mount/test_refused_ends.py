@@ -5,12 +5,16 @@ import os
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pyfuse3
 import pytest
 import trio
+from structlog.testing import capture_logs
 
 from litereplica.mount.journal_file import JournalFile
+from litereplica.mount.operations import Operations
 from litereplica.mount.rollback import roll_back_abandoned
 from litereplica.store.disk import Disk
 from tests.mount.refusing import SIZE, NamedCalls, Writer, adopted, changed
@@ -235,4 +239,22 @@ async def test_the_next_transaction_is_not_that_of_the_dead_writer(tmp_path: Pat
     await writer.end(following[0])
     assert database.position.txid == before.txid + 1
     assert writer.exact()[SIZE : 2 * SIZE] == bytes([2]) * SIZE
+    writer.close()
+
+
+async def test_it_is_said_when_the_names_in_a_folder_are_not_made_durable(tmp_path: Path) -> None:
+    disk = NamedCalls()
+    writer, _ = await adopted(tmp_path / "data", disk)
+    operations = Operations(writer.store, writer.access)
+    operations.tree = writer.tree
+    context: Any = SimpleNamespace(pid=1)
+    await operations.unlink(pyfuse3.ROOT_INODE, pyfuse3.FileNameT(b"app.db"), context)
+    disk.refuses = lambda call, _path: call == "fsync_directory"
+    with capture_logs() as lines:
+        for _ in range(2):
+            with pytest.raises(pyfuse3.FUSEError):
+                await operations.fsyncdir(pyfuse3.FileHandleT(pyfuse3.ROOT_INODE), False)
+    assert [line["event"] for line in lines] == ["folder_not_durable"] * 2
+    disk.well()
+    await operations.fsyncdir(pyfuse3.FileHandleT(pyfuse3.ROOT_INODE), False)
     writer.close()
