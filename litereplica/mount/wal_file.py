@@ -78,7 +78,7 @@ class WalFile(KeptFile):
         while self._held:
             await self._waiting.park()
         self._refuse_overtaken()
-        if self.unsummed.end and offset >= self.unsummed.end:
+        if self.unsummed.is_rest and offset >= self.unsummed.end:
             self.check_rest(offset)
         examined = self.detector.examine(offset, data, self._read)
         self._applier_at = self.detector.committed_frames
