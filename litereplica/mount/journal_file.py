@@ -4,6 +4,7 @@ Knows when a journal begins to protect its database file and what ends it: its e
 committed (mount.rollback).
 """
 
+import contextlib
 import errno
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -134,14 +135,19 @@ class JournalFile(File):
 
     def _write_end(self, offset: int, data: bytes) -> None:
         """Raises OSError; then the journal is as it was: one with half of an end undoes nothing."""
-        before = super().read_now(offset, len(data))
+        before = None
+        with contextlib.suppress(OSError):  # a rollback needs an end more than a way back
+            before = super().read_now(offset, len(data))
         try:
             self.store.disk.pwrite(self.descriptor, data, offset)
-        except OSError:
+        except OSError as error:
             self._changes += 1
-            try:
-                self.store.disk.pwrite(self.descriptor, before, offset)
-            except OSError as error:
+            is_put_back = False
+            if before is not None:
+                with contextlib.suppress(OSError):
+                    self.store.disk.pwrite(self.descriptor, before, offset)
+                    is_put_back = True
+            if not is_put_back:
                 fence_for(self.access, f"the journal of {self._owner.name} is ended by half", error)
             raise
 

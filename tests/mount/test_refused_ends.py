@@ -183,6 +183,31 @@ async def test_an_end_that_is_written_by_half_is_none(tmp_path: Path, taken: int
     writer.close()
 
 
+class BlindDisk(Disk):
+    """Reads no whole end of a journal while ``blind``."""
+
+    __slots__ = ("blind",)
+
+    def __init__(self) -> None:
+        self.blind = False
+
+    def pread(self, descriptor: int, size: int, offset: int) -> bytes:
+        if self.blind and size == 28:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return super().pread(descriptor, size, offset)
+
+
+async def test_a_journal_that_cannot_be_read_is_ended(tmp_path: Path) -> None:
+    disk = BlindDisk()
+    writer, original = await adopted(tmp_path / "data", disk)
+    writer.open()
+    journal = await writer.begin(original, [1])
+    disk.blind = True
+    await journal.write(0, bytes(28))
+    assert not journal.is_live
+    writer.close()
+
+
 class MeetingDisk(Disk):
     """Calls ``meets`` on the loop, once, when the database file is made durable on a thread."""
 
