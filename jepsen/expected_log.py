@@ -138,10 +138,12 @@ EXPECTED: Final[tuple[Expected, ...]] = (
         "commit_refused",
         "commits_refused",
         "epoch_not_noted",
+        "folder_not_durable",
         "group_taken_back",
         "install_incomplete",
         "journal_not_rolled_back",
         "log_unreadable",
+        "refused_not_spoiled",
         "reign_not_noted",
     ),
     *_group(

@@ -4,13 +4,14 @@ Knows when a journal begins to protect its database file and what ends it: its e
 committed (mount.rollback).
 """
 
+import contextlib
 import errno
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from litereplica.mount.access import Access
 from litereplica.mount.database_file import Finish
-from litereplica.mount.files import File
+from litereplica.mount.files import File, fence_for
 from litereplica.mount.replica_journal import begin_elsewhere
 from litereplica.mount.rollback import end_journals
 from litereplica.sqlite.journal import JOURNAL_MAGIC, is_live_journal, super_journal_name
@@ -49,7 +50,7 @@ class JournalFile(File):
     backing file: it was not made durable, and what a loss of power leaves of it must not be played back.
     """
 
-    __slots__ = ("_changes", "_hidden", "_journals", "_owner", "_synced", "is_appliers", "is_live")
+    __slots__ = ("_changes", "_hidden", "_journals", "_owner", "_synced", "is_appliers", "is_live", "turns")
 
     def __init__(self, store: Store, access: Access, owner: "DatabaseFile", name: str, journals: Journals) -> None:
         super().__init__(store, access, name)
@@ -57,6 +58,8 @@ class JournalFile(File):
         self._journals = journals
         # It begins with the magic: whoever opens the database next would play it back.
         self.is_live = False
+        # How often it has begun or ended: another transaction may be in the same file.
+        self.turns = 0
         # Of the primary: it protects a transaction of another node, which the applier makes.
         self.is_appliers = False
         # Readers of the mount see the magic, the backing file does not have it.
@@ -85,6 +88,7 @@ class JournalFile(File):
 
     def _set_live(self, live: bool) -> None:  # noqa: FBT001  the one state of it
         self.is_live = live
+        self.turns += 1
         if live:
             self._journals.live.add(self)
         else:
@@ -115,7 +119,7 @@ class JournalFile(File):
             else:
                 self.access.check(self._owner.name)
         if self.is_live and not lives:
-            await self._end(lambda: self.store.disk.pwrite(self.descriptor, data, offset))
+            await self._end(lambda: self._write_end(offset, data))
             self._changes += 1
             self._hidden = False
         else:
@@ -128,6 +132,24 @@ class JournalFile(File):
             if lives != self.is_live:
                 self._set_live(lives)
         return size
+
+    def _write_end(self, offset: int, data: bytes) -> None:
+        """Raises OSError; then the journal is as it was: one with half of an end undoes nothing."""
+        before = None
+        with contextlib.suppress(OSError):  # a rollback needs an end more than a way back
+            before = super().read_now(offset, len(data))
+        try:
+            self.store.disk.pwrite(self.descriptor, data, offset)
+        except OSError as error:
+            self._changes += 1
+            is_put_back = False
+            if before is not None:
+                with contextlib.suppress(OSError):
+                    self.store.disk.pwrite(self.descriptor, before, offset)
+                    is_put_back = True
+            if not is_put_back:
+                fence_for(self.access, f"the journal of {self._owner.name} is ended by half", error)
+            raise
 
     def _check_super_journal(self, offset: int) -> None:
         """The journal is about to name its super-journal, with JOURNAL_MAGIC at ``offset`` as the end of that.
@@ -211,15 +233,20 @@ class JournalFile(File):
         """Before the first change of the backing database file, whatever ``synchronous`` is. Raises OSError."""
         if self._hidden:
             await self._sync()
-            self.store.disk.pwrite(self.descriptor, JOURNAL_MAGIC, 0)
-            self._hidden = False
-            self._changes += 1
+            self.unhide()
         if self._synced != self._changes:
             await self._sync()
         if self in self._journals.unnamed:
             disk, folder = self.store.disk, self.path.parent
             await self.store.calls.run(lambda: disk.fsync_directory(folder))
             self._journals.directory_synced(folder)
+
+    def unhide(self) -> None:
+        """From here on a start plays it back; unless it is durable, not after a loss of power. Raises OSError."""
+        if self._hidden:
+            self.store.disk.pwrite(self.descriptor, JOURNAL_MAGIC, 0)
+            self._hidden = False
+            self._changes += 1
 
     def depends_on(self, path: str) -> bool:
         """Whether its transaction is committed by the removal of the super-journal ``path``."""

@@ -7,6 +7,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Final
 
+import structlog
 import trio
 
 from litereplica.mount.access import Access
@@ -20,6 +21,10 @@ from litereplica.store.store import Store
 if TYPE_CHECKING:
     from litereplica.mount.database_file import DatabaseFile
 
+log = structlog.get_logger()
+
+# For bytes.translate: what differs from a refused write in every byte, whatever it was.
+INVERTED: Final = bytes(255 - each for each in range(256))
 # Uncommitted frames that are kept back at most: fewer, longer writes, and little to lose sight of.
 PENDING_LIMIT_BYTES: Final = 64 * 1024
 
@@ -97,6 +102,14 @@ class KeptFile(File):
     def _forget_kept(self) -> None:
         self._pending = []
         self._pending_at = self._pending_end = 0
+
+    def spoil(self, offset: int, data: bytes) -> None:
+        """Write over a part of a refused transaction, so that nobody who recovers the WAL finds it."""
+        try:
+            self._pwrite(self.descriptor, data, offset)
+        except OSError as error:
+            if super().size() > offset:
+                log.warning("refused_not_spoiled", file=self.name, reason=error.strerror)
 
     def take_kept(self, offset: int) -> bytes:
         """The kept bytes that end at ``offset``, which are the caller's now; others are written. Raises OSError."""

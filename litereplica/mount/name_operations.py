@@ -220,8 +220,10 @@ class NameOperations(pyfuse3.Operations):
         path = self.store.file_path(folder)
         try:
             await self.store.calls.run(lambda: self.store.disk.fsync_directory(path))
-        except OSError:
+        except OSError as error:
             self._changed_folders.add(folder)
+            # SQLite asks after the end of a journal: that transaction is committed, and its application gets an error.
+            log.warning("folder_not_durable", folder=folder or "/", reason=error.strerror)
             raise
         self.tree.journals.directory_synced(path)
 

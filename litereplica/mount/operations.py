@@ -442,14 +442,7 @@ class Operations(NameOperations):
         if not isinstance(file, ShmFile) and not is_rolling_back(file):
             self._check_writer(ctx, of_content=isinstance(file, JournalFile | SuperJournalFile))
         if isinstance(file, DatabaseFile):
-            known = self.store.databases.get(path)
-            if known is not None and known.log.uncounted:
-                raise pyfuse3.FUSEError(errno.EBUSY)
-            if file.database is not None and self._access.primary:
-                with self._access.committing(path):
-                    self._access.check_lock(path)
-                    file.drop(file.database)
-                log.info("database_dropped", database=path, position=str(self.store.databases[path].position))
+            self._drop(path, file)
         elif isinstance(file, WalFile):
             if not self._access.primary:
                 # The applier's connection was the last one: an empty WAL lets read-only connections go on.
@@ -461,7 +454,27 @@ class Operations(NameOperations):
         if isinstance(file, JournalFile | SuperJournalFile):
             await file.unlink(lambda: self.store.disk.unlink(target))
         elif not isinstance(file, ShmFile):
-            self.store.disk.unlink(target)
+            try:
+                self.store.disk.unlink(target)
+            except OSError:
+                if (known := self.store.databases.get(path)) is not None and not known.exists:
+                    # The drop is logged: nobody goes on with it, and the file is one that no log knows.
+                    self._removed(path, kind)
+                raise
+        self._removed(path, kind)
+
+    def _drop(self, path: str, file: DatabaseFile) -> None:
+        """Log that the database is gone, if it is one by now. Raises EBUSY, EIO, OSError."""
+        known = self.store.databases.get(path)
+        if known is not None and known.log.uncounted:
+            raise pyfuse3.FUSEError(errno.EBUSY)
+        if file.database is not None and self._access.primary:
+            with self._access.committing(path):
+                self._access.check_lock(path)
+                file.drop(file.database)
+            log.info("database_dropped", database=path, position=str(self.store.databases[path].position))
+
+    def _removed(self, path: str, kind: Kind) -> None:
         self._name_changes(path, kind)
         self.tree.remove(path)
 

@@ -46,6 +46,7 @@ import structlog
 from litereplica.errors import Corrupt, Refused, Unavailable
 from litereplica.mount.elsewhere import BecamePrimary, Lost, commit_elsewhere
 from litereplica.mount.first_page import as_sent
+from litereplica.mount.kept_file import INVERTED
 from litereplica.mount.unsummed import NO_SUMS
 from litereplica.mount.wal_pages import FramePages
 from litereplica.sqlite.detector import Rewind
@@ -270,7 +271,7 @@ class ReplicaWal:
         return True
 
     def check_truncate(self, size: int) -> None:
-        """An application cuts the WAL. Raises EIO when it may not."""
+        """An application cuts the WAL, or empties it (``emptied`` comes next). Raises EIO when it may not."""
         wal = self._wal
         database = wal.owner.database
         if wal.access.elsewhere is None or wal.is_held:
@@ -284,16 +285,20 @@ class ReplicaWal:
                 )
             if database is not None:
                 wal.check_emptied(database)
-                self._folded(database)
             wal.drop_kept()
-            wal.unsummed.reset()
-            self._is_followed = True
-        elif not self._is_followed:
+            return
+        if not self._is_followed:
             raise wal.refuse("truncate_refused", "the applier has written it since", errno.EIO)
         try:
             wal.detector.truncate(size)
         except Rewind:
             raise wal.refuse("truncate_refused", "the WAL holds transactions", errno.EIO) from None
+
+    def emptied(self) -> None:
+        """It has no bytes any more, and is followed from its start."""
+        if (database := self._wal.owner.database) is not None:
+            self._folded(database)
+        self._is_followed = True
 
     def _is_needed(self, database: Database) -> bool:
         """Whether page 1 says "rollback", or will: readers must find frames in the WAL then (applier.rollback_mode).
@@ -392,10 +397,15 @@ class _HeldCommit:
         """It will not be committed: nobody may take what is in the file for a transaction."""
         wal = self._wal
         if self._is_prepared:
+            if self._page:
+                wal.spoil(self._header_at + FRAME_HEADER_BYTES, _SPOILED * self._page)
             with contextlib.suppress(OSError):
-                wal.store.disk.pwrite(wal.descriptor, bytes(len(self._header)), self._header_at)
-                if self._page:
-                    wal.store.disk.pwrite(wal.descriptor, _SPOILED * self._page, self._header_at + FRAME_HEADER_BYTES)
+                header = bytes(FRAME_HEADER_BYTES) if self._page else self._header.translate(INVERTED)
+                wal.store.disk.pwrite(wal.descriptor, header, self._header_at)
+            if wal.status().st_size < self.offset:
+                # What was kept before the write was not taken, and the kernel has counted it (``drop_kept``).
+                with contextlib.suppress(OSError):
+                    wal.store.disk.truncate(wal.descriptor, self.offset)
         wal.drop_kept()
         frames = wal.detector.committed_frames
         begins_at = WAL_HEADER_BYTES + frames * (FRAME_HEADER_BYTES + self.pages.page_size)

@@ -6,6 +6,7 @@ a crash either both happened or the journal is played back. A rollback ends its 
 nothing is logged. Does not know what ends a journal (mount.journal_file).
 """
 
+import contextlib
 import errno
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -190,13 +191,16 @@ async def roll_back_abandoned(store: Store, journal: "JournalFile", forget_cache
     journal is gone: without one, page 1 of the dead writer would be read as committed, and the first WAL made of it.
     Raises OSError, Corrupt.
     """
-    file = journal.owner
+    file, turn = journal.owner, journal.turns
     if file.is_written_through or file.is_torn:
         # It is durable then, and the backing file has pages that are not committed.
         await trio.to_thread.run_sync(roll_back, store.disk, file.path)
+        if journal.unlinked or journal.turns != turn:
+            return False
     file.journal_ended()
     await trio.to_thread.run_sync(forget_cached)
-    if journal.unlinked or not journal.is_live:
+    if journal.unlinked or journal.turns != turn:
+        # What the file holds by now is of the next transaction.
         return False
     journal.forget()
     if (database := file.database) is not None:
@@ -297,6 +301,9 @@ async def _protect_torn(access: Access, file: DatabaseFile) -> None:
             await file.journal.make_durable()
     except OSError as error:
         fence(access, database, error)
+        # The restart has it from the kernel, unless the power fails.
+        with contextlib.suppress(OSError):
+            file.journal.unhide()
 
 
 async def _log_one(store: Store, access: Access, change: _Change) -> PendingCommit:

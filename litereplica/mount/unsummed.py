@@ -8,6 +8,7 @@ own recovery nor we can tell it from one that was never committed. Refused while
 cleanly.
 """
 
+import errno
 from typing import Final
 
 from litereplica.sqlite.detector import CommitDetector
@@ -22,15 +23,16 @@ class UnsummedFrames:
     """``end``: of a commit frame that was written without sums and waits for its completion; 0 for none.
 
     Or (``is_rest``) where a transaction begins that takes the place of a refused one: what is written behind it before
-    that is the rest of the refused one.
+    that is the rest of the refused one, and is refused with ``rest_code``.
     """
 
-    __slots__ = ("_detector", "_overwritten", "_unsummed", "end", "is_rest")
+    __slots__ = ("_detector", "_overwritten", "_unsummed", "end", "is_rest", "rest_code")
 
     def __init__(self, detector: CommitDetector) -> None:
         self._detector = detector
         self.end = 0
         self.is_rest = False
+        self.rest_code = errno.EIO
         # Of the open transaction: the lowest frame that was overwritten in place, the lowest written without sums.
         self._overwritten = self._unsummed = _NO_FRAME
 
@@ -73,11 +75,12 @@ class UnsummedFrames:
         """A transaction has ended."""
         self._overwritten = self._unsummed = _NO_FRAME
 
-    def refuse_rest(self, begins_at: int) -> None:
+    def refuse_rest(self, begins_at: int, code: int = errno.EIO) -> None:
         """A transaction is refused whose first frame is at ``begins_at``; the detector has forgotten it."""
         self.reset()
         self.end = begins_at
         self.is_rest = True
+        self.rest_code = code
 
     def reset(self) -> None:
         """So has what was waited for."""

@@ -17,14 +17,14 @@ from litereplica.errors import Corrupt
 from litereplica.mount.access import Access
 from litereplica.mount.files import fence
 from litereplica.mount.first_page import enters_wal_mode, in_wal
-from litereplica.mount.kept_file import KeptFile
+from litereplica.mount.kept_file import INVERTED, KeptFile
 from litereplica.mount.replica_wal import ReplicaWal
 from litereplica.mount.unsummed import NO_SUMS
 from litereplica.mount.wal_pages import FramePages
 from litereplica.sqlite.detector import Rewind
 from litereplica.sqlite.frames import Transaction
 from litereplica.sqlite.outcome import Examined
-from litereplica.sqlite.wal import FRAME_HEADER_BYTES
+from litereplica.sqlite.wal import FRAME_HEADER_BYTES, WAL_HEADER_BYTES
 from litereplica.store.database import WAL_MODE, Database
 from litereplica.store.store import Store
 
@@ -78,6 +78,8 @@ class WalFile(KeptFile):
         while self._held:
             await self._waiting.park()
         self._refuse_overtaken()
+        if self.unsummed.is_rest and offset >= self.unsummed.end:
+            self.check_rest(offset)
         examined = self.detector.examine(offset, data, self._read)
         self._applier_at = self.detector.committed_frames
         if examined is None:
@@ -157,7 +159,7 @@ class WalFile(KeptFile):
         if not self.unsummed.is_rest:
             raise self.refuse_unsummed()
         if offset != self.unsummed.end:
-            raise pyfuse3.FUSEError(errno.EIO)
+            raise pyfuse3.FUSEError(self.unsummed.rest_code)
         self.unsummed.reset()
 
     def refuse_unsummed(self) -> pyfuse3.FUSEError:
@@ -198,22 +200,21 @@ class WalFile(KeptFile):
         pages = transaction.small_pages
         if pages is None:
             return False
-        detector = self.detector
         pending = self._pending
+        whole, start = data, offset
         if pending:
             if self._pending_end != offset:
                 return False
-            data, offset = b"".join((*pending, data)), self._pending_at
+            whole, start = b"".join((*pending, data)), self._pending_at
         try:
             origin = access.take_expected(database.name, database.position) if is_expected else None
-            database.commit(pages, transaction.commit, partial(self._complete, data, offset), origin)
+            database.commit(pages, transaction.commit, partial(self._complete, whole, start), origin)
         except BaseException as error:
-            detector.refuse()
-            self._owner.say_refused(error)
+            self._refuse(examined, offset, data, error)
             raise
         self._pending = []
         self.unsummed.reset()
-        detector.accept()
+        self.detector.accept()
         if self._owner.refusing:
             self._owner.say_accepted()
         return True
@@ -222,6 +223,27 @@ class WalFile(KeptFile):
         """The transaction is logged: it happens, unless the lease has run out in this instant. Raises OSError."""
         self.access.check(self._owner.name)
         self._pwrite(self.descriptor, data, offset)
+
+    def _refuse(self, examined: Examined, offset: int, data: bytes, error: BaseException) -> None:
+        """The write will not be made; what it would have completed must not become whole by old bytes in its place.
+
+        What the kernel keeps of that part of the file it reads again, since its write has failed.
+        """
+        detector, header = self.detector, self.detector.header
+        completes = [each.last_frame for each in examined.transactions[:1]] if not examined.restart else []
+        detector.refuse()
+        if completes and header is not None:
+            step = FRAME_HEADER_BYTES + header.page_size
+            begins_at = WAL_HEADER_BYTES + detector.committed_frames * step
+            # Not of one that was whole before (``settle``): there others may have gone on behind it.
+            if offset < WAL_HEADER_BYTES + (completes[0] + 1) * step and data:
+                start = max(offset, begins_at)
+                self.spoil(start, data[start - offset :].translate(INVERTED))
+                self.drop_kept()
+                detector.forget(begins_at)
+                code = error.errno if isinstance(error, OSError) else None
+                self.unsummed.refuse_rest(begins_at, code or errno.EIO)
+        self._owner.say_refused(error)
 
     async def settle(self) -> None:
         """Log a commit whose last bytes were in the file already, so that no write completed it (sqlite.detector).
@@ -275,8 +297,7 @@ class WalFile(KeptFile):
                 else:
                     self._pwrite(self.descriptor, data, offset)
         except BaseException as error:
-            self.detector.refuse()
-            self._owner.say_refused(error)
+            self._refuse(examined, offset, data, error)
             raise
         else:
             self.detector.accept()
@@ -325,6 +346,8 @@ class WalFile(KeptFile):
                 raise self.refuse("commit_refused", "the page size of a replicated database cannot change", errno.EIO)
             database.set_page_size(newest.page_size)
         frames = FramePages(self.detector, transactions, database.lock_page, offset, self._read)
+        if not database.exists and len(frames.pgnos) != frames.commit - (frames.commit >= database.lock_page):
+            raise self.refuse("commit_refused", "its database was deleted, or never made", errno.EIO)
         pages = await in_wal(self, database, frames)
         origin = self.access.take_expected(owner.name, database.position) if is_expected else None
         enters = enters_wal_mode(database, pages)
@@ -334,26 +357,41 @@ class WalFile(KeptFile):
 
     async def truncate(self, size: int) -> None:
         self.ensure_open()
+        if self.access.primary:
+            await self.wait_held()
         if not self.access.primary:
             self.replica.check_truncate(size)
         if size <= self._pending_at:
             self._pending = []
         self.flush()
-        if self.access.primary:
-            database = self._owner.database
-            if size == 0 and database is not None:
+        database = self._owner.database
+        if not size:
+            if self.access.primary and database is not None:
                 self.check_emptied(database)
+            self._empty()
+            if not self.access.primary:
+                self.replica.emptied()
+            elif database is not None:
+                database.file_complete()
+            return
+        if self.access.primary:
             try:
                 self.detector.truncate(size)
             except Rewind:
                 raise self.refuse(
                     "truncate_refused", "the WAL holds transactions that are not yet in the database file"
                 ) from None
-            if size == 0:
-                self.unsummed.end = 0
-                if database is not None:
-                    database.file_complete()
         await super().truncate(size)
+
+    def _empty(self) -> None:
+        """Raises OSError; then all that is committed in it is so still."""
+        try:
+            self.store.disk.truncate(self.descriptor, 0)
+        except OSError:
+            self.detector.forget(WAL_HEADER_BYTES)  # what was kept is gone
+            raise
+        self.detector.truncate(0)
+        self.unsummed.reset()
 
     async def sync(self) -> None:
         """What makes a commit durable is the log: after a crash the WAL is written anew from it."""

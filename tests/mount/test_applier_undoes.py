@@ -11,7 +11,7 @@ from litereplica.ltx.format import Origin
 from litereplica.ltx.position import Position
 from litereplica.mount.journal_file import JournalFile
 from litereplica.store.disk import Disk
-from tests.mount.test_refused_ends import SIZE, RefusingDisk, Writer, adopted, changed
+from tests.mount.refusing import SIZE, RefusingDisk, Writer, adopted, changed
 
 ORIGIN = Origin("b", 7)
 PGNOS = [1, 2, 3, 5]

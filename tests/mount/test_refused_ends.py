@@ -2,23 +2,22 @@
 
 import errno
 import os
-import sqlite3
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pyfuse3
 import pytest
+import trio
+from structlog.testing import capture_logs
 
-from litereplica.ltx.checksum import page_checksum
-from litereplica.mount.access import Access
-from litereplica.mount.database_file import DatabaseFile
 from litereplica.mount.journal_file import JournalFile
-from litereplica.mount.tree import Tree
-from litereplica.sqlite.journal import JOURNAL_MAGIC
-from litereplica.store.adopt import adopt
+from litereplica.mount.operations import Operations
+from litereplica.mount.rollback import roll_back_abandoned
 from litereplica.store.disk import Disk
-from litereplica.store.store import Store
-
-SIZE = 4096
+from tests.mount.refusing import SIZE, NamedCalls, Writer, adopted, changed
 
 
 class RefusingDisk(Disk):
@@ -46,78 +45,6 @@ class RefusingDisk(Disk):
     def unlink(self, path: Path) -> None:
         self._step()
         super().unlink(path)
-
-
-class Writer:
-    """What SQLite does to the two files, without SQLite: so that any step may fail."""
-
-    def __init__(self, root: Path, disk: Disk) -> None:
-        self.disk = disk
-        self.store = Store.open(root, disk, "a")
-        self.access = Access()
-        self.access.primary = True
-        self.tree = Tree(self.store, self.access)
-        self.path = root / "files" / "app.db"
-
-    def open(self) -> DatabaseFile:
-        file = self.tree.database_file("app.db")
-        file.ensure_open()
-        return file
-
-    async def begin(self, original: bytes, pgnos: list[int], *, is_appliers: bool = False) -> JournalFile:
-        self.path.with_name("app.db-journal").touch()
-        journal = self.tree.take("app.db-journal", directory=False).file
-        assert isinstance(journal, JournalFile)
-        journal.ensure_open()
-        numbers = (len(pgnos), 7, len(original) // SIZE, 512, SIZE)
-        header = b"".join(number.to_bytes(4) for number in numbers)
-        await journal.write(0, (bytes(8) + header).ljust(512, b"\0"))
-        at = 512
-        for pgno in pgnos:
-            page = original[(pgno - 1) * SIZE : pgno * SIZE]
-            total = 7 + sum(page[place] for place in range(SIZE - 200, 0, -200))
-            await journal.write(at, pgno.to_bytes(4) + page + total.to_bytes(4))
-            at += SIZE + 8
-        write = journal.write_expected if is_appliers else journal.write
-        await write(0, JOURNAL_MAGIC + len(pgnos).to_bytes(4))
-        return journal
-
-    async def end(self, journal: JournalFile) -> None:
-        await journal.unlink(lambda: self.disk.unlink(journal.path))
-        self.tree.remove("app.db-journal")
-
-    def exact(self) -> bytes:
-        data = self.path.read_bytes()
-        database = self.store.databases["app.db"]
-        total = 0
-        for pgno in range(1, database.page_count + 1):
-            total ^= page_checksum(pgno, data[(pgno - 1) * SIZE : pgno * SIZE])
-        assert total == database.position.checksum
-        return data
-
-    def close(self) -> None:
-        self.tree.close()
-        self.store.close()
-
-
-def changed(original: bytes, pgnos: list[int]) -> dict[int, bytes]:
-    """New pages: page 1 with the next change counter and one more page, and others."""
-    count = len(original) // SIZE + 1
-    counter = (int.from_bytes(original[24:28]) + 1).to_bytes(4)
-    first = original[:24] + counter + count.to_bytes(4) + original[32:92] + counter + original[96:SIZE]
-    pages = {pgno: bytes([pgno]) * SIZE for pgno in pgnos if pgno != 1}
-    return {1: first, **pages, count: b"\xaa" * SIZE}
-
-
-async def adopted(root: Path, disk: Disk) -> tuple[Writer, bytes]:
-    """A writer whose database is in the log, and its file."""
-    writer = Writer(root, disk)
-    with sqlite3.connect(writer.path) as connection:
-        connection.execute("CREATE TABLE t (v)")
-        connection.execute("INSERT INTO t VALUES (randomblob(40000))")
-    connection.close()
-    await adopt(writer.store, "app.db")
-    return writer, writer.exact()
 
 
 @pytest.mark.parametrize("step", range(1, 13))
@@ -177,3 +104,182 @@ async def test_a_process_that_dies_after_a_refused_step_finds_one_of_the_two_sta
     assert (found == original) is refused
     assert not journal.path.exists()
     again.close()
+
+
+@pytest.mark.parametrize("cleanly", [True, False])
+async def test_a_journal_that_cannot_be_made_durable_is_played_back_all_the_same(tmp_path: Path, cleanly: bool) -> None:
+    root = tmp_path / "data"
+    disk = NamedCalls()
+    writer, original = await adopted(root, disk)
+    before = writer.store.databases["app.db"].position
+    file = writer.open()
+    pgnos = [1, 2, 3, 5]
+    journal = await writer.begin(original, pgnos)
+    for pgno, page in sorted(changed(original, pgnos).items()):
+        await file.write((pgno - 1) * SIZE, page)
+    disk.refuses = lambda call, path: call in {"unlink", "fdatasync"} and path.endswith("-journal")
+    with pytest.raises(OSError, match="Input/output"):
+        await writer.end(journal)
+    disk.well()
+    assert writer.access.fenced is not None
+    writer.tree.close()
+    if cleanly:
+        writer.store.stop()
+    writer.store.close()
+    again = Writer(root, Disk())
+    assert again.store.databases["app.db"].position == before
+    assert again.exact() == original
+    again.close()
+
+
+class TearingDisk(Disk):
+    """Takes ``taken`` bytes of one write to a journal, and as many of the next ``again`` ones."""
+
+    __slots__ = ("again", "taken")
+
+    def __init__(self) -> None:
+        self.taken, self.again = -1, 0
+
+    def pwrite(self, descriptor: int, data: bytes | memoryview, offset: int) -> int:
+        if self.taken < 0 or not str(Path(f"/proc/self/fd/{descriptor}").readlink()).endswith("-journal"):
+            return super().pwrite(descriptor, data, offset)
+        super().pwrite(descriptor, data[: self.taken], offset)
+        self.again -= 1
+        if self.again < 0:
+            self.taken = -1
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+@pytest.mark.parametrize("taken", [4, 14, 20])
+@pytest.mark.parametrize("again", [0, 1])
+async def test_an_end_that_is_written_by_half_is_none(tmp_path: Path, taken: int, again: int) -> None:
+    disk = TearingDisk()
+    writer, original = await adopted(tmp_path / "data", disk)
+    before = writer.store.databases["app.db"].position
+    file = writer.open()
+    pgnos = [1, 2, 3, 5]
+    journal = await writer.begin(original, pgnos)
+    for pgno, page in sorted(changed(original, pgnos).items()):
+        await file.write((pgno - 1) * SIZE, page)
+    header = journal.read_now(0, 512)
+    disk.taken, disk.again = taken, again
+    # PERSIST: the journal ends with zeroes.
+    with pytest.raises(OSError, match="Input/output"):
+        await journal.write(0, bytes(28))
+    if not again:
+        assert journal.read_now(0, 512) == header
+        assert writer.access.fenced is None
+        await file.truncate(len(original))
+        for pgno in pgnos:
+            await file.write((pgno - 1) * SIZE, original[(pgno - 1) * SIZE : pgno * SIZE])
+        await journal.write(0, bytes(28))
+        assert writer.exact() == original
+    else:
+        # What is left of the journal undoes nothing: SQLite's rollback ends it with the pages that were refused.
+        assert writer.access.fenced is not None
+        with pytest.raises(pyfuse3.FUSEError):
+            await journal.write(0, bytes(28))
+    assert writer.store.databases["app.db"].position == before
+    writer.close()
+
+
+class BlindDisk(Disk):
+    """Reads no whole end of a journal while ``blind``."""
+
+    __slots__ = ("blind",)
+
+    def __init__(self) -> None:
+        self.blind = False
+
+    def pread(self, descriptor: int, size: int, offset: int) -> bytes:
+        if self.blind and size == 28:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return super().pread(descriptor, size, offset)
+
+
+async def test_a_journal_that_cannot_be_read_is_ended(tmp_path: Path) -> None:
+    disk = BlindDisk()
+    writer, original = await adopted(tmp_path / "data", disk)
+    writer.open()
+    journal = await writer.begin(original, [1])
+    disk.blind = True
+    await journal.write(0, bytes(28))
+    assert not journal.is_live
+    writer.close()
+
+
+class MeetingDisk(Disk):
+    """Calls ``meets`` on the loop, once, when the database file is made durable on a thread."""
+
+    __slots__ = ("meets",)
+
+    def __init__(self) -> None:
+        self.meets: Callable[[], Awaitable[object]] | None = None
+
+    def fdatasync(self, descriptor: int) -> None:
+        meets, path = self.meets, Path(f"/proc/self/fd/{descriptor}").readlink()
+        if meets is not None and path.name == "app.db":
+            self.meets = None
+            trio.from_thread.run(meets)
+        super().fdatasync(descriptor)
+
+
+@pytest.mark.parametrize("mode", ["PERSIST", "DELETE"])
+@pytest.mark.parametrize("step", ["roll_back", "forget_cached"])
+async def test_the_next_transaction_is_not_that_of_the_dead_writer(tmp_path: Path, step: str, mode: str) -> None:
+    disk = MeetingDisk()
+    writer, original = await adopted(tmp_path / "data", disk)
+    database = writer.store.databases["app.db"]
+    before = database.position
+    file = writer.open()
+    pgnos = [1, 2, 3]
+    journal = await writer.begin(original, pgnos)
+    for pgno, page in sorted(changed(original, pgnos).items()):
+        await file.write((pgno - 1) * SIZE, page)
+    file.is_torn = True  # as after a COMMIT that was refused
+    await journal.make_durable()
+    following: list[JournalFile] = []
+
+    async def next_transaction() -> None:
+        """Somebody else plays the journal back, and begins."""
+        await file.truncate(len(original))
+        for pgno in pgnos:
+            await file.write((pgno - 1) * SIZE, original[(pgno - 1) * SIZE : pgno * SIZE])
+        if mode == "PERSIST":
+            await journal.write(0, bytes(28))
+        else:
+            await writer.end(journal)
+        following.append(await writer.begin(original, pgnos))
+        for pgno, page in sorted(changed(original, pgnos).items()):
+            await file.write((pgno - 1) * SIZE, page)
+
+    forgets: Callable[[], object] = lambda: None  # noqa: E731
+    if step == "roll_back":
+        disk.meets = next_transaction
+    else:
+        forgets = partial(trio.from_thread.run, next_transaction)
+    assert not await roll_back_abandoned(writer.store, journal, forgets)
+    assert following[0].is_live
+    assert len(file.held) == len(pgnos) + 1
+    await writer.end(following[0])
+    assert database.position.txid == before.txid + 1
+    assert writer.exact()[SIZE : 2 * SIZE] == bytes([2]) * SIZE
+    writer.close()
+
+
+async def test_it_is_said_when_the_names_in_a_folder_are_not_made_durable(tmp_path: Path) -> None:
+    disk = NamedCalls()
+    writer, _ = await adopted(tmp_path / "data", disk)
+    operations = Operations(writer.store, writer.access)
+    operations.tree = writer.tree
+    context: Any = SimpleNamespace(pid=1)
+    await operations.unlink(pyfuse3.ROOT_INODE, pyfuse3.FileNameT(b"app.db"), context)
+    disk.refuses = lambda call, _path: call == "fsync_directory"
+    with capture_logs() as lines:
+        for _ in range(2):
+            with pytest.raises(pyfuse3.FUSEError):
+                await operations.fsyncdir(pyfuse3.FileHandleT(pyfuse3.ROOT_INODE), False)
+    assert [line["event"] for line in lines] == ["folder_not_durable"] * 2
+    disk.well()
+    await operations.fsyncdir(pyfuse3.FileHandleT(pyfuse3.ROOT_INODE), False)
+    writer.close()
