@@ -11,7 +11,7 @@ from litereplica.ltx.format import Origin
 from litereplica.ltx.position import Position
 from litereplica.mount.journal_file import JournalFile
 from litereplica.store.disk import Disk
-from tests.mount.refusing import SIZE, RefusingDisk, Writer, adopted, changed
+from tests.mount.refusing import SIZE, Writer, adopted, changed
 
 ORIGIN = Origin("b", 7)
 PGNOS = [1, 2, 3, 5]
@@ -42,7 +42,7 @@ class Refused:
 
 @pytest.mark.parametrize("count", range(len(PGNOS) + 1))
 async def test_what_is_not_put_back_is_not_committed(tmp_path: Path, count: int) -> None:
-    writer, original = await adopted(tmp_path / "data", RefusingDisk())
+    writer, original = await adopted(tmp_path / "data", Disk())
     refused = Refused(writer, original)
     journal = await refused.begin()
     await refused.put_back(count)
@@ -62,7 +62,7 @@ async def test_what_is_not_put_back_is_not_committed(tmp_path: Path, count: int)
 
 
 async def test_its_removal_is_the_commit(tmp_path: Path) -> None:
-    writer, original = await adopted(tmp_path / "data", RefusingDisk())
+    writer, original = await adopted(tmp_path / "data", Disk())
     refused = Refused(writer, original)
     journal = await refused.begin()
     await writer.end(journal)
@@ -74,7 +74,7 @@ async def test_its_removal_is_the_commit(tmp_path: Path) -> None:
 
 async def test_an_application_s_journal_after_it_is_the_application_s(tmp_path: Path) -> None:
     """Though the applier's last one was refused at its very beginning."""
-    writer, original = await adopted(tmp_path / "data", RefusingDisk())
+    writer, original = await adopted(tmp_path / "data", Disk())
     writer.access.fenced = "for a moment"
     with pytest.raises(pyfuse3.FUSEError):
         await writer.begin(original, PGNOS, is_appliers=True)
