@@ -417,7 +417,8 @@ class Follower:
             if temporary.exists():
                 disk.unlink(temporary)
             after, target = database.applied, database.position.txid
-            while after < target:
+            generation = database.log.generation
+            while after < target and database.log.generation == generation:
                 span = database.log.spans(after, NEW_FILE_SPAN_BYTES, min(NEW_FILE_RECORDS, target - after))
                 assert span is not None
                 if span.length <= SPAN_BYTES:
@@ -427,7 +428,13 @@ class Follower:
                 after = span.last_txid
             # A file that is shown before its log is durable is of no log's after a loss of power.
             await database.log.sync()
-            if database.dropped_txid > after or database.pending_install is not None or database.applied >= target:
+            if (
+                database.dropped_txid > after
+                or database.pending_install is not None
+                or database.applied >= target
+                # It went back meanwhile: this file is of the history that was lost.
+                or database.log.generation != generation
+            ):
                 disk.unlink(temporary)
             elif not temporary.stat().st_size:
                 # The last of the records is a drop: there is nothing to show.
@@ -444,9 +451,10 @@ class Follower:
                 make_wal(disk, temporary, wal)
                 disk.rename(temporary, database.file_path)
                 progress.sent = after
-                # All of it is in the file, and nothing tells so again if no more comes: the self-check counts on it.
-                database.checkpointed(after)
+                # First: it must not be made a second time, under those who have it open.
                 database.set_applied(after)
+                # All of it is in the file, and nothing tells so again if no more comes: the self-check counts on it.
+                self.checkpointed(database.name, after)
         except (OSError, LitereplicaError) as error:
             self.failed(database.name, database.applied + 1, str(error), retry=isinstance(error, OSError))
         finally:

@@ -286,7 +286,9 @@ class Forwarder:
         elif outcome.code == OUTCOME_NOT_PRIMARY:
             journey.number = 0
             journey.again_at = trio.current_time() + AGAIN_S
-            journey.not_taken(outcome.epoch)
+            if outcome.position == journey.awaited.base:
+                # Beyond its base it is another's, or this one: committed, and not durable when its lease ran out.
+                journey.not_taken(outcome.epoch)
         elif outcome.code == OUTCOME_STALE:
             # Also in a later epoch: the transaction that came first goes with that one (docs/guarantees.md).
             journey.give_up(Stale(outcome.message))

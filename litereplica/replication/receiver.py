@@ -118,7 +118,8 @@ class Receiver:
             if upstream is not None:
                 upstream.disconnected(self.reason.message if self.reason is not None else "the connection ended")
             for receiver in self._receivers.values():
-                receiver.abort()
+                with contextlib.suppress(OSError):  # its log takes nothing more then
+                    receiver.abort()
             for name in self._unsaved:
                 with contextlib.suppress(OSError):  # then it goes on from what was saved before
                     self._forget_sink(name)
@@ -251,7 +252,9 @@ class Receiver:
     def _ask_snapshot(self, name: str, reason: str, pause_s: float = 0.0) -> None:
         """Follow the other databases; this one needs a snapshot."""
         log.warning("snapshot_needed", database=name, reason=reason)
-        self._receivers.pop(name, None)
+        if (receiver := self._receivers.pop(name, None)) is not None:
+            with contextlib.suppress(OSError):  # as at the end of the connection
+                receiver.abort()
         self.hide(name)
         self._replies.forget(name)
         self._confirmed.discard(name)

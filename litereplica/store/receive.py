@@ -29,8 +29,9 @@ class LogReceiver:
     )  # fmt: skip
 
     def __init__(self, database: Database) -> None:
+        """Raises OSError when what an earlier one has left cannot be cut."""
         self._database = database
-        self._reset()
+        self.abort()
 
     def _reset(self) -> None:
         database = self._database

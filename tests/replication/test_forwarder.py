@@ -43,6 +43,8 @@ class TwinLine:
     epoch: int
     code: str = OUTCOME_COMMITTED
     answers: bool = True
+    # Of the database there; as far as the transaction's base.
+    position: Position | None = None
     sent: int = 0
     asked: list[Message] = field(default_factory=list)
 
@@ -55,10 +57,11 @@ class TwinLine:
     def send(self, parcel: Iterator[bytes]) -> None:
         """All of it goes."""
         number = max(each.number for each in self.node.forwarder._journeys.values())
+        base = next(each.awaited.base for each in self.node.forwarder._journeys.values() if each.number == number)
         assert list(parcel)
         self.sent += 1
         if self.answers:
-            outcome = Outcome(self.epoch, number, self.code, Position.ZERO, f"says epoch {self.epoch}")
+            outcome = Outcome(self.epoch, number, self.code, self.position or base, f"says epoch {self.epoch}")
             trio.lowlevel.current_trio_token().run_sync_soon(self.node.writes.told, outcome)
 
 
@@ -213,6 +216,19 @@ async def test_what_the_earlier_primary_has_said_it_has_not_is_refused(replica: 
         replica, TwinLine(replica, 1, OUTCOME_NOT_PRIMARY), TwinLine(replica, 2, code)
     )
     assert isinstance(told, Refused)
+
+
+@pytest.mark.parametrize("code", NO)
+async def test_what_the_earlier_primary_has_logged_and_lost_its_lease_is_not_refused(
+    replica: WritingNode, code: str
+) -> None:
+    """It was committed there, and the lease ran out before it was durable."""
+    beyond = Position(99, 99)
+    told = await said_of_one_sent_to_both(
+        replica, TwinLine(replica, 1, OUTCOME_NOT_PRIMARY, position=beyond), TwinLine(replica, 2, code)
+    )
+    assert isinstance(told, Unavailable)
+    assert replica.forwarded == {"unknown": 1}
 
 
 async def test_what_came_second_is_refused_by_any_primary(replica: WritingNode) -> None:

@@ -170,6 +170,23 @@ def test_a_log_that_has_failed_takes_nothing_more_of_a_record_that_has_begun(tmp
     store.close()
 
 
+def test_what_an_earlier_receiver_has_left_of_a_record_is_no_part_of_it(tmp_path: Path) -> None:
+    """It was given up in the middle, and nobody told it so."""
+    sent = Sent(tmp_path / "primary", 3)
+    store = open_store(tmp_path / "replica")
+    database = store.create(NAME)
+    first = LogReceiver(database)
+    first.feed(sent.data[: sent.ends[1] + 700], 1)
+    assert database.log.uncounted == 700
+    LogReceiver(database).feed(sent.data[sent.ends[1] :], 1)
+    assert database.position.txid == 3
+    assert not database.log.uncounted
+    segments = list(database.log.segments())
+    assert b"".join(each.path.read_bytes()[: each.length] for each in segments) == sent.data
+    store.close()
+    open_store(tmp_path / "replica").close()
+
+
 class Unreadable(FaultyDisk):
     unreadable = False
 
