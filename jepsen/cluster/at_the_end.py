@@ -19,7 +19,7 @@ from jepsen.cluster.looking import (
     Look,
     Problem,
     await_folded,
-    fold_at_replica,
+    fold,
     kept,
     kept_ids,
     look,
@@ -148,7 +148,7 @@ def _come_to_rest(cluster: "Cluster", databases: Sequence[str], end: float) -> s
         with ThreadPoolExecutor(AT_ONCE) as threads:
             list(threads.map(touch_and_fold, map(primary.path, names), numbers))
             cluster.await_settled(max(LEAST_S, end - time.monotonic()))
-            list(threads.map(fold_at_replica, [node.path(name) for node in cluster.others(primary) for name in names]))
+            list(threads.map(fold, [node.path(name) for node in cluster.others(primary) for name in names]))
     except (AssertionError, SqlError, OSError) as error:
         return f"it does not come to rest: {error}"
     return ""

@@ -57,10 +57,10 @@ def touch_and_fold(path: Path, number: int) -> None:
     assert rows[0][0] == 0, f"a reader keeps the WAL of {path.name} from being folded"
 
 
-def fold_at_replica(path: Path) -> None:
-    """Have a replica lay what it has in its WAL into the file, as far as it lets an application do that."""
+def fold(path: Path, how: str = "PASSIVE") -> None:
+    """Have what is in the WAL laid into the file, as far as the node lets an application do that: a replica PASSIVE."""
     with contextlib.suppress(SqlError):
-        run_sql(path, "PRAGMA wal_checkpoint(PASSIVE)", mode="rw", limit_s=TOUCH_S)
+        run_sql(path, f"PRAGMA wal_checkpoint({how})", mode="rw", limit_s=TOUCH_S)
 
 
 def await_folded(node: BreakableMachine, name: str, expected: bytes | None, limit_s: float) -> None:
@@ -77,8 +77,7 @@ def await_folded(node: BreakableMachine, name: str, expected: bytes | None, limi
             if not wal.exists() or wal.stat().st_size == 0:
                 return True
             if node.role == "primary":
-                with contextlib.suppress(SqlError):
-                    run_sql(node.path(name), "PRAGMA wal_checkpoint(TRUNCATE)", mode="rw", limit_s=TOUCH_S)
+                fold(node.path(name), "TRUNCATE")
             return False
         return content(on_disk) == (content(node.path(name)) if expected is None else expected)
 

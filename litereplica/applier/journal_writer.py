@@ -31,6 +31,7 @@ from litereplica.applier.whole import read_all, read_exactly, write_all
 from litereplica.errors import Refused
 from litereplica.sqlite.journal import (
     JOURNAL_HEADER_BYTES,
+    ORIGINAL_EXTRA_BYTES,
     encode_journal_header,
     encode_original,
     is_live_journal,
@@ -49,8 +50,8 @@ class JournalWriter:
     """A transaction on the database file behind ``file`` (RESERVED and SHARED are held on it) at ``path``."""
 
     __slots__ = (
-        "_counter", "_end", "_file", "_has_first", "_journal", "_journal_bytes", "_nonce", "_originals_count",
-        "_page_size", "_pages", "_path", "_size",
+        "_counter", "_end", "_file", "_has_first", "_journal", "_journal_bytes", "_nonce", "_page_size", "_pages",
+        "_path", "_size",
     )  # fmt: skip
 
     def __init__(self, path: str, file: int) -> None:
@@ -70,7 +71,7 @@ class JournalWriter:
         self._has_first = False
         self._nonce = int.from_bytes(os.urandom(4))
         self._journal = -1
-        self._journal_bytes = self._originals_count = 0
+        self._journal_bytes = 0
 
     def commit(self, source: RecordPieces, waits: Waits) -> Turns[None]:
         """Make the pages of ``source`` the next transaction; PENDING and all SHARED bytes are held afterwards.
@@ -180,7 +181,6 @@ class JournalWriter:
         return b"".join(self._original(pgno, data[index * size : (index + 1) * size]) for index, pgno in enumerate(run))
 
     def _original(self, pgno: int, page: bytes) -> bytes:
-        self._originals_count += 1
         return encode_original(pgno, page.ljust(self._page_size, b"\0"), self._nonce)
 
     def _append(self, data: bytes) -> None:
@@ -219,9 +219,10 @@ class JournalWriter:
         for pgno, page in original_pages(header, read, self._journal_bytes):
             write_all(self._file, page, (pgno - 1) * self._page_size)
             played += 1
-        if played != self._originals_count:
+        written = (self._journal_bytes - JOURNAL_HEADER_BYTES) // (self._page_size + ORIGINAL_EXTRA_BYTES)
+        if played != written:
             # What is left of the transaction would be committed with the journal's end.
-            raise OSError(errno.EIO, f"the journal of {self._path} gives {played} of {self._originals_count} pages")
+            raise OSError(errno.EIO, f"the journal of {self._path} gives {played} of {written} pages")
         if os.fstat(self._file).st_size != self._size:
             os.ftruncate(self._file, self._size)
 

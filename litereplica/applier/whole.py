@@ -9,19 +9,16 @@ import errno
 import os
 from typing import Final
 
+from litereplica.store.disk import Disk
+
 # What one system call writes: the daemon answers other databases between two of them.
 WRITE_BYTES: Final = 1 << 20
+_DISK: Final = Disk()
 
 
 def read_all(descriptor: int, size: int, offset: int) -> bytes:
     """``size`` bytes, fewer only at the end of the file. Raises OSError."""
-    data = os.pread(descriptor, size, offset)
-    while 0 < len(data) < size:
-        more = os.pread(descriptor, size - len(data), offset + len(data))
-        if not more:
-            break
-        data += more
-    return data
+    return _DISK.pread(descriptor, size, offset)
 
 
 def read_exactly(descriptor: int, size: int, offset: int) -> bytes:

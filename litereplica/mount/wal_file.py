@@ -230,13 +230,12 @@ class WalFile(KeptFile):
         What the kernel keeps of that part of the file it reads again, since its write has failed.
         """
         detector, header = self.detector, self.detector.header
-        completes = [each.last_frame for each in examined.transactions[:1]] if not examined.restart else []
         detector.refuse()
-        if completes and header is not None:
+        if examined.transactions and not examined.restart and header is not None and data:
             step = FRAME_HEADER_BYTES + header.page_size
             begins_at = WAL_HEADER_BYTES + detector.committed_frames * step
             # Not of one that was whole before (``settle``): there others may have gone on behind it.
-            if offset < WAL_HEADER_BYTES + (completes[0] + 1) * step and data:
+            if offset < WAL_HEADER_BYTES + (examined.transactions[0].last_frame + 1) * step:
                 start = max(offset, begins_at)
                 self.spoil(start, data[start - offset :].translate(INVERTED))
                 self.drop_kept()
@@ -359,7 +358,7 @@ class WalFile(KeptFile):
         self.ensure_open()
         if self.access.primary:
             await self.wait_held()
-        if not self.access.primary:
+        else:
             self.replica.check_truncate(size)
         if size <= self._pending_at:
             self._pending = []

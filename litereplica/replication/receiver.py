@@ -117,9 +117,8 @@ class Receiver:
             store.listeners.remove(self._replies.changed)
             if upstream is not None:
                 upstream.disconnected(self.reason.message if self.reason is not None else "the connection ended")
-            for receiver in self._receivers.values():
-                with contextlib.suppress(OSError):  # its log takes nothing more then
-                    receiver.abort()
+            for name in list(self._receivers):
+                self._drop_receiver(name)
             for name in self._unsaved:
                 with contextlib.suppress(OSError):  # then it goes on from what was saved before
                     self._forget_sink(name)
@@ -252,9 +251,7 @@ class Receiver:
     def _ask_snapshot(self, name: str, reason: str, pause_s: float = 0.0) -> None:
         """Follow the other databases; this one needs a snapshot."""
         log.warning("snapshot_needed", database=name, reason=reason)
-        if (receiver := self._receivers.pop(name, None)) is not None:
-            with contextlib.suppress(OSError):  # as at the end of the connection
-                receiver.abort()
+        self._drop_receiver(name)
         self.hide(name)
         self._replies.forget(name)
         self._confirmed.discard(name)
@@ -264,6 +261,12 @@ class Receiver:
             self._nursery.start_soon(self._resync_later, resync, pause_s)
         else:
             self.say(resync)
+
+    def _drop_receiver(self, name: str) -> None:
+        """Nothing of a record that is not whole stays in the log, or that takes nothing more."""
+        if (receiver := self._receivers.pop(name, None)) is not None:
+            with contextlib.suppress(OSError):
+                receiver.abort()
 
     async def _resync_later(self, resync: Resync, pause_s: float) -> None:
         await trio.sleep(pause_s)

@@ -81,6 +81,9 @@ def _is_sector(size: int) -> bool:
 JOURNAL_HEADER_BYTES: Final = 512
 """Of a journal that is written here: one sector, the smallest that SQLite writes itself."""
 
+ORIGINAL_EXTRA_BYTES: Final = 8
+"""Of the record of a page beside the page: its number and its checksum."""
+
 
 def encode_journal_header(page_count: int, page_size: int, nonce: int) -> bytes:
     """Return the header of a journal that goes on to its end, so that its records can follow as they come.
@@ -102,7 +105,7 @@ def original_pages(header: JournalHeader, read: Read, size: int) -> Iterator[tup
     ``size``: of the journal, bytes. What follows the first record that is torn was never relied upon: SQLite changes
     the database file only after the journal was synced.
     """
-    record_bytes = header.page_size + 8
+    record_bytes = header.page_size + ORIGINAL_EXTRA_BYTES
     locked = lock_page(header.page_size)
     offset = 0
     while offset + header.sector_bytes <= size:

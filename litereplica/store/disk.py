@@ -32,7 +32,7 @@ class Disk:
         """Read up to ``size`` bytes; fewer only at the end of the file."""
         data = os.pread(descriptor, size, offset)
         if data and len(data) < size:
-            # One read(2) moves at most 2 GiB and may be short (a signal): only nothing at all means the end.
+            # One read(2) moves at most 2 GiB and may be short (a signal, a bad page): only nothing at all is the end.
             parts = [data]
             done = len(data)
             while done < size and (more := os.pread(descriptor, size - done, offset + done)):

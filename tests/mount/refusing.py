@@ -1,9 +1,6 @@
-"""What SQLite does to its files, without SQLite and without a mount, on a disk that refuses what a test names."""
+"""What SQLite does to its files, without SQLite and without a mount: so that any step may fail."""
 
-import errno
-import os
 import sqlite3
-from collections.abc import Callable
 from pathlib import Path
 
 import pyfuse3
@@ -22,45 +19,6 @@ from litereplica.store.disk import Disk
 from litereplica.store.store import Store
 
 SIZE = 4096
-
-
-class NamedCalls(Disk):
-    """Refuses the calls for which ``refuses(call, path)``, with ``code``."""
-
-    __slots__ = ("code", "refuses")
-
-    def __init__(self) -> None:
-        self.refuses: Callable[[str, str], bool] = lambda _call, _path: False
-        self.code = errno.EIO
-
-    def _check(self, call: str, file: int | Path) -> None:
-        path = Path(f"/proc/self/fd/{file}").readlink() if isinstance(file, int) else file
-        if self.refuses(call, str(path)):
-            raise OSError(self.code, os.strerror(self.code))
-
-    def well(self) -> None:
-        """Refuse nothing any more."""
-        self.refuses = lambda _call, _path: False
-
-    def pwrite(self, descriptor: int, data: bytes | memoryview, offset: int) -> int:
-        self._check("pwrite", descriptor)
-        return super().pwrite(descriptor, data, offset)
-
-    def truncate(self, descriptor: int, size: int) -> None:
-        self._check("truncate", descriptor)
-        super().truncate(descriptor, size)
-
-    def fdatasync(self, descriptor: int) -> None:
-        self._check("fdatasync", descriptor)
-        super().fdatasync(descriptor)
-
-    def unlink(self, path: Path) -> None:
-        self._check("unlink", path)
-        super().unlink(path)
-
-    def fsync_directory(self, path: Path) -> None:
-        self._check("fsync_directory", path)
-        super().fsync_directory(path)
 
 
 class Writer:
@@ -95,6 +53,14 @@ class Writer:
             at += SIZE + 8
         write = journal.write_expected if is_appliers else journal.write
         await write(0, JOURNAL_MAGIC + len(pgnos).to_bytes(4))
+        return journal
+
+    async def change(self, original: bytes, pgnos: list[int], *, is_appliers: bool = False) -> JournalFile:
+        """Everything of a transaction but its end."""
+        journal = await self.begin(original, pgnos, is_appliers=is_appliers)
+        file = self.open()
+        for pgno, page in sorted(changed(original, pgnos).items()):
+            await file.write((pgno - 1) * SIZE, page)
         return journal
 
     async def end(self, journal: JournalFile) -> None:

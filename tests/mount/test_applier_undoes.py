@@ -11,7 +11,7 @@ from litereplica.ltx.format import Origin
 from litereplica.ltx.position import Position
 from litereplica.mount.journal_file import JournalFile
 from litereplica.store.disk import Disk
-from tests.mount.refusing import SIZE, Writer, adopted, changed
+from tests.mount.refusing import SIZE, Writer, adopted
 
 ORIGIN = Origin("b", 7)
 PGNOS = [1, 2, 3, 5]
@@ -27,9 +27,7 @@ class Refused:
         self.file = writer.open()
 
     async def begin(self) -> JournalFile:
-        journal = await self.writer.begin(self.original, PGNOS, is_appliers=True)
-        for pgno, page in sorted(changed(self.original, PGNOS).items()):
-            await self.file.write((pgno - 1) * SIZE, page)
+        journal = await self.writer.change(self.original, PGNOS, is_appliers=True)
         self.writer.access.expected["app.db"] = self.position, ORIGIN
         return journal
 
@@ -79,11 +77,8 @@ async def test_an_application_s_journal_after_it_is_the_application_s(tmp_path: 
     with pytest.raises(pyfuse3.FUSEError):
         await writer.begin(original, PGNOS, is_appliers=True)
     writer.access.fenced = None
-    journal = await writer.begin(original, PGNOS)
+    journal = await writer.change(original, PGNOS)
     assert not journal.is_appliers
-    file = writer.open()
-    for pgno, page in sorted(changed(original, PGNOS).items()):
-        await file.write((pgno - 1) * SIZE, page)
     await writer.end(journal)
     assert writer.store.databases["app.db"].position.txid == 2
     writer.close()

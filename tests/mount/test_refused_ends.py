@@ -17,7 +17,8 @@ from litereplica.mount.journal_file import JournalFile
 from litereplica.mount.operations import Operations
 from litereplica.mount.rollback import roll_back_abandoned
 from litereplica.store.disk import Disk
-from tests.mount.refusing import SIZE, NamedCalls, Writer, adopted, changed
+from tests.mount.refusing import SIZE, Writer, adopted, changed
+from tests.store.named_calls import NamedCalls
 
 
 class RefusingDisk(Disk):
@@ -55,9 +56,7 @@ async def test_a_refused_step_refuses_the_commit_and_a_rollback_makes_all_as_it_
     before = writer.store.databases["app.db"].position
     file = writer.open()
     pgnos = [1, 2, 3, 5]
-    journal = await writer.begin(original, pgnos)
-    for pgno, page in sorted(changed(original, pgnos).items()):
-        await file.write((pgno - 1) * SIZE, page)
+    journal = await writer.change(original, pgnos)
     disk.steps, disk.refused = 0, step
     try:
         await writer.end(journal)
@@ -87,11 +86,8 @@ async def test_a_process_that_dies_after_a_refused_step_finds_one_of_the_two_sta
     root = tmp_path / "data"
     disk = RefusingDisk()
     writer, original = await adopted(root, disk)
-    file = writer.open()
     pgnos = [1, 2, 3, 5]
-    journal = await writer.begin(original, pgnos)
-    for pgno, page in sorted(changed(original, pgnos).items()):
-        await file.write((pgno - 1) * SIZE, page)
+    journal = await writer.change(original, pgnos)
     disk.steps, disk.refused = 0, step
     refused = False
     try:
@@ -112,15 +108,12 @@ async def test_a_journal_that_cannot_be_made_durable_is_played_back_all_the_same
     disk = NamedCalls()
     writer, original = await adopted(root, disk)
     before = writer.store.databases["app.db"].position
-    file = writer.open()
     pgnos = [1, 2, 3, 5]
-    journal = await writer.begin(original, pgnos)
-    for pgno, page in sorted(changed(original, pgnos).items()):
-        await file.write((pgno - 1) * SIZE, page)
-    disk.refuses = lambda call, path: call in {"unlink", "fdatasync"} and path.endswith("-journal")
+    journal = await writer.change(original, pgnos)
+    disk.refuses = lambda call, path: call in {"unlink", "fdatasync"} and path.name.endswith("-journal")
     with pytest.raises(OSError, match="Input/output"):
         await writer.end(journal)
-    disk.well()
+    disk.well_again()
     assert writer.access.fenced is not None
     writer.tree.close()
     if cleanly:
@@ -158,9 +151,7 @@ async def test_an_end_that_is_written_by_half_is_none(tmp_path: Path, taken: int
     before = writer.store.databases["app.db"].position
     file = writer.open()
     pgnos = [1, 2, 3, 5]
-    journal = await writer.begin(original, pgnos)
-    for pgno, page in sorted(changed(original, pgnos).items()):
-        await file.write((pgno - 1) * SIZE, page)
+    journal = await writer.change(original, pgnos)
     header = journal.read_now(0, 512)
     disk.taken, disk.again = taken, again
     # PERSIST: the journal ends with zeroes.
@@ -233,9 +224,7 @@ async def test_the_next_transaction_is_not_that_of_the_dead_writer(tmp_path: Pat
     before = database.position
     file = writer.open()
     pgnos = [1, 2, 3]
-    journal = await writer.begin(original, pgnos)
-    for pgno, page in sorted(changed(original, pgnos).items()):
-        await file.write((pgno - 1) * SIZE, page)
+    journal = await writer.change(original, pgnos)
     file.is_torn = True  # as after a COMMIT that was refused
     await journal.make_durable()
     following: list[JournalFile] = []
@@ -280,6 +269,6 @@ async def test_it_is_said_when_the_names_in_a_folder_are_not_made_durable(tmp_pa
             with pytest.raises(pyfuse3.FUSEError):
                 await operations.fsyncdir(pyfuse3.FileHandleT(pyfuse3.ROOT_INODE), False)
     assert [line["event"] for line in lines] == ["folder_not_durable"] * 2
-    disk.well()
+    disk.well_again()
     await operations.fsyncdir(pyfuse3.FileHandleT(pyfuse3.ROOT_INODE), False)
     writer.close()

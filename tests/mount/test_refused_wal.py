@@ -16,7 +16,8 @@ from litereplica.ltx.format import Origin
 from litereplica.mount.operations import Operations
 from litereplica.mount.wal_file import WalFile
 from litereplica.sqlite.wal import FRAME_HEADER_BYTES, WAL_HEADER_BYTES, encode_frames
-from tests.mount.refusing import SIZE, NamedCalls, Writer, adopted_wal, refused, wal_header
+from tests.mount.refusing import SIZE, Writer, adopted_wal, refused, wal_header
+from tests.store.named_calls import NamedCalls
 
 FRAME = FRAME_HEADER_BYTES + SIZE
 # The kernel hands over a write in pieces, cut where a page of the file ends.
@@ -41,11 +42,11 @@ async def commit_refused(disk: NamedCalls, root: Path, tail: bytes, code: int) -
     await wal.write_request(32, frame[:24])
     await wal.write_request(56, frame[24:CUT])
     disk.code = code
-    disk.refuses = lambda call, path: call == "pwrite" and path.endswith(".ltx")
+    disk.refuses = lambda call, path: call == "pwrite" and path.name.endswith(".ltx")
     assert await refused(wal, 32 + CUT, frame[CUT:]) == code
     # SQLite was told of a short write, and tries the rest of it again.
     assert await refused(wal, 32 + CUT, frame[CUT:]) == code
-    disk.well()
+    disk.well_again()
     return writer, old
 
 
@@ -101,10 +102,10 @@ async def test_a_refused_transaction_of_another_node_is_not_made_by_a_close(tmp_
     await wal.write_expected(0, header.encode())
     await wal.write_expected(32, frame[:24])
     await wal.write_expected(56, frame[24:CUT])
-    disk.refuses = lambda call, path: call == "pwrite" and path.endswith(".ltx")
+    disk.refuses = lambda call, path: call == "pwrite" and path.name.endswith(".ltx")
     with pytest.raises(OSError, match="Input/output"):
         await wal.write_expected(32 + CUT, frame[CUT:])
-    disk.well()
+    disk.well_again()
     with pytest.raises(pyfuse3.FUSEError):
         await wal.write_expected(32 + CUT, frame[CUT:])
     await wal.released(opener_is_gone=False)
@@ -129,10 +130,10 @@ async def test_a_database_whose_removal_the_disk_refuses_is_gone_all_the_same(tm
     await wal.write_request(WAL_HEADER_BYTES, frame)
     name = pyfuse3.FileNameT(b"app.db")
     context: Any = SimpleNamespace(pid=1)
-    disk.refuses = lambda call, path: call == "unlink" and path.endswith("/app.db")
+    disk.refuses = lambda call, path: call == "unlink" and path.name == "app.db"
     with pytest.raises(pyfuse3.FUSEError):
         await operations.unlink(pyfuse3.ROOT_INODE, name, context)
-    disk.well()
+    disk.well_again()
     dropped = database.position
     assert not database.exists
     # Of one who has it open: what it commits is gone too.
@@ -179,10 +180,10 @@ async def test_a_wal_that_the_disk_does_not_cut_is_followed_on(tmp_path: Path, p
         wal.end_as_primary()
         writer.access.primary = False
         writer.access.elsewhere = SimpleNamespace()
-    disk.refuses = lambda call, path: call == "truncate" and path.endswith("-wal")
+    disk.refuses = lambda call, path: call == "truncate" and path.name.endswith("-wal")
     with pytest.raises(OSError, match="Input/output"):
         await wal.truncate(0)
-    disk.well()
+    disk.well_again()
     assert wal.detector.committed_frames == 1
     # SQLite pays no heed to that, and goes on behind what it finds.
     writer.access.primary = True

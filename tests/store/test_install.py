@@ -448,26 +448,36 @@ def test_a_received_record_that_leads_elsewhere_is_refused(tmp_path: Path) -> No
     store.close()
 
 
+async def installed(root: Path) -> Database:
+    """A database whose install the applier has written, and nobody has folded."""
+    app = with_history(open_store(root), 60)
+    await app.checkpoint()
+    database = install(app.store)
+    database.installed()
+    return database
+
+
+def started_again(store: Store, *, stops: bool) -> Store:
+    """The next process, after an ordinary stop or a kill."""
+    if stops:
+        store.stop()
+    store.close()
+    return open_store(store.root)
+
+
 @pytest.mark.parametrize("stops", [True, False])
 @pytest.mark.parametrize("unknown", [b"", b"a file that no log knows"])
 async def test_a_database_that_was_dropped_before_its_install_was_in_the_file_stays_dropped(
     tmp_path: Path, unknown: bytes, stops: bool
 ) -> None:
-    store = open_store(tmp_path / "data")
-    app = with_history(store, 60)
-    await app.checkpoint()
-    database = install(store)
-    database.installed()
+    database = await installed(tmp_path / "data")
     database.set_applied(50)
     database.drop()
     path = database.file_path
     path.unlink()
     if unknown:
         path.write_bytes(unknown)
-    if stops:
-        store.stop()
-    store.close()
-    store = open_store(tmp_path / "data")
+    store = started_again(database.store, stops=stops)
     database = store.databases[NAME]
     assert (database.position, database.exists) == (Position(51, 0), False)
     assert (path.read_bytes() if path.exists() else b"") == unknown
@@ -480,11 +490,7 @@ async def test_a_database_that_was_dropped_before_its_install_was_in_the_file_st
 async def test_a_database_that_was_made_again_before_an_install_was_in_the_file_comes_from_the_log(
     tmp_path: Path, in_file: str, stops: bool
 ) -> None:
-    store = open_store(tmp_path / "data")
-    app = with_history(store, 60)
-    await app.checkpoint()
-    database = install(store)
-    database.installed()
+    database = await installed(tmp_path / "data")
     database.drop()
     content: Content = {1: SNAPSHOT[2], 2: SNAPSHOT[3]}
     take_record(database, content, 2)
@@ -492,10 +498,7 @@ async def test_a_database_that_was_made_again_before_an_install_was_in_the_file_
         database.file_path.unlink()
     elif in_file == "the new one":
         database.file_path.write_bytes(b"".join(content.values()))
-    if stops:
-        store.stop()
-    store.close()
-    store = open_store(tmp_path / "data")
+    store = started_again(database.store, stops=stops)
     database = store.databases[NAME]
     check(database, content, Position(52, rolling(content)))
     assert waiting(database) == []

@@ -1,52 +1,17 @@
 """What the disk refuses in the middle of a step leaves what this process knows and what a start would find the same."""
 
-import errno
-import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from litereplica.ltx.position import Position
 from litereplica.store.database import CHECKSUMS_NAME, Database
-from litereplica.store.disk import Disk
 from litereplica.store.install import end_install
 from litereplica.store.meta import META_NAME, load_meta
 from tests.store.application import NAME, open_store, rolling
 from tests.store.forgetful_disk import ForgetfulDisk
-from tests.store.test_install import SNAPSHOT, check, install, take_record, waiting, with_history
-
-
-class RefusingDisk(Disk):
-    """Refuses the operations for which ``refuses(operation, path)``."""
-
-    __slots__ = ("refuses",)
-
-    def __init__(self) -> None:
-        self.refuses: Callable[[str, Path], bool] = lambda _operation, _path: False
-
-    def well_again(self) -> None:
-        self.refuses = lambda _operation, _path: False
-
-    def _ask(self, operation: str, path: Path) -> None:
-        if self.refuses(operation, path):
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    def pread(self, descriptor: int, size: int, offset: int) -> bytes:
-        self._ask("pread", Path(f"/proc/self/fd/{descriptor}").readlink())
-        return super().pread(descriptor, size, offset)
-
-    def fdatasync(self, descriptor: int) -> None:
-        self._ask("fdatasync", Path(f"/proc/self/fd/{descriptor}").readlink())
-        super().fdatasync(descriptor)
-
-    def rename(self, source: Path, target: Path) -> None:
-        self._ask("rename", target)
-        super().rename(source, target)
-
-    def fsync_directory(self, path: Path) -> None:
-        self._ask("fsync_directory", path)
-        super().fsync_directory(path)
+from tests.store.named_calls import NamedCalls
+from tests.store.test_install import SNAPSHOT, check, install, started_again, take_record, waiting, with_history
 
 
 @pytest.mark.parametrize("stops", [True, False])
@@ -54,7 +19,7 @@ class RefusingDisk(Disk):
 async def test_a_snapshot_that_cannot_be_read_is_refused_before_anything_has_changed(
     tmp_path: Path, commits: int, stops: bool
 ) -> None:
-    disk = RefusingDisk()
+    disk = NamedCalls()
     store = open_store(tmp_path / "data", disk)
     app = with_history(store, commits)
     await app.checkpoint()
@@ -63,10 +28,7 @@ async def test_a_snapshot_that_cannot_be_read_is_refused_before_anything_has_cha
     with pytest.raises(OSError, match="Input/output"):
         install(store)
     disk.well_again()
-    if stops:
-        store.stop()
-    store.close()
-    store = open_store(tmp_path / "data")
+    store = started_again(store, stops=stops)
     app.go_on(store)
     assert app.acknowledged == commits
     app.check()
@@ -77,7 +39,7 @@ async def test_a_snapshot_that_cannot_be_read_is_refused_before_anything_has_cha
 async def test_a_base_that_the_disk_refused_to_note_is_noted_the_next_time_and_the_log_kept_until_then(
     tmp_path: Path,
 ) -> None:
-    disk = RefusingDisk()
+    disk = NamedCalls()
     store = open_store(tmp_path / "data", disk)
     app = with_history(store, 40)
     await app.checkpoint()
@@ -106,7 +68,7 @@ async def test_a_base_that_the_disk_refused_to_note_is_noted_the_next_time_and_t
 async def test_commits_after_a_snapshot_that_the_disk_refused_are_not_given_up_by_a_start(
     tmp_path: Path, operation: str, stops: bool
 ) -> None:
-    disk = RefusingDisk()
+    disk = NamedCalls()
     store = open_store(tmp_path / "data", disk)
     app = with_history(store, 60)
     await app.checkpoint()
@@ -118,10 +80,7 @@ async def test_commits_after_a_snapshot_that_the_disk_refused_are_not_given_up_b
     assert load_meta(app.database.directory) == before
     app.commit()
     await app.sync()
-    if stops:
-        store.stop()
-    store.close()
-    store = open_store(tmp_path / "data")
+    store = started_again(store, stops=stops)
     app.go_on(store)
     assert app.acknowledged == 61
     app.check()
@@ -130,7 +89,7 @@ async def test_commits_after_a_snapshot_that_the_disk_refused_are_not_given_up_b
 
 
 def test_where_nobody_knows_whether_a_snapshot_counts_for_a_start_nothing_is_logged_until_then(tmp_path: Path) -> None:
-    disk = RefusingDisk()
+    disk = NamedCalls()
     store = open_store(tmp_path / "data", disk)
     app = with_history(store, 60)
     _refuse_meta(disk, app.database, "fsync_directory", times=1 << 40)
@@ -149,7 +108,7 @@ def test_where_nobody_knows_whether_a_snapshot_counts_for_a_start_nothing_is_log
     store.close()
 
 
-def _refuse_meta(disk: RefusingDisk, database: Database, operation: str, times: int) -> None:
+def _refuse_meta(disk: NamedCalls, database: Database, operation: str, times: int) -> None:
     """Refuse that the next meta file gets its name, or that this is made durable, and so ``times`` altogether."""
     is_named, left = False, times
 
