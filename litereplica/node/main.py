@@ -144,7 +144,7 @@ async def _serve(node: Node, settings: Settings, proxy: ProxyChild | None, told:
         _mounted(node, child, ending) as mounted,
         trio.open_nursery() as nursery,
     ):
-        await nursery.start(_tell_end, ending)
+        await nursery.start(_tell_end, node, ending)
         await nursery.start(node.run)
         nursery.start_soon(serve, build(node, node.metrics, str(settings.data.dir)), node.http, http_ends.wait)
         nursery.start_soon(_maintain, node, settings)
@@ -185,7 +185,6 @@ async def _mounted(node: Node, child: Child | None, ending: trio.Event) -> Async
 
         async def cut() -> None:
             await ending.wait()
-            node.give_up()
             if child is not None and child.is_alive:
                 with trio.move_on_after(STOP_LIMIT_S + KILL_LIMIT_S):
                     await child.gone.wait()
@@ -200,12 +199,16 @@ async def _mounted(node: Node, child: Child | None, ending: trio.Event) -> Async
             nursery.cancel_scope.cancel()
 
 
-async def _tell_end(ending: trio.Event, task_status: trio.TaskStatus[None]) -> None:
-    """A sibling of all parts: it hears in the same instant that they are to end."""
+async def _tell_end(node: Node, ending: trio.Event, task_status: trio.TaskStatus[None]) -> None:
+    """A sibling of all parts: it hears in the same instant that they are to end.
+
+    Nothing is awaited before ``give_up``: an application that is told to end in that instant may try to commit.
+    """
     task_status.started()
     try:
         await trio.sleep_forever()
     finally:
+        node.give_up()
         ending.set()
 
 
