@@ -119,6 +119,13 @@ EXPECTED: Final[tuple[Expected, ...]] = (
     *_group("a proxy sees that its node is gone, or stands still", DAEMONS | STALLS | DISKS | {BUSY}, "node_lost"),
     *_group("one that does not end in time is killed", DAEMONS | STALLS | {BUSY}, "proxy_killed"),
     *_group(
+        "a killed client has files in all mounts: where one stands still it cannot end, nor let go of its locks",
+        {"pause-short", "pause-long"},
+        "apply_failed",
+        level="error",
+        saying=("holds SQLite's write lock",),
+    ),
+    *_group(
         "a journal mode is changed while the role does",
         CHANGES,
         "commit_refused",
@@ -140,6 +147,7 @@ EXPECTED: Final[tuple[Expected, ...]] = (
         "epoch_not_noted",
         "folder_not_durable",
         "group_taken_back",
+        "history_not_kept",
         "install_incomplete",
         "journal_not_rolled_back",
         "log_unreadable",
