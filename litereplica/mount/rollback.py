@@ -37,7 +37,7 @@ from litereplica.store.adopt import log_file, whole_pages
 from litereplica.store.commit import PendingCommit, log_pages
 from litereplica.store.database import ROLLBACK_MODE, WAL_MODE, Database, Pages
 from litereplica.store.group import GroupFile, GroupStays
-from litereplica.store.roll_back import roll_back
+from litereplica.store.roll_back import NotDurable, roll_back
 from litereplica.store.store import Store
 
 if TYPE_CHECKING:
@@ -194,7 +194,12 @@ async def roll_back_abandoned(store: Store, journal: "JournalFile", forget_cache
     file, turn = journal.owner, journal.turns
     if file.is_written_through or file.is_torn:
         # It is durable then, and the backing file has pages that are not committed.
-        await trio.to_thread.run_sync(roll_back, store.disk, file.path)
+        try:
+            await trio.to_thread.run_sync(roll_back, store.disk, file.path)
+        except NotDurable as error:
+            if file.database is not None:
+                file.database.file_failure = error
+            raise
         if journal.unlinked or journal.turns != turn:
             return False
     file.journal_ended()

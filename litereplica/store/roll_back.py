@@ -21,13 +21,19 @@ JOURNAL_SUFFIX: Final = "-journal"
 _HEADER_BYTES: Final = 28
 
 
+class NotDurable(OSError):
+    """Whether the database file is on the disk is not known, and no later fsync of it says so (fsync(2))."""
+
+
 def journal_of(path: Path) -> Path:
     """The rollback journal of a database file."""
     return path.with_name(path.name + JOURNAL_SUFFIX)
 
 
 def roll_back(disk: Disk, path: Path) -> "array[int]":
-    """Undo in the database file what its live journal protects; the journal stays. Durable. Raises OSError.
+    """Undo in the database file what its live journal protects; the journal stays. Durable.
+
+    Raises OSError; NotDurable when it is undone, but what was written to that file before may be lost.
 
     The answer: numbers of the pages that were put back, and of those that were cut off.
     """
@@ -43,7 +49,10 @@ def roll_back(disk: Disk, path: Path) -> "array[int]":
         target = disk.open(path)
         try:
             changed.extend(put_back(disk, source, header, target))
-            disk.fdatasync(target)
+            try:
+                disk.fdatasync(target)
+            except OSError as error:
+                raise NotDurable(error.errno, error.strerror) from error
         finally:
             disk.close(target)
     finally:

@@ -16,7 +16,9 @@ from structlog.testing import capture_logs
 from litereplica.mount.journal_file import JournalFile
 from litereplica.mount.operations import Operations
 from litereplica.mount.rollback import roll_back_abandoned
+from litereplica.store.base import advance_base
 from litereplica.store.disk import Disk
+from litereplica.store.roll_back import NotDurable
 from tests.mount.refusing import SIZE, Writer, adopted, changed
 from tests.store.named_calls import NamedCalls
 
@@ -253,6 +255,31 @@ async def test_the_next_transaction_is_not_that_of_the_dead_writer(tmp_path: Pat
     await writer.end(following[0])
     assert database.position.txid == before.txid + 1
     assert writer.exact()[SIZE : 2 * SIZE] == bytes([2]) * SIZE
+    writer.close()
+
+
+async def test_what_a_failed_fsync_may_have_lost_is_not_taken_for_durable_later(
+    tmp_path: Path,
+) -> None:
+    disk = NamedCalls()
+    writer, original = await adopted(tmp_path / "data", disk)
+    database = writer.store.databases["app.db"]
+    saved = database.saved_base
+    writer.open()
+    journal = await writer.change(original, [1, 2, 3])
+    await writer.end(journal)
+    journal = await writer.change(writer.exact(), [2, 3])
+    journal.owner.is_torn = True  # as after a COMMIT that was refused
+    await journal.make_durable()
+    disk.refuses = lambda call, path: call == "fdatasync" and path.name == "app.db"
+    with pytest.raises(NotDurable):
+        await roll_back_abandoned(writer.store, journal, lambda: None)
+    disk.well_again()
+    assert await roll_back_abandoned(writer.store, journal, lambda: None)
+    database.checkpointed(database.position.txid)
+    with pytest.raises(OSError, match="Input/output"):
+        await advance_base(database)
+    assert database.saved_base == saved
     writer.close()
 
 
