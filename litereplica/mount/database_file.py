@@ -11,6 +11,7 @@ a durable journal, as SQLite would do it.
 
 import errno
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import pyfuse3
@@ -283,7 +284,11 @@ class DatabaseFile(File):
         """Take a database that has become a WAL database into the log; nothing when it is there or is none."""
         await self.wait_adopted()
         if self.database is None and not self.unlinked and self.access.primary and is_wal_database(self.path):
-            await adopt(self.store, self.name)
+            await self._adopt()
+
+    async def _adopt(self) -> None:
+        """The log takes a large file in many turns: the fence may close in one of them."""
+        await adopt(self.store, self.name, allow=partial(self.access.check, self.name))
 
     @property
     def _is_unknown(self) -> bool:
@@ -301,7 +306,7 @@ class DatabaseFile(File):
         self._adopting = trio.Event()
         try:
             with self.access.committing(self.name):
-                await adopt(self.store, self.name)
+                await self._adopt()
         except BaseException as error:
             self.say_refused(error)
             raise
@@ -401,9 +406,9 @@ class DatabaseFile(File):
             )
 
     def drop(self, database: Database) -> None:
-        """Log that the database is gone. Raises OSError."""
+        """Log that the database is gone. Raises OSError, and EIO where no commit is accepted any more."""
         try:
-            database.drop()
+            database.drop(partial(self.access.check, self.name))
         except OSError:
             self._fence_lost()
             raise
