@@ -19,7 +19,7 @@ import structlog
 import trio
 
 from litereplica.mount.access import Access
-from litereplica.mount.files import File, fence
+from litereplica.mount.files import File, fence, fence_for
 from litereplica.sqlite.pages import DATABASE_HEADER_BYTES, SMALLEST_PAGE
 from litereplica.sqlite.version import header_problem
 from litereplica.store.adopt import adopt, is_wal_database, whole_pages
@@ -414,10 +414,16 @@ class DatabaseFile(File):
             raise
 
     def _fence_lost(self) -> None:
-        """Something was refused: an fsync of the log may have failed in it, or in taking it back."""
+        """Something was refused: an fsync of the log may have failed in it, or what was to take it back."""
         database = self.store.databases.get(self.name)
-        if database is not None and database.log.lost is not None:
+        if database is None:
+            return
+        failure = database.log.failure
+        if database.log.lost is not None:
             fence(self.access, database, database.log.lost)
+        elif failure is not None and failure is not database.install_failure:
+            # The other nodes are whole, and none of them becomes the primary as long as this one is.
+            fence_for(self.access, f"the log of {database.name} failed", failure)
 
     def say_accepted(self) -> None:
         """The disk takes commits again."""
