@@ -253,7 +253,7 @@ _IGNORED: Final[dict[State, dict[Event, str]]] = {
     S.ELECTING: _UNFIT,
     S.TAKING: {
         **dict.fromkeys(_SEEN, "the answer to our own attempt says more, and the lease is looked at after it"),
-        **_UNFIT,
+        E.UNFIT: "a promotion looks at the disk before it begins, and a replica tells its epoch again",
     },
     S.DEMOTING: {
         **dict.fromkeys(_SEEN, "it is looked at when the demotion is done"),

@@ -11,6 +11,7 @@ a durable journal, as SQLite would do it.
 
 import errno
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import pyfuse3
@@ -18,7 +19,7 @@ import structlog
 import trio
 
 from litereplica.mount.access import Access
-from litereplica.mount.files import File, fence
+from litereplica.mount.files import File, fence, fence_for
 from litereplica.sqlite.pages import DATABASE_HEADER_BYTES, SMALLEST_PAGE
 from litereplica.sqlite.version import header_problem
 from litereplica.store.adopt import adopt, is_wal_database, whole_pages
@@ -283,7 +284,11 @@ class DatabaseFile(File):
         """Take a database that has become a WAL database into the log; nothing when it is there or is none."""
         await self.wait_adopted()
         if self.database is None and not self.unlinked and self.access.primary and is_wal_database(self.path):
-            await adopt(self.store, self.name)
+            await self._adopt()
+
+    async def _adopt(self) -> None:
+        """The log takes a large file in many turns: the fence may close in one of them."""
+        await adopt(self.store, self.name, allow=partial(self.access.check, self.name))
 
     @property
     def _is_unknown(self) -> bool:
@@ -301,7 +306,7 @@ class DatabaseFile(File):
         self._adopting = trio.Event()
         try:
             with self.access.committing(self.name):
-                await adopt(self.store, self.name)
+                await self._adopt()
         except BaseException as error:
             self.say_refused(error)
             raise
@@ -401,18 +406,24 @@ class DatabaseFile(File):
             )
 
     def drop(self, database: Database) -> None:
-        """Log that the database is gone. Raises OSError."""
+        """Log that the database is gone. Raises OSError, and EIO where no commit is accepted any more."""
         try:
-            database.drop()
+            database.drop(partial(self.access.check, self.name))
         except OSError:
             self._fence_lost()
             raise
 
     def _fence_lost(self) -> None:
-        """Something was refused: an fsync of the log may have failed in it, or in taking it back."""
+        """Something was refused: an fsync of the log may have failed in it, or what was to take it back."""
         database = self.store.databases.get(self.name)
-        if database is not None and database.log.lost is not None:
+        if database is None:
+            return
+        failure = database.log.failure
+        if database.log.lost is not None:
             fence(self.access, database, database.log.lost)
+        elif failure is not None and failure is not database.install_failure:
+            # The other nodes are whole, and none of them becomes the primary as long as this one is.
+            fence_for(self.access, f"the log of {database.name} failed", failure)
 
     def say_accepted(self) -> None:
         """The disk takes commits again."""

@@ -18,6 +18,7 @@ from litereplica.cluster.lease import Endpoint, Reign, Timing
 from litereplica.cluster.role import Action, Event
 from litereplica.errors import Refused, Unavailable
 from litereplica.lease.base import Lease
+from litereplica.node.keeper_eligible import unusable
 from litereplica.node.keeper_handoff import Handoff, offer, prepare, reclaim
 from litereplica.node.keeper_look import Happening, Look
 from litereplica.node.keeper_members import Members
@@ -160,11 +161,17 @@ class Actions:
         try:
             # Before the first commit: not even a wiped store of leases brings this epoch back for another node.
             await self._plane.note_epoch(mine.epoch)
+            # The disk may have failed since the lease was asked for, and only who holds it is told so.
+            if reason := unusable(self._members.mine(), forced=True):
+                return self._promotion_failed(mine.epoch, reason)
             await self._plane.promote(mine.epoch)
         except (Unavailable, OSError) as error:
-            log.warning("promotion_failed", epoch=mine.epoch, reason=str(error))
-            return Event.FAILED, f"{self._me.node} could not be promoted: {error}"
+            return self._promotion_failed(mine.epoch, str(error))
         return Event.PROMOTED, self.why
+
+    def _promotion_failed(self, epoch: int, reason: str) -> Happening:
+        log.warning("promotion_failed", epoch=epoch, reason=reason)
+        return Event.FAILED, f"{self._me.node} could not be promoted: {reason}"
 
     async def copy_history(self, epoch: int) -> None:
         """Keep the history here too, once it has the new primary in it; a failure harms nobody."""

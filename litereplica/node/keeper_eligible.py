@@ -62,7 +62,10 @@ class Eligibility:
 def unusable(member: Member, *, forced: bool) -> str:
     """What is wrong with the databases of this node; "" when nothing is."""
     if not member.standing.whole:
-        return "this node is in the middle of a snapshot, has damaged pages or cannot apply what is logged"
+        return (
+            "this node is in the middle of a snapshot, has damaged pages or a disk that failed, or cannot apply what "
+            "is logged"
+        )
     if member.standing.parted and not forced:
         return (
             "databases here may still be of a history that was given up, and as the primary this node would bring it "

@@ -4,6 +4,7 @@ Knows that its file is complete and still at that moment: its writer is held, an
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -105,9 +106,19 @@ async def record_file(store: Store, name: str, origin: Origin) -> LocalTransacti
         store.disk.close(descriptor)
 
 
-async def adopt(store: Store, name: str, origin: Origin | None = None) -> Database:
-    """Make the whole database file a transaction. Raises OSError when the log refuses; nothing has changed then."""
+async def adopt(
+    store: Store, name: str, origin: Origin | None = None, *, allow: Callable[[], object] = lambda: None
+) -> Database:
+    """Make the whole database file a transaction, unless ``allow`` raises once it is in the log, which takes a while.
+
+    Raises OSError when the log refuses, or what ``allow`` raises; nothing has changed then.
+    """
     pending = await log_file(store, name, origin)
+    try:
+        allow()
+    except BaseException:
+        pending.cut()
+        raise
     pending.count()
     pending.database.file_complete()
     return pending.database

@@ -246,10 +246,11 @@ class Database:
             raise
         pending.count()
 
-    def drop(self) -> None:
+    def drop(self, allow: Callable[[], object] = lambda: None) -> None:
         """Log that the database is gone: a record that leaves 0 pages. The caller unlinks the file next.
 
-        Raises OSError when the log refuses; nothing has changed then, but that nothing more may be logged.
+        Raises what ``allow`` does, which is called once the record is on the disk; nothing has changed then. Raises
+        OSError when the log refuses; nothing has changed then either, but that nothing more may be logged.
         """
         if self.settled:
             self.unsettle()
@@ -258,9 +259,10 @@ class Database:
         self.log.append(encode_record(header, [], 0), header.min_txid, header.timestamp_ms)
         try:
             # Before the name is free for another file: redo of a log without this record would go into that one.
-            self.log.sync_blocking()
-        except OSError:
+            self.log.sync_blocking(allow)
+        except BaseException:
             self.log.cut_last()
+            self.log.make_cut_durable()
             raise
         self.advance(Position(header.max_txid, 0), 0, header.epoch, header.timestamp_ms)
         self.applied = header.max_txid

@@ -359,13 +359,18 @@ class Log(LogSegments):
             self._doomed.clear()
             self._waiters.unpark_all()
 
-    def sync_blocking(self) -> None:
-        """Make all durable, for start and stop, where nothing else runs. OSError as for ``sync``."""
+    def sync_blocking(self, allow: Callable[[], object] = lambda: None) -> None:
+        """Make all durable, for start and stop, where nothing else runs. OSError as for ``sync``.
+
+        ``allow`` is called when it is, and before that is marked: what it raises may have the newest record cut again,
+        and a start takes a log that ends before its mark for a damaged one.
+        """
         self.check()
         if self.durable:
             return
         segments = list(self._unsynced)
         self._sync_here(self._sync_call(segments))
+        allow()
         self._covered(segments, self.last_txid)
 
     def _sync_here(self, call: Callable[[], None]) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from structlog.testing import capture_logs
 
 from litereplica.errors import Refused
 from litereplica.ltx.format import Origin
+from litereplica.mount.access import FOR_EVER
 from litereplica.mount.operations import Operations
 from litereplica.mount.wal_file import WalFile
 from litereplica.sqlite.wal import FRAME_HEADER_BYTES, WAL_HEADER_BYTES, encode_frames
@@ -276,4 +278,35 @@ async def test_it_is_said_when_the_page_of_a_refused_commit_cannot_be_spoiled(tm
         assert await refused(wal, 4096, rest) == errno.EIO
     assert [line["event"] for line in lines if line["log_level"] == "warning"] == ["refused_not_spoiled"]
     assert wal.read_now(WAL_HEADER_BYTES, FRAME_HEADER_BYTES) == bytes(FRAME_HEADER_BYTES)
+    writer.close()
+
+
+async def test_a_database_that_enters_the_log_with_its_wal_is_not_counted_once_the_fence_has_closed(
+    tmp_path: Path,
+) -> None:
+    disk = NamedCalls()
+    writer = Writer(tmp_path / "data", disk)
+    with sqlite3.connect(writer.path) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("CREATE TABLE t (v)")
+    connection.close()
+    writer.open()
+    writer.path.with_name("app.db-wal").touch()
+    wal = writer.tree.take("app.db-wal", directory=False).file
+    assert isinstance(wal, WalFile)
+    wal.ensure_open()
+
+    def close_fence(call: str, path: Path) -> bool:
+        if call == "pwrite" and path.suffix == ".ltx":
+            writer.access.accepts_until = 0.0
+        return False
+
+    disk.refuses = close_fence
+    assert await refused(wal, 0, wal_header(1).encode()) == errno.EIO
+    database = writer.store.databases["app.db"]
+    assert (database.position.txid, database.log.uncounted) == (0, 0)
+    disk.well_again()
+    writer.access.accepts_until = FOR_EVER
+    await wal.write_request(0, wal_header(1).encode())
+    assert database.position.txid == 1
     writer.close()

@@ -1,5 +1,6 @@
 """What people do to database files with cp and rm while applications have them open."""
 
+import os
 import sqlite3
 import subprocess
 from contextlib import closing
@@ -8,9 +9,12 @@ from pathlib import Path
 import pyfuse3
 import pytest
 
-from litereplica.mount.access import Access
+from litereplica.mount.access import FOR_EVER, Access
 from litereplica.mount.operations import Operations
+from litereplica.store.disk import Disk
+from tests.mount.refusing import SIZE, Writer, adopted
 from tests.store.application import Application, open_store
+from tests.store.named_calls import NamedCalls
 from tests.support.nodes import Node, Nodes
 from tests.support.sql import Session, integrity, run_sql
 
@@ -131,3 +135,77 @@ async def test_no_database_is_dropped_once_no_commit_is_accepted(tmp_path: Path)
         await operations.unlink(pyfuse3.ROOT_INODE, pyfuse3.FileNameT(b"app.db"), pyfuse3.RequestContext())
     assert app.database.position == at
     store.close()
+
+
+COPIED_BYTES = 5_000_000
+
+
+def close_fence_at(disk: NamedCalls, call: str, access: Access) -> None:
+    """No commit is accepted any more from the next ``call`` on that a log makes, which succeeds."""
+
+    def look(made: str, path: Path) -> bool:
+        if made == call and path.suffix == ".ltx":
+            access.accepts_until = 0.0
+            disk.well_again()
+        return False
+
+    disk.refuses = look
+
+
+async def test_a_copy_that_is_still_being_logged_when_the_fence_closes_is_refused_and_may_be_tried_again(
+    tmp_path: Path,
+) -> None:
+    """Whoever is primary next has not heard of it, and would have it dropped."""
+    source, disk = tmp_path / "source.db", NamedCalls()
+    with closing(sqlite3.connect(source)) as made:
+        made.execute("CREATE TABLE t (v)")
+        made.execute("INSERT INTO t VALUES (zeroblob(?))", (COPIED_BYTES,))
+        made.commit()
+    content = source.read_bytes()
+    writer = Writer(tmp_path / "data", disk)
+    operations = Operations(writer.store, writer.access)
+    root, name, context = pyfuse3.ROOT_INODE, pyfuse3.FileNameT(b"app.db"), pyfuse3.RequestContext()
+    info, _ = await operations.create(root, name, pyfuse3.ModeT(0o644), pyfuse3.FlagT(os.O_WRONLY), context)
+    for at in range(0, len(content), 1 << 17):
+        await operations.write(info.fh, at, content[at : at + (1 << 17)])
+    for _ in range(2):
+        writer.access.accepts_until = FOR_EVER
+        close_fence_at(disk, "pwrite", writer.access)
+        with pytest.raises(pyfuse3.FUSEError):
+            await operations.flush(info.fh)
+        database = writer.store.databases["app.db"]
+        assert database.position.txid == 0
+        assert (database.log.last_txid, database.log.uncounted) == (0, 0)
+        assert writer.access.fenced is None
+    writer.close()
+    writer = Writer(tmp_path / "data", Disk())
+    known = writer.store.get("app.db")
+    assert known is None or known.position.txid == 0
+    file = writer.open()
+    file.importers = 1
+    await file.copied()
+    assert writer.store.databases["app.db"].position.txid == 1
+    assert writer.exact() == content
+    writer.close()
+
+
+async def test_a_drop_during_whose_fsync_the_fence_closes_is_refused(tmp_path: Path) -> None:
+    root, disk = tmp_path / "data", NamedCalls()
+    writer, original = await adopted(root, disk)
+    database = writer.store.databases["app.db"]
+    at = database.position
+    operations = Operations(writer.store, writer.access)
+    close_fence_at(disk, "fdatasync", writer.access)
+    with pytest.raises(pyfuse3.FUSEError):
+        await operations.unlink(pyfuse3.ROOT_INODE, pyfuse3.FileNameT(b"app.db"), pyfuse3.RequestContext())
+    assert (database.position, database.log.last_txid) == (at, at.txid)
+    assert writer.access.fenced is None
+    writer.close()
+    writer = Writer(root, Disk())
+    assert writer.store.databases["app.db"].position == at
+    assert writer.exact() == original
+    journal = await writer.change(original, [1, 2])
+    await writer.end(journal)
+    assert writer.store.databases["app.db"].position.txid == at.txid + 1
+    assert len(writer.exact()) == len(original) + SIZE
+    writer.close()

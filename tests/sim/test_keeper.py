@@ -380,6 +380,24 @@ def test_a_promotion_that_fails_leaves_the_lease_to_another() -> None:
     play(scenario)
 
 
+def test_a_node_that_is_fenced_while_it_takes_the_lease_leaves_it_to_another() -> None:
+    """It accepts nothing, and as long as it renews the lease nobody else would."""
+
+    async def scenario(cluster: Cluster) -> None:
+        replicas = cluster.replicas
+        await cluster.primary.crash()
+        while not (taking := [node for node in replicas if keeper(node).state is State.TAKING]):
+            await trio.sleep(0.001)
+        (fenced,) = taking
+        plane(fenced).whole = False
+        keeper(fenced).unfit("its disk has failed")
+        assert keeper(fenced).state is State.TAKING, "the lease's answer is still to come"
+        (other,) = [node for node in replicas if node is not fenced]
+        await cluster.wait(lambda: cluster.world.primaries() == [other])
+
+    play(scenario)
+
+
 def test_commits_go_on_while_the_store_is_away_until_the_fence_and_go_on_when_it_is_back() -> None:
     async def scenario(cluster: Cluster) -> None:
         old, epoch = cluster.primary, keeper(cluster.primary).epoch
