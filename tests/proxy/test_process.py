@@ -17,8 +17,8 @@ import pytest
 import trio
 import trio.testing
 
-from litereplica.config import Settings
-from litereplica.node.proxy_child import ProxyChild
+from litereplica.config import Settings, load_settings
+from litereplica.node.proxy_child import ProxyChild, _told
 from tests.proxy.raw import connected
 from tests.proxy.site import DATABASE, Process, Site, listens
 from tests.support.nodes import ROOT, Nodes, free_ports
@@ -179,6 +179,33 @@ def test_the_primary_of_a_cluster_needs_an_address_for_the_others(tmp_path: Path
     document["node"]["name"] = "b"
     config.write_text(json.dumps(document))
     assert run(config, "config", "check", str(config)).returncode == 0, "nobody sends writes to a replica"
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"mount": {"dir": "/var/lib/litereplica/mnt"}, "data": {"dir": "/srv/${data}"}},
+        {"proxy": {"listen": "0.0.0.0:20203"}},
+    ],
+)
+def test_what_the_node_accepts_its_proxy_accepts(tmp_path: Path, sections: dict[str, dict[str, str]]) -> None:
+    """One that ends at once is started for ever, while the node holds its socket and clients hang."""
+    document: dict[str, Any] = {
+        "http": {"advertise": "http://10.0.0.1:20202"},
+        "replication": {"listen": "0.0.0.0:20400", "advertise": "10.0.0.1:20400"},
+        "lease": {"type": "consul", "consul": {"token": "a-secret"}},
+        "proxy": {"listen": "0.0.0.0:8080", "advertise": "http://10.0.0.1:8080", "databases": [DATABASE]},
+    }
+    for name, values in sections.items():
+        document[name] = document.get(name, {}) | values
+    config = tmp_path / "f.yml"
+    config.write_text(json.dumps(document).replace("${", "$${"))
+    settings = load_settings(config, {})
+    with _told(settings) as told:
+        text = Path(f"/dev/fd/{told}").read_text(encoding="utf-8")
+        found = load_settings(Path(f"/dev/fd/{told}"), {})
+    assert (found.proxy, found.mount, found.http) == (settings.proxy, settings.mount, settings.http)
+    assert "a-secret" not in text
 
 
 def test_without_a_section_there_is_no_proxy(tmp_path: Path) -> None:
