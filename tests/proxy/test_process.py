@@ -1,5 +1,6 @@
 """The proxy as a process: alone, supervised, stopped, killed, and with a wrong configuration."""
 
+import contextlib
 import errno
 import json
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,9 @@ import trio
 import trio.testing
 
 from litereplica.config import Settings, load_settings
-from litereplica.node.proxy_child import ProxyChild, _told
+from litereplica.node.proxy_child import STOP_ALLOWANCE_S, ProxyChild, _told
 from tests.proxy.raw import connected
-from tests.proxy.site import DATABASE, Process, Site, listens
+from tests.proxy.site import DATABASE, Process, Site, Stage, listens
 from tests.support.nodes import ROOT, Nodes, free_ports
 from tests.support.waiting import wait_until
 
@@ -33,23 +35,42 @@ def run(config: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_a_proxy_of_its_own_needs_no_supervision(site: Site, tmp_path: Path) -> None:
-    stage = site.standalone()
+@contextlib.contextmanager
+def of_its_own(stage: Stage, folder: Path) -> Iterator[tuple[Process, str]]:
+    """Another proxy of the same node, and its URL."""
     port = free_ports(1)[0]
     document = json.loads(stage.node.config.read_text())
     document["proxy"]["listen"] = f"127.0.0.1:{port}"
-    config = tmp_path / "proxy.yml"
+    config = folder / "proxy.yml"
     config.write_text(json.dumps(document))
-    proxy = Process(tmp_path, "proxy", [sys.executable, "-m", "litereplica", "-c", str(config), "proxy"]).start()
+    proxy = Process(folder, "proxy", [sys.executable, "-m", "litereplica", "-c", str(config), "proxy"]).start()
     try:
         wait_until(lambda: listens(port), "the proxy listens", 20)
-        answer = httpx.post(f"http://127.0.0.1:{port}/rows", content="x", timeout=20, trust_env=False)
+        yield proxy, f"http://127.0.0.1:{port}"
+    finally:
+        proxy.kill()
+
+
+def test_a_proxy_of_its_own_needs_no_supervision(site: Site, tmp_path: Path) -> None:
+    with of_its_own(site.standalone(), tmp_path) as (proxy, url):
+        answer = httpx.post(f"{url}/rows", content="x", timeout=20, trust_env=False)
         assert answer.status_code == 201
         assert "litereplica=app.db=" in answer.headers["Set-Cookie"]
         assert proxy.terminate() == 0
         assert "proxy_stopping" in proxy.log
-    finally:
-        proxy.kill()
+
+
+def test_a_proxy_of_its_own_ends_while_its_node_stands_still(site: Site, tmp_path: Path) -> None:
+    stage = site.standalone(timeouts={"stop": "1s"})
+    with of_its_own(stage, tmp_path) as (proxy, url):
+        assert "Set-Cookie" in httpx.post(f"{url}/rows", content="x", timeout=20, trust_env=False).headers
+        stage.node.signal(signal.SIGSTOP)
+        try:
+            answer = httpx.post(f"{url}/echo", content="x", timeout=20, trust_env=False)
+            assert answer.headers["Litereplica-Behind"] == DATABASE, "where it is cannot be read"
+            assert proxy.terminate(1 + STOP_ALLOWANCE_S) == 0
+        finally:
+            stage.node.signal(signal.SIGCONT)
 
 
 def test_a_proxy_that_is_killed_is_started_again_and_no_connection_is_refused(site: Site) -> None:
