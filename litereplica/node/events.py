@@ -32,9 +32,19 @@ Event = dict[str, Any]
 class Events:
     """All listeners of one node."""
 
-    def __init__(self, store: Store, primary: Callable[[], str | None], is_primary: Callable[[], bool]) -> None:
-        """``primary``: the primary's name, None while it is not known; both until a role was told."""
+    def __init__(
+        self,
+        store: Store,
+        primary: Callable[[], str | None],
+        is_primary: Callable[[], bool],
+        is_shown: Callable[[str], bool],
+    ) -> None:
+        """``primary``: the primary's name, None while it is not known; both until a role was told.
+
+        ``is_shown``: whether readers are known to see all that is applied of a database.
+        """
         self._store = store
+        self._is_shown = is_shown
         self._primary = primary
         self._is_primary = is_primary
         # The last that was told: a node that is about to be no primary any more has said so before it is none.
@@ -87,7 +97,7 @@ class Events:
         self._tell({"type": "forward", "db": database, "data": data})
 
     def _changed(self, database: Database) -> None:
-        """Tell of a transaction that readers see (a listener of the store)."""
+        """Tell of a transaction that is applied (a listener of the store)."""
         txid = database.applied
         # Lower than before after a rewind: whoever listens has to learn that its history is another one now.
         if txid == self._told.get(database.name, 0):
@@ -100,6 +110,7 @@ class Events:
             "postApplyChecksum": f"{at.checksum:016x}" if at.txid == txid else "",
             "pageSize": database.page_size,
             "commit": database.page_count,
+            "shown": self._is_shown(database.name),
             "timestamp": when.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         }
         self._tell({"type": "tx", "db": database.name, "data": data})

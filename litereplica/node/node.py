@@ -89,7 +89,8 @@ class Node:
         self.access.primary = self.is_fixed_primary
         self.operations = Operations(store, self.access)
         self.plane = DataPlane(settings, store, self.operations, self.access, self._wait)
-        self.events = Events(self.store, self._primary_name, lambda: self.access.primary)
+        is_shown = self.plane.visibility.is_shown
+        self.events = Events(self.store, self._primary_name, lambda: self.access.primary, is_shown)
         self.plane.role_listeners.append(self._role_changed)
         writes = self.plane.writes
         writes.halting.changed = writes.halt_client.changed = self.events.halted

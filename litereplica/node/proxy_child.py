@@ -28,8 +28,9 @@ LONGEST_PAUSE_S: Final = 10.0
 PROVEN_S: Final = 30.0
 # On top of proxy.timeouts.stop, which it gives its requests.
 STOP_ALLOWANCE_S: Final = 3.0
-# What the proxy reads of the configuration; the rest, and every secret, stays here.
-SECTIONS: Final = ("node", "mount", "http", "proxy", "log")
+# What the proxy reads of the configuration, and what that is checked against: a default in its place may not fit. The
+# rest, and every secret, stays here.
+SECTIONS: Final = ("node", "mount", "data", "http", "replication", "proxy", "log")
 
 
 class ProxyChild:

@@ -59,6 +59,13 @@ class Visibility:
             await self._wait_shown(database, at)
         return at
 
+    def is_shown(self, name: str) -> bool:
+        """Whether readers are known to see all that is applied. False on a primary, which would have to ask.
+
+        There a transaction is told before its WAL's end is the new one.
+        """
+        return not self._access.primary and self._unshown(name) is None
+
     async def _wait_shown(self, database: Database, at: int) -> None:
         name, delay_s = database.name, _FIRST_DELAY_S
         while database.applied == at and (end := self._unshown(name)) is not None:

@@ -92,7 +92,9 @@ class CatchUp:
                         await known.wait(at.txid)
             if known.has(at):
                 return None
-            code, here = await self._ask(name, at)
+            # Applied and not shown yet: the node answers as soon as it is shown.
+            look_s = max(0.0, min(rest_s, DOUBT_S)) if known.applied >= at.txid else 0.0
+            code, here = await self._ask(name, at, look_s)
             if code == HTTPStatus.OK:
                 known.advance(at)
                 return None
@@ -108,10 +110,10 @@ class CatchUp:
             if differs or not self._local.live or self._local.is_primary:
                 await asyncio.sleep(min(DOUBT_S, max(0.0, deadline - loop.time())))
 
-    async def _ask(self, name: str, at: Position) -> tuple[int, dict[str, object]]:
-        """What the node says, at once."""
-        query = {"db": name, "txid": format_txid(at.txid), "checksum": f"{at.checksum:016x}", "timeout": "0"}
-        return await self._api.ask(self._local.url, "/wait", query)
+    async def _ask(self, name: str, at: Position, timeout_s: float) -> tuple[int, dict[str, object]]:
+        """What the node says, after ``timeout_s`` at the latest."""
+        query = {"db": name, "txid": format_txid(at.txid), "checksum": f"{at.checksum:016x}"}
+        return await self._api.ask(self._local.url, "/wait", query | {"timeout": f"{timeout_s * 1000:.0f}ms"})
 
     async def is_lost(self, name: str, at: Position, *, differs: bool = False) -> bool:
         """Whether the cluster's history does not have it; False also when no primary that accepts commits says so.

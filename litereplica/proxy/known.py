@@ -20,6 +20,8 @@ class KnownDatabase:
 
     def __init__(self) -> None:
         self.applied = 0
+        # So far readers see it for certain.
+        self._shown = 0
         self._checksums: OrderedDict[int, int] = OrderedDict()
         self._waiters: list[tuple[int, int, asyncio.Future[None]]] = []
         self._numbers = itertools.count()
@@ -27,14 +29,18 @@ class KnownDatabase:
 
     def forget(self) -> None:
         """The history may be another one now, or it is not known any more how far the node is."""
-        self.applied = 0
+        self.applied = self._shown = 0
         self._checksums.clear()
 
-    def told(self, txid: int, checksum: int | None) -> None:
-        """Readers see ``txid`` now. One that is below what was seen before is of another history."""
+    def told(self, txid: int, checksum: int | None, *, shown: bool = True) -> None:
+        """``txid`` is applied; one that is below what was told before is of another history.
+
+        Readers see it now, but where it is not known to be ``shown``: then they see the one before, for certain.
+        """
         if txid < self.applied:
             self.forget()
         self.applied = txid
+        self._shown = max(self._shown, txid if shown else txid - 1)
         if checksum is not None:
             self.remember(Position(txid, checksum))
         while self._waiters and self._waiters[0][0] <= txid:
@@ -47,6 +53,7 @@ class KnownDatabase:
         if position.txid > self.applied:
             self.told(position.txid, position.checksum)
         else:
+            self._shown = max(self._shown, position.txid)
             self.remember(position)
 
     def remember(self, position: Position) -> None:
@@ -58,10 +65,10 @@ class KnownDatabase:
 
     def has(self, position: Position) -> bool:
         """Whether readers see it, for certain; False when it has to be asked."""
-        return position.txid <= self.applied and self._checksums.get(position.txid) == position.checksum
+        return position.txid <= self._shown and self._checksums.get(position.txid) == position.checksum
 
     async def wait(self, txid: int) -> None:
-        """Return when readers see ``txid`` (or a later one)."""
+        """Return when ``txid`` (or a later one) is applied."""
         if self.applied >= txid:
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -81,7 +81,8 @@ class LocalNode:
             status = await self._api.status(self.url)
             for each in status["databases"]:
                 checksum = each["checksum"] if each["txid"] == each["applied"] else ""
-                self._applied(each["name"], {"txID": each["applied"], "postApplyChecksum": checksum})
+                # Its writer may not have shown it yet: /wait knows.
+                self._applied(each["name"], {"txID": each["applied"], "postApplyChecksum": checksum, "shown": False})
             if not self.live:
                 self.live = True
                 log.info("node_found", node=status["node"], url=self.url, primary=self.primary)
@@ -99,7 +100,8 @@ class LocalNode:
         known = self.databases.get(name)
         if known is not None:
             checksum = data["postApplyChecksum"]
-            known.told(int(data["txID"], 16), int(checksum, 16) if checksum and _HEX.issuperset(checksum) else None)
+            number = int(checksum, 16) if checksum and _HEX.issuperset(checksum) else None
+            known.told(int(data["txID"], 16), number, shown=bool(data.get("shown")))
 
     def _lost(self) -> None:
         if self.live:

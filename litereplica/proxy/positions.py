@@ -6,9 +6,12 @@ Knows ``DB-pos`` in the mount, and whom to ask when that cannot be read. Does no
 import asyncio
 import contextlib
 import os
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future
 from http import HTTPStatus
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 from typing import Final
 
 from litereplica.errors import Corrupt, Unavailable
@@ -30,7 +33,7 @@ class MountPositions:
         self._files = {name: f"{mount / name}{POSITION_SUFFIX}" for name in databases}
         self._api = api
         self._url = url
-        self._thread = ThreadPoolExecutor(1, "positions")
+        self._reader = _Reader(self._read)
         # The reading that has begun, and the one that everybody waits for who came after that.
         self._under_way: asyncio.Future[Found] | None = None
         self._next: asyncio.Task[Found] | None = None
@@ -50,7 +53,7 @@ class MountPositions:
 
     def close(self) -> None:
         """A thread that is held ends with the process."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._reader.close()
         if self._next is not None:
             self._next.cancel()
 
@@ -59,7 +62,7 @@ class MountPositions:
             await asyncio.wait([self._under_way])
         # From here on it is too late to join: the answer may be from before whatever is done now.
         self._next = None
-        reading = self._under_way = asyncio.get_running_loop().run_in_executor(self._thread, self._read)
+        reading = self._under_way = asyncio.wrap_future(self._reader.read())
         return await reading
 
     def _read(self) -> Found:
@@ -89,3 +92,36 @@ class MountPositions:
             elif code != HTTPStatus.NOT_FOUND:
                 raise Unavailable(f"{self._url} answers {code} when asked where {name} is")
         return found
+
+
+class _Reader:
+    """A thread that nobody waits for. The process ends though it is held, which one of concurrent.futures prevents.
+
+    That module joins its threads at exit (_python_exit in concurrent/futures/thread.py).
+    """
+
+    def __init__(self, read: Callable[[], Found]) -> None:
+        self._read = read
+        self._wanted: SimpleQueue[Future[Found] | None] = SimpleQueue()
+        Thread(target=self._run, name="positions", daemon=True).start()
+
+    def read(self) -> "Future[Found]":
+        """What was read, after those that were asked for before; or what that raised."""
+        future: Future[Found] = Future()
+        self._wanted.put(future)
+        return future
+
+    def close(self) -> None:
+        """No more is read."""
+        self._wanted.put(None)
+
+    def _run(self) -> None:
+        while (future := self._wanted.get()) is not None:
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                found = self._read()
+            except BaseException as error:  # noqa: BLE001 - whoever asked raises it
+                future.set_exception(error)
+            else:
+                future.set_result(found)

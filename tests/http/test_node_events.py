@@ -22,7 +22,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 @pytest.fixture
 def events(store: Store) -> Events:
-    return Events(store, lambda: "a", lambda: True)
+    return Events(store, lambda: "a", lambda: True, lambda _name: True)
 
 
 def heard(channel: "trio.MemoryReceiveChannel[dict[str, Any]]") -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ import pytest
 
 from litereplica.sqlite.wal import FRAME_HEADER_BYTES, WAL_HEADER_BYTES, WalHeader, encode_frames, parse_wal_header
 from tests.cluster.comparing import assert_same, caught_up
-from tests.mount.test_visible import late
+from tests.support.late import late
 from tests.support.mounts import is_mounted
 from tests.support.nodes import Node, Nodes
 from tests.support.sql import Session, SqlError, fold, integrity, make_database, run_sql

@@ -3,10 +3,7 @@
 SQLite's last write of a COMMIT is answered when the transaction is logged; strace keeps the writer from going on then.
 """
 
-import contextlib
-import subprocess
 import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -14,6 +11,7 @@ from typing import Final
 import pytest
 
 from tests.mount.twin_node import TwinNode
+from tests.support.late import late
 from tests.support.nodes import Node
 from tests.support.sql import Session, run_sql
 from tests.support.waiting import wait_until
@@ -22,25 +20,6 @@ from tests.support.waiting import wait_until
 LATE_S: Final = 0.2
 # The last call of a COMMIT, by journal mode.
 LAST_CALLS: Final = {"WAL": "pwrite64", "DELETE": "unlink", "TRUNCATE": "ftruncate", "PERSIST": "pwrite64"}
-
-
-@contextlib.contextmanager
-def late(session: Session, call: str, late_s: float, log: Path) -> Iterator[None]:
-    """The application goes on only that long after each such call was done."""
-    tracer = subprocess.Popen(
-        ["strace", "-f", "-qq", "-o", str(log), "-e", f"trace={call}", "-p", str(session.pid),
-         "-e", f"inject={call}:delay_exit={late_s * 1_000_000:.0f}"],
-        stderr=subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        status = Path(f"/proc/{session.pid}/status")
-        wait_until(lambda: "TracerPid:\t0\n" not in status.read_text(), "it is traced", 10)
-        yield
-    finally:
-        tracer.terminate()
-        tracer.wait(10)
-        assert tracer.stderr is not None
-        tracer.stderr.close()
 
 
 def txid_of(node: Node, name: str) -> int:

@@ -22,6 +22,25 @@ def test_a_position_is_there_only_with_its_checksum() -> None:
     assert known.has(Position(8, 80))
 
 
+def test_what_is_not_shown_yet_is_told_and_not_there() -> None:
+    known = KnownDatabase()
+    known.told(5, 50)
+    known.told(6, 60, shown=False)
+    assert known.applied == 6
+    assert known.has(Position(5, 50))
+    assert not known.has(Position(6, 60))
+    known.told(6, 60, shown=False)
+    assert known.has(Position(5, 50)), "the same once more is no step back"
+    known.advance(Position(6, 60))
+    assert known.has(Position(6, 60))
+    known.told(6, 60, shown=False)
+    assert known.has(Position(6, 60)), "whoever has asked knows better"
+    known.told(4, 41, shown=False)
+    assert not known.has(Position(4, 41))
+    assert not known.has(Position(3, 30))
+    assert not known.has(Position(5, 50))
+
+
 def test_a_step_back_means_another_history() -> None:
     known = KnownDatabase()
     known.told(5, 50)

@@ -1,5 +1,6 @@
 """The proxy as a process: alone, supervised, stopped, killed, and with a wrong configuration."""
 
+import contextlib
 import errno
 import json
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,10 @@ import pytest
 import trio
 import trio.testing
 
-from litereplica.config import Settings
-from litereplica.node.proxy_child import ProxyChild
+from litereplica.config import Settings, load_settings
+from litereplica.node.proxy_child import STOP_ALLOWANCE_S, ProxyChild, _told
 from tests.proxy.raw import connected
-from tests.proxy.site import DATABASE, Process, Site, listens
+from tests.proxy.site import DATABASE, Process, Site, Stage, listens
 from tests.support.nodes import ROOT, Nodes, free_ports
 from tests.support.waiting import wait_until
 
@@ -33,23 +35,42 @@ def run(config: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_a_proxy_of_its_own_needs_no_supervision(site: Site, tmp_path: Path) -> None:
-    stage = site.standalone()
+@contextlib.contextmanager
+def of_its_own(stage: Stage, folder: Path) -> Iterator[tuple[Process, str]]:
+    """Another proxy of the same node, and its URL."""
     port = free_ports(1)[0]
     document = json.loads(stage.node.config.read_text())
     document["proxy"]["listen"] = f"127.0.0.1:{port}"
-    config = tmp_path / "proxy.yml"
+    config = folder / "proxy.yml"
     config.write_text(json.dumps(document))
-    proxy = Process(tmp_path, "proxy", [sys.executable, "-m", "litereplica", "-c", str(config), "proxy"]).start()
+    proxy = Process(folder, "proxy", [sys.executable, "-m", "litereplica", "-c", str(config), "proxy"]).start()
     try:
         wait_until(lambda: listens(port), "the proxy listens", 20)
-        answer = httpx.post(f"http://127.0.0.1:{port}/rows", content="x", timeout=20, trust_env=False)
+        yield proxy, f"http://127.0.0.1:{port}"
+    finally:
+        proxy.kill()
+
+
+def test_a_proxy_of_its_own_needs_no_supervision(site: Site, tmp_path: Path) -> None:
+    with of_its_own(site.standalone(), tmp_path) as (proxy, url):
+        answer = httpx.post(f"{url}/rows", content="x", timeout=20, trust_env=False)
         assert answer.status_code == 201
         assert "litereplica=app.db=" in answer.headers["Set-Cookie"]
         assert proxy.terminate() == 0
         assert "proxy_stopping" in proxy.log
-    finally:
-        proxy.kill()
+
+
+def test_a_proxy_of_its_own_ends_while_its_node_stands_still(site: Site, tmp_path: Path) -> None:
+    stage = site.standalone(timeouts={"stop": "1s"})
+    with of_its_own(stage, tmp_path) as (proxy, url):
+        assert "Set-Cookie" in httpx.post(f"{url}/rows", content="x", timeout=20, trust_env=False).headers
+        stage.node.signal(signal.SIGSTOP)
+        try:
+            answer = httpx.post(f"{url}/echo", content="x", timeout=20, trust_env=False)
+            assert answer.headers["Litereplica-Behind"] == DATABASE, "where it is cannot be read"
+            assert proxy.terminate(1 + STOP_ALLOWANCE_S) == 0
+        finally:
+            stage.node.signal(signal.SIGCONT)
 
 
 def test_a_proxy_that_is_killed_is_started_again_and_no_connection_is_refused(site: Site) -> None:
@@ -179,6 +200,33 @@ def test_the_primary_of_a_cluster_needs_an_address_for_the_others(tmp_path: Path
     document["node"]["name"] = "b"
     config.write_text(json.dumps(document))
     assert run(config, "config", "check", str(config)).returncode == 0, "nobody sends writes to a replica"
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"mount": {"dir": "/var/lib/litereplica/mnt"}, "data": {"dir": "/srv/${data}"}},
+        {"proxy": {"listen": "0.0.0.0:20203"}},
+    ],
+)
+def test_what_the_node_accepts_its_proxy_accepts(tmp_path: Path, sections: dict[str, dict[str, str]]) -> None:
+    """One that ends at once is started for ever, while the node holds its socket and clients hang."""
+    document: dict[str, Any] = {
+        "http": {"advertise": "http://10.0.0.1:20202"},
+        "replication": {"listen": "0.0.0.0:20400", "advertise": "10.0.0.1:20400"},
+        "lease": {"type": "consul", "consul": {"token": "a-secret"}},
+        "proxy": {"listen": "0.0.0.0:8080", "advertise": "http://10.0.0.1:8080", "databases": [DATABASE]},
+    }
+    for name, values in sections.items():
+        document[name] = document.get(name, {}) | values
+    config = tmp_path / "f.yml"
+    config.write_text(json.dumps(document).replace("${", "$${"))
+    settings = load_settings(config, {})
+    with _told(settings) as told:
+        text = Path(f"/dev/fd/{told}").read_text(encoding="utf-8")
+        found = load_settings(Path(f"/dev/fd/{told}"), {})
+    assert (found.proxy, found.mount, found.http) == (settings.proxy, settings.mount, settings.http)
+    assert "a-secret" not in text
 
 
 def test_without_a_section_there_is_no_proxy(tmp_path: Path) -> None:
