@@ -109,6 +109,10 @@ class Actions:
                 await self._plane.note_epoch(holding.epoch)
             except OSError as error:
                 log.warning("epoch_not_noted", epoch=holding.epoch, error=str(error))
+            holder = holding.holder
+            if (holder.node, holder.replication) == (self._me.node, self._me.replication):
+                # An earlier life of this node: until its lease is over, nobody answers there but this node itself.
+                holding = None
         await self._plane.follow(holding)
 
     async def _elect(self) -> Happening:

@@ -134,6 +134,7 @@ class SimPlane:
         await trio.sleep(self._rng.uniform(0.0, 0.01))
 
     async def follow(self, holding: Holding | None) -> None:
+        assert holding is None or holding.holder.node != self.me.node, "it follows an earlier life of itself"
         if self.epoch == 0 and holding != self._following:
             same = holding is not None and self._following is not None and holding.holder == self._following.holder
             self._following = holding

@@ -367,6 +367,19 @@ def test_a_node_stops_in_bounded_time_while_the_store_is_away() -> None:
     play(scenario)
 
 
+def test_a_primary_that_is_started_again_before_its_lease_is_over_does_not_follow_itself() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        old = cluster.primary
+        for node in cluster.replicas:
+            await node.crash()
+        await old.crash()
+        old.start(cluster.nursery)
+        await cluster.wait(lambda: cluster.world.primaries() == [old])
+        assert ("replica", old.name) in [told[:2] for told in plane(old).told], "its own lease was seen"
+
+    play(scenario)
+
+
 def test_a_promotion_that_fails_leaves_the_lease_to_another() -> None:
     async def scenario(cluster: Cluster) -> None:
         first, second = cluster.replicas
