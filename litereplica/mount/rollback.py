@@ -8,7 +8,7 @@ nothing is logged. Does not know what ends a journal (mount.journal_file).
 
 import contextlib
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -84,11 +84,13 @@ async def end_journals(
     """
     for file in files:
         await file.wait_adopted()
-    undone = await _undone(access, files)
+    late = [file for file in files if _is_late(access, file)]
+    undone = await _undone(access, files, late)
     try:
         changes = [change for file in files if file not in undone and (change := await _find_change(file)) is not None]
         transactions = [change for change in changes if change.is_transaction]
         _check_undone(transactions if undoes else [])
+        _check_in_time(change.file for change in transactions if change.file in late)
         pending: list[PendingCommit] = []
         if transactions and await _end_elsewhere(store, access, transactions, finish):
             pass
@@ -114,22 +116,44 @@ async def end_journals(
     for file in [*undone, *(change.file for change in changes)]:
         if (database := file.database) is not None:
             database.open_pages.close(rolled_back=file.name in restored)
-            # On a replica there may be records that no file has yet.
-            if not journals_stay and (access.primary or database.applied == database.position.txid):
+            # On a replica there may be records that no file has yet; what is late has some in its WAL alone.
+            lacks = file in late or not (access.primary or database.applied == database.position.txid)
+            if not journals_stay and not lacks:
                 database.file_complete()
     for file in files:
         file.journal_ended()
 
 
-async def _undone(access: Access, files: list[DatabaseFile]) -> list[DatabaseFile]:
+def _is_late(access: Access, file: DatabaseFile) -> bool:
+    """Whether the WAL has transactions that who writes under a journal has not seen.
+
+    Who begins a transaction and finds a WAL uses it. But between the end of the WAL and page 1 that says so SQLite
+    gives its exclusive lock back (sqlite3PagerCloseWal, sqlite3BtreeSetVersion): who opens the database in between
+    makes a new WAL.
+    """
+    wal = file.wal
+    return access.primary and wal is not None and not wal.unlinked and wal.detector.committed_frames > 0
+
+
+def _check_in_time(late: Iterable[DatabaseFile]) -> None:
+    for file in late:
+        reason = (
+            "another connection has committed to a new WAL while this one left WAL mode; nothing to do: the database "
+            "stays in WAL mode, try again"
+        )
+        raise file.refuse("commit_refused", reason, errno.EIO)
+
+
+async def _undone(access: Access, files: list[DatabaseFile], late: list[DatabaseFile]) -> list[DatabaseFile]:
     """Files that are as before their journals, where no commit is accepted: a rollback always is.
 
     Not told from the checksums: these may be those of transactions that are logged and not applied, because the
-    journal keeps the applier away. Nor are there any where the applier's journal lies over a file that no log knows,
-    all of which would be logged as a transaction of another node.
+    journal keeps the applier away, or because they are in the WAL alone (``late``). Nor are there any where the
+    applier's journal lies over a file that no log knows, all of which would be logged as a transaction of another node.
     """
     refuses = access.problem() is not None
-    return [file for file in files if (refuses or _is_appliers_over_unknown(file)) and await is_undone(file)]
+    asked = [file for file in files if refuses or file in late or _is_appliers_over_unknown(file)]
+    return [file for file in asked if await is_undone(file)]
 
 
 def _check_undone(changes: list[_Change]) -> None:
