@@ -52,6 +52,8 @@ class LeaseKey:
         self._on_change = on_change
         # Of the highest epoch that this node knows; epoch 0: it knows none.
         self._last = forgotten(0, ttl_s)
+        # Whom the record says that our lease counts on; None: what was written last may not be there.
+        self._recorded: tuple[str, ...] | None = None
         self.cluster = ""
 
     # -- reading ---------------------------------------------------------------------------------------------------
@@ -198,6 +200,7 @@ class LeaseKey:
         todo = [
             operation("check-session", self._key, session=await self._session.ensure()),
             operation("cas", self._key, write_lease(self.cluster, written), index=mine.index),
+            *self._record_if_changed(written),
         ]
         for _ in range(WRITES_LIMIT):
             try:
@@ -218,7 +221,7 @@ class LeaseKey:
                 gone = [operation("check-not-exists", self._key), self._record_is(view.index)]
                 todo = [*gone, lock, self._set_record(written)]
             else:
-                todo = [operation("delete-cas", self._key, index=entry.index), lock]
+                todo = [operation("delete-cas", self._key, index=entry.index), lock, *self._record_if_changed(written)]
         raise Unavailable("the lease changes faster than it can be renewed")
 
     async def release(self, mine: Holding, *, alone: bool = True) -> None:
@@ -270,6 +273,13 @@ class LeaseKey:
     def _set_record(self, mine: Holding) -> dict[str, Any]:
         return operation("set", self._record_key, write_cluster(ClusterRecord(self.cluster, mine.epoch, mine)))
 
+    def _record_if_changed(self, mine: Holding) -> Steps:
+        """The record is all that is left of the lease when its session ends: it says too on whom its holder counts."""
+        if self._recorded == mine.counts_on:
+            return []
+        self._recorded = None
+        return [self._set_record(mine)]
+
     def _clear_record(self, epoch: int) -> dict[str, Any]:
         return operation("set", self._record_key, write_cluster(ClusterRecord(self.cluster, epoch)))
 
@@ -282,6 +292,7 @@ class LeaseKey:
 
     def _have(self, mine: Holding) -> Holding:
         self._remember(mine)
+        self._recorded = mine.counts_on
         self._tell(mine.epoch)
         return mine
 
