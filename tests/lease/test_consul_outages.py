@@ -6,9 +6,13 @@ from dataclasses import replace
 import pytest
 import trio
 
+from litereplica.cluster.lease import Timing
+from litereplica.cluster.role import Event
 from litereplica.errors import Refused, Unavailable
+from litereplica.lease.consul_client import call_limit_s
+from litereplica.node.keeper_renewal import Renewal
 from tests.lease.support import LIMIT_S, TTL_S, endpoint, held, member, place, until_done
-from tests.support.consul import Consuls, leader_of
+from tests.support.consul import Agent, Consuls, leader_of
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -118,3 +122,69 @@ async def test_a_server_without_the_others_gives_no_stale_answers(consuls: Consu
             if each is not leader:
                 each.signal(signal.SIGCONT)
         await until_done(lease.renew, mine)
+
+
+def _others_first(agents: list[Agent]) -> list[Agent]:
+    leader = leader_of(agents)
+    return [*(each for each in agents if each is not leader), leader]
+
+
+async def test_a_watch_leaves_an_agent_that_stands_still_within_a_call(consuls: Consuls) -> None:
+    """Other calls of the same node go on to the next agent meanwhile."""
+    ttl_s, wait_s = 6.0, 2.0
+    agents = _others_first(consuls.three())
+    async with place(agents[1], ttl_s=ttl_s) as kept:
+        holder, mine = await held(kept)
+        watcher, _ = await kept.joined("b", urls=[each.url for each in agents])
+        view = await watcher.watch(None, LIMIT_S)
+
+        async def ask_for_members() -> None:
+            while True:
+                await until_done(watcher.members)
+                await trio.sleep(0.2)
+
+        async def stand_still_and_renew() -> None:
+            await trio.sleep(0.5)
+            agents[0].signal(signal.SIGSTOP)
+            await until_done(holder.renew, mine)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask_for_members)
+            nursery.start_soon(stand_still_and_renew)
+            # The read that is under way runs out of its time, and the next one is another agent's.
+            seen = await until_done(watcher.watch, view, wait_s, limit_s=wait_s + 4 * call_limit_s(ttl_s))
+            nursery.cancel_scope.cancel()
+        assert seen.holding is not None
+        assert seen.holding.counter > mine.counter
+
+
+async def test_a_primary_leaves_an_agent_that_stands_still_before_its_lease_is_over(consuls: Consuls) -> None:
+    """Renewals are given up sooner than any other call."""
+    ttl_s = 6.0
+    agents = _others_first(consuls.three())
+    async with place(agents[0], urls=[each.url for each in agents], ttl_s=ttl_s) as kept:
+        lease, mine = await held(kept)
+        events: list[Event] = []
+
+        async def nobody_promises(_nodes: frozenset[str], _limit_s: float) -> bool:
+            return False
+
+        renewal = Renewal(
+            lease,
+            Timing(ttl_s),
+            trio.current_time,
+            lambda event, _reason: events.append(event),
+            nobody_promises,
+            lambda: (),
+            lambda _outcome: None,
+        )
+        renewal.hold(mine, trio.current_time())
+        agents[0].signal(signal.SIGSTOP)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(renewal.run)
+            renewal.begin()
+            with trio.fail_after(2 * ttl_s):
+                while not events:
+                    await trio.sleep(0.05)
+            nursery.cancel_scope.cancel()
+        assert events == [Event.RENEWED]
