@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 import trio
 
-from litereplica.cluster.lease import Timing
+from litereplica.cluster.election import Sight, judge
+from litereplica.cluster.lease import LEAST_LEAP, Timing, View
 from litereplica.cluster.role import Event
 from litereplica.errors import Refused, Unavailable
 from litereplica.lease.consul_client import call_limit_s
@@ -83,6 +84,105 @@ async def test_a_wiped_consul_and_a_dead_primary(consuls: Consuls) -> None:
         assert await kept.lease(again).join("", member(again)) == cluster
         with pytest.raises(Refused):
             await lease.renew(mine)
+
+
+@pytest.mark.parametrize("former", ["its holder", "to whom it was offered"])
+async def test_a_restored_consul_makes_nobody_the_primary_beside_the_one_that_lives(
+    consuls: Consuls, former: str
+) -> None:
+    agent = consuls.single()
+    async with place(agent) as kept:
+        lease, at = await kept.joined("a")
+        other, second = await kept.joined("b")
+        living, third = await kept.joined("c")
+        mine = await lease.acquire(await lease.watch(None, LIMIT_S), at, TTL_S, 0)
+        if former != "its holder":
+            await lease.renew(mine, "b")
+            lease, at = other, second
+        saved = await trio.to_thread.run_sync(agent.snapshot)
+        theirs = await living.acquire(await living.watch(None, LIMIT_S), third, TTL_S, 0)
+        before = await lease.watch(None, LIMIT_S)
+        await trio.to_thread.run_sync(agent.restore, saved)
+        seen = await until_done(lease.watch, before, LIMIT_S)
+        assert seen.gone
+        assert seen.holding == theirs
+        assert await until_done(lease.watch, None, LIMIT_S) == await until_done(lease.watch, seen, 0.3) == seen
+        assert judge(seen, at, 0.0) is Sight.HELD
+        assert judge(seen, at, TTL_S) is Sight.LAPSED
+        assert judge(await until_done(living.watch, None, LIMIT_S), third, 0.0) is Sight.HELD
+        renewed = await until_done(living.renew, theirs)
+        assert renewed.epoch == theirs.epoch
+        assert await until_done(lease.watch, seen, LIMIT_S) == View(renewed, renewed.index)
+        with pytest.raises(Refused):
+            await lease.acquire(seen, at, TTL_S, 0)
+        newcomer, _ = await kept.joined("n")
+        assert (await newcomer.watch(None, LIMIT_S)).holding == renewed
+        kept.end_session(third)
+        left = await newcomer.watch(None, LIMIT_S)
+        assert left.holding is not None
+        assert left.holding.epoch == theirs.epoch
+        assert (await living.renew(renewed)).epoch == theirs.epoch
+        await living.close()
+        assert (await lease.watch(None, LIMIT_S)).holding is None
+
+
+async def test_a_restored_consul_and_a_dead_primary(consuls: Consuls) -> None:
+    agent = consuls.single()
+    async with place(agent) as kept:
+        lease, at = await kept.joined("a")
+        other, second = await kept.joined("b")
+        await lease.acquire(await lease.watch(None, LIMIT_S), at, TTL_S, 0)
+        saved = await trio.to_thread.run_sync(agent.snapshot)
+        theirs = await other.acquire(await other.watch(None, LIMIT_S), second, TTL_S, 0)
+        await lease.watch(None, LIMIT_S)
+        await trio.to_thread.run_sync(agent.restore, saved)
+        seen = await until_done(lease.watch, None, LIMIT_S)
+        mine = await until_done(lease.acquire, seen, at, TTL_S, 0)
+        assert mine.epoch >= theirs.epoch + LEAST_LEAP, "somebody who is away may know a newer one"
+        with pytest.raises(Refused):
+            await other.renew(theirs)
+        assert (await other.watch(None, LIMIT_S)).holding == mine
+
+
+async def test_who_was_not_alone_neither_makes_anew_nor_gives_up_what_a_restored_consul_has_forgotten(
+    consuls: Consuls,
+) -> None:
+    agent = consuls.single()
+    async with place(agent) as kept:
+        lease, at = await kept.joined("a")
+        mine = await lease.acquire(await lease.watch(None, LIMIT_S), at, TTL_S, 0)
+        saved = await trio.to_thread.run_sync(agent.snapshot)
+        newer = await lease.acquire(await lease.watch(None, LIMIT_S), at, TTL_S, 0)
+        assert newer.epoch > mine.epoch
+        await trio.to_thread.run_sync(agent.restore, saved)
+        assert judge(await until_done(lease.watch, None, LIMIT_S), at, 0.0) is Sight.HELD
+        with pytest.raises(Refused, match="may have taken it"):
+            await until_done(lambda: lease.renew(newer, alone=False))
+        with pytest.raises(Refused, match="not known who took it last"):
+            await lease.release(newer, alone=False)
+        assert (await lease.renew(newer)).epoch == newer.epoch
+
+
+async def test_who_knows_a_newer_epoch_than_a_restored_consul_follows_whoever_renews_nevertheless(
+    consuls: Consuls,
+) -> None:
+    """A node that has heard of nothing since has taken the lease, when its last holder had been silent for a ttl."""
+    agent = consuls.single()
+    async with place(agent) as kept:
+        lease, at = await kept.joined("a")
+        other, second = await kept.joined("b")
+        late, third = await kept.joined("n")
+        await lease.acquire(await lease.watch(None, LIMIT_S), at, TTL_S, 0)
+        saved = await trio.to_thread.run_sync(agent.snapshot)
+        await other.acquire(await other.watch(None, LIMIT_S), second, TTL_S, 5_000_000)
+        known = await lease.watch(None, LIMIT_S)
+        await trio.to_thread.run_sync(agent.restore, saved)
+        taken = await until_done(late.acquire, await until_done(late.watch, None, LIMIT_S), third, TTL_S, 0)
+        assert known.holding is not None
+        assert taken.epoch < known.holding.epoch
+        assert (await lease.watch(None, LIMIT_S)).gone
+        renewed = await late.renew(taken)
+        assert await lease.watch(None, LIMIT_S) == View(renewed, renewed.index)
 
 
 async def test_the_lease_survives_the_death_of_consuls_leader(consuls: Consuls) -> None:
