@@ -65,8 +65,8 @@ class View:
     """The lease at one instant: ``holding`` None when nobody has it. ``index`` differs between any two states.
 
     ``gone``: ``holding`` is what was there, and it went without being released (its session ended, somebody deleted it,
-    the store was wiped). Another node may have taken it since, in what the store has forgotten: only time tells. Its
-    holder is FORGOTTEN where nobody remembers one.
+    the store was wiped or has an older one again). Another node may have taken it since, in what the store has
+    forgotten: only time tells. Its holder is FORGOTTEN where nobody remembers one.
     """
 
     holding: Holding | None

@@ -31,8 +31,8 @@ class Lease(Protocol):
     async def watch(self, known: View | None, limit_s: float) -> View:
         """The lease as soon as it differs from ``known`` (at once for None), or as it is after ``limit_s``.
 
-        A holding that went without being released (its session ended, somebody deleted it, the store was wiped) is
-        still shown: its holder may not know yet, and whoever wants it waits a ttl as ever.
+        A holding that went without being released (its session ended, somebody deleted it, the store was wiped or
+        restored) is still shown: its holder may not know yet, and whoever wants it waits a ttl as ever.
         An index may be lower than the one before. Never from a server's stale memory. Raises Unavailable.
         """
 

@@ -23,10 +23,15 @@ from litereplica.errors import Misconfigured, Unavailable
 
 LONGEST_CALL_S: Final = 5.0
 """With a long ttl: no healthy agent takes so long, and another one may be asked."""
-CONNECT_SHARE: Final = 0.5
-"""Part of a call's time that one agent may take to accept a connection, so that there is time to ask the next."""
-ATTEMPT_SHARE: Final = 0.5
-"""Part of what is left of a read's time that one agent may take, for the same reason."""
+ATTEMPT_SHARE: Final = 0.4
+"""Part of what is left of a call's time that one of several agents may take: there is time to ask the next. Less than
+the half after which a renewal is given up from outside (node/keeper_renewal.py): who is cancelled learns nothing of its
+agent, and the next renewal would ask the same one."""
+CONNECT_SHARE: Final = 0.25
+"""Part of a call's time that one of several agents may take to accept a connection: then a write may be sent to the
+next, within the same renewal."""
+CONNECT_SHARE_OF_ONE: Final = 0.5
+"""The same where there is no other."""
 # Consul adds up to a sixteenth to a blocking query's wait, so that not all come back at once.
 _JITTER: Final = 1 / 16
 # Consul's own limit of a blocking query.
@@ -208,7 +213,8 @@ class Agents:
         # Without https no certificates are read; proxies of the environment are for the Internet.
         secure = any(url.startswith("https:") for url in urls)
         context = tls.context() if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        timeout = httpx.Timeout(LONGEST_WAIT_S * (1 + _JITTER) + limit_s, connect=limit_s * CONNECT_SHARE)
+        connect_share = CONNECT_SHARE if len(urls) > 1 else CONNECT_SHARE_OF_ONE
+        timeout = httpx.Timeout(LONGEST_WAIT_S * (1 + _JITTER) + limit_s, connect=limit_s * connect_share)
         self._client = httpx.AsyncClient(verify=context, trust_env=False, timeout=timeout)
         self._apis = [Api(url, token, self._client) for url in urls]
         self._current = 0
@@ -219,7 +225,8 @@ class Agents:
 
     async def read(self, request: Callable[[Api], Awaitable[Answer]], *, wait_s: float = 0.0) -> Answer:
         """Ask for something; any agent will do. ``wait_s``: what a blocking query was told. Raises Unavailable."""
-        # What waits for a change is slow by design: only its connection says whether an agent is there.
+        # What waits for a change is slow by design: only its connection, or all of its time, says whether an agent is
+        # there.
         share = 1.0 if wait_s else ATTEMPT_SHARE
         return await self._ask(request, self.limit_s + wait_s * (1 + _JITTER), again=True, share=share)
 
@@ -228,16 +235,19 @@ class Agents:
         return await self._ask(request, self.limit_s, again=False)
 
     async def _ask(
-        self, request: Callable[[Api], Awaitable[Answer]], limit_s: float, *, again: bool, share: float = 1.0
+        self, request: Callable[[Api], Awaitable[Answer]], limit_s: float, *, again: bool, share: float = ATTEMPT_SHARE
     ) -> Answer:
         end = trio.current_time() + limit_s
         problem = Unavailable("Consul does not answer")
         for left in range(len(self._apis), 0, -1):
+            left_s = end - trio.current_time()
+            if left_s <= 0:
+                break  # who is given no time cannot answer: going on through all would end at the one that hangs
             number = self._current
-            # The last one may use all the time that is left; before it, leave something for the others.
-            share_s = (end - trio.current_time()) * (share if left > 1 else 1.0)
+            # The last one may use all the time that is left for a read; a write has a renewal's limit at every agent.
+            takes_all = left == 1 and (again or len(self._apis) == 1)
             try:
-                with trio.fail_after(max(0.0, share_s)):
+                with trio.fail_at(end if takes_all else end - left_s * (1.0 - share)):
                     return await request(self._apis[number])
             except base.NotFound as error:
                 raise NotDone([str(error)]) from error

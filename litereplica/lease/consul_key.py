@@ -52,6 +52,10 @@ class LeaseKey:
         self._on_change = on_change
         # Of the highest epoch that this node knows; epoch 0: it knows none.
         self._last = forgotten(0, ttl_s)
+        # The version in which an epoch below that was found; 0: none was.
+        self._outdated_index = 0
+        # Whom the record says that our lease counts on; None: what was written last may not be there.
+        self._recorded: tuple[str, ...] | None = None
         self.cluster = ""
 
     # -- reading ---------------------------------------------------------------------------------------------------
@@ -83,6 +87,8 @@ class LeaseKey:
         if entry is not None:
             cluster, holding = read_lease(entry.key, entry.value, entry.index)
             self._check_cluster(cluster)
+            if self._is_outdated(holding):
+                return View(self._last, entry.index, gone=True)
             if holding.epoch:
                 self._remember(holding)
             return View(holding, entry.index)
@@ -103,7 +109,7 @@ class LeaseKey:
             holder = record.holder
             if holder is None or holder.epoch < record.epoch:
                 holder = forgotten(record.epoch, self._ttl_s)
-            self._last = holder
+            self._remember(holder)
         return record, entry.index
 
     def _check_cluster(self, cluster: str) -> None:
@@ -116,6 +122,17 @@ class LeaseKey:
     def _remember(self, holding: Holding) -> None:
         if holding.epoch >= self._last.epoch:
             self._last = holding
+            self._outdated_index = 0
+
+    def _is_outdated(self, holding: Holding) -> bool:
+        """Consul was restored from a snapshot, and says who had the lease then.
+
+        Whoever writes it after that has it, though: a node that had not heard of a newer epoch.
+        """
+        if not 0 < holding.epoch < self._last.epoch:
+            return False
+        self._outdated_index = self._outdated_index or holding.index
+        return holding.index <= self._outdated_index
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
@@ -137,10 +154,11 @@ class LeaseKey:
         entry = await get(self._agents, self._key)
         now = await self._view(entry)
         beside = [operation("get-tree", self._record_key), operation("get-tree", self._members_key)]
-        if now.holding is not None and now.holding.holder == me and entry and entry.session == self._session.id:
+        there = now.holding if entry is not None and entry.session == self._session.id and not now.gone else None
+        if there is not None and there.holder == me:
             # An earlier call took it, and its answer was lost: nobody has committed anything in that epoch.
             beside_it = await transact(self._agents, *beside)
-            return await self._say_epoch(seen, now.holding, seen_epoch, beside_it, was_there=False)
+            return await self._say_epoch(seen, there, seen_epoch, beside_it, was_there=False)
         if now != seen:
             raise Refused("the lease has changed since")
         if entry is None:
@@ -150,7 +168,7 @@ class LeaseKey:
         taken = Holding(me, 0, 0, ttl_s, 0)
         found = await self._take(conditions, write_lease(self.cluster, taken), beside)
         mine = replace(taken, index=found[self._key].index)
-        return await self._say_epoch(seen, mine, seen_epoch, found, was_there=entry is not None)
+        return await self._say_epoch(seen, mine, seen_epoch, found, was_there=entry is not None and not now.gone)
 
     async def _take(self, conditions: Steps, value: bytes, beside: Steps) -> Mapping[str, Entry]:
         for _ in range(WRITES_LIMIT):
@@ -198,6 +216,7 @@ class LeaseKey:
         todo = [
             operation("check-session", self._key, session=await self._session.ensure()),
             operation("cas", self._key, write_lease(self.cluster, written), index=mine.index),
+            *self._record_if_changed(written),
         ]
         for _ in range(WRITES_LIMIT):
             try:
@@ -211,14 +230,16 @@ class LeaseKey:
             written = replace(written, counter=max(written.counter, view.holding.counter) + 1)
             session = await self._session.ensure()
             lock = operation("lock", self._key, write_lease(self.cluster, written), session=session)
-            if entry is None:
+            if view.gone:
                 if not alone:
                     raise Refused("the lease is gone from Consul, and another node may have taken it meanwhile")
                 log.warning("lease_key_made_anew", key=self._key, epoch=mine.epoch)
-                gone = [operation("check-not-exists", self._key), self._record_is(view.index)]
-                todo = [*gone, lock, self._set_record(written)]
+                self._recorded = None
+            if entry is None:
+                conditions = [operation("check-not-exists", self._key), self._record_is(view.index)]
             else:
-                todo = [operation("delete-cas", self._key, index=entry.index), lock]
+                conditions = [operation("delete-cas", self._key, index=entry.index)]
+            todo = [*conditions, lock, *self._record_if_changed(written)]
         raise Unavailable("the lease changes faster than it can be renewed")
 
     async def release(self, mine: Holding, *, alone: bool = True) -> None:
@@ -239,18 +260,22 @@ class LeaseKey:
             record, index = await self.record()
             if record is not None and record.holder is None and record.epoch == mine.epoch:
                 return self._have_not()  # an earlier call did it
-            _, entry = await self._look_at_mine(mine)
+            view, entry = await self._look_at_mine(mine)
+            # It says so also where somebody has made it anew who did not hear of the next one.
+            is_known = record is not None and record.holder is not None and record.epoch == mine.epoch
+            if view.gone and not (alone and is_known):
+                raise Refused("the lease is gone from Consul, and it is not known who took it last")
             if entry is None:
-                # It says so also where somebody has made it anew who did not hear of the next one.
-                if not alone or record is None or record.holder is None or record.epoch != mine.epoch:
-                    raise Refused("the lease is gone from Consul, and it is not known who took it last")
                 todo = [operation("check-not-exists", self._key), self._record_is(index), clear]
             else:
                 todo = [operation("delete-cas", self._key, index=entry.index), clear]
         raise Unavailable("the lease changes faster than it can be released")
 
     async def _look_at_mine(self, mine: Holding) -> tuple[View, Entry | None]:
-        """The lease and its key, None when that went by accident. Raises Refused when it is somebody else's now."""
+        """The lease and its key, None when that went. Raises Refused when it is somebody else's now.
+
+        It is ``gone`` where the key went by accident, and where it is an older one.
+        """
         entry = await get(self._agents, self._key)
         try:
             view = await self._view(entry)
@@ -270,6 +295,13 @@ class LeaseKey:
     def _set_record(self, mine: Holding) -> dict[str, Any]:
         return operation("set", self._record_key, write_cluster(ClusterRecord(self.cluster, mine.epoch, mine)))
 
+    def _record_if_changed(self, mine: Holding) -> Steps:
+        """The record is all that is left of the lease when its session ends: it says too on whom its holder counts."""
+        if self._recorded == mine.counts_on:
+            return []
+        self._recorded = None
+        return [self._set_record(mine)]
+
     def _clear_record(self, epoch: int) -> dict[str, Any]:
         return operation("set", self._record_key, write_cluster(ClusterRecord(self.cluster, epoch)))
 
@@ -282,6 +314,7 @@ class LeaseKey:
 
     def _have(self, mine: Holding) -> Holding:
         self._remember(mine)
+        self._recorded = mine.counts_on
         self._tell(mine.epoch)
         return mine
 

@@ -28,9 +28,9 @@ class Foreign(Unavailable):
 class ClusterRecord:
     """Which cluster this is, and what must outlive the lease's own key.
 
-    ``epoch``: the highest so far. ``holder``: the lease as it was acquired, None once it was released; so a key that
-    went by accident is not taken for a lease that was given up. Held by FORGOTTEN in a record that was made anew by who
-    knows the epoch alone.
+    ``epoch``: the highest so far. ``holder``: the lease as it was acquired, or as it was when its ``counts_on`` changed
+    last; None once it was released. So a key that went by accident is not taken for a lease that was given up. Held by
+    FORGOTTEN in a record that was made anew by who knows the epoch alone.
     """
 
     cluster: str

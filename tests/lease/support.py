@@ -65,6 +65,14 @@ class Place:
         else:
             assert self.agent.ask("DELETE", f"/v1/kv/{self.options['key']}?recurse") is True
 
+    def end_session(self, holder: Endpoint) -> None:
+        """The session with which the lease is held ends, whatever its holder does."""
+        if self.agent is None:
+            self.store.end_session(holder.instance)
+        else:
+            (entry,) = self.agent.ask("GET", f"/v1/kv/{self.options['key']}?consistent")
+            assert self.agent.ask("PUT", f"/v1/session/destroy/{entry['Session']}") is True
+
     async def close(self) -> None:
         for made in self._made:
             await made.close()

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import trio
 
-from litereplica.cluster.election import Sight, judge
+from litereplica.cluster.election import Sight, judge, may_take_over
 from litereplica.cluster.lease import LEAST_LEAP, Holding, Reign, View
 from litereplica.errors import Refused
 from tests.lease.support import TTL_S, Place, endpoint, member, place
@@ -170,6 +170,41 @@ async def test_a_renewal_is_seen_and_its_counter_rises(kept: Place) -> None:
         assert renewed == replace(mine, counter=renewed.counter, index=renewed.index)
         assert await other.watch(None, LIMIT_S) == View(renewed, renewed.index)
         mine = renewed
+
+
+@pytest.mark.parametrize("watcher", ["who saw it", "a new start"])
+async def test_whose_promises_count_is_still_known_when_the_holders_session_has_ended(
+    kept: Place, watcher: str
+) -> None:
+    """Its holder may go on by them without the store, for as long as it likes."""
+    lease, at = await kept.joined("a")
+    mine = await lease.acquire(await lease.watch(None, LIMIT_S), at, TTL_S, 0)
+    other, _ = await kept.joined("c")
+    mine = await lease.renew(replace(mine, counts_on=("a", "b", "d")))
+    mine = await lease.renew(replace(mine, counts_on=("a", "b")))
+    mine = await lease.renew(mine)
+    if watcher == "who saw it":
+        assert (await other.watch(None, LIMIT_S)).holding == mine
+    kept.end_session(at)
+    seen = await other.watch(None, LIMIT_S)
+    assert seen.gone
+    assert seen.holding is not None
+    assert (seen.holding.holder, seen.holding.epoch, seen.holding.counts_on) == (at, mine.epoch, ("a", "b"))
+    assert judge(seen, endpoint("c"), TTL_S) is Sight.LAPSED
+    assert not may_take_over(seen, "c")
+    assert may_take_over(seen, "b")
+
+
+async def test_a_holder_that_counts_on_nobody_any_more_may_be_followed_by_anybody(kept: Place) -> None:
+    lease, at = await kept.joined("a")
+    mine = await lease.acquire(await lease.watch(None, LIMIT_S), at, TTL_S, 0)
+    other, _ = await kept.joined("c")
+    mine = await lease.renew(replace(mine, counts_on=("a", "b")))
+    await lease.renew(replace(mine, counts_on=()), "b")
+    kept.end_session(at)
+    seen = await other.watch(None, LIMIT_S)
+    assert seen.gone
+    assert may_take_over(seen, "c")
 
 
 async def test_a_renewal_with_an_old_holding_goes_on_from_what_is_there(kept: Place) -> None:

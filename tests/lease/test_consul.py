@@ -1,6 +1,7 @@
 """What only a lease in Consul can meet: agents that die, hang or forget, sessions, and keys of others."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -188,6 +189,38 @@ async def test_a_renewal_whose_answer_was_lost_is_found_by_the_next(kept: Place,
     assert again.counter > mine.counter + 1
     assert again.offered_to == ""
     assert (await lease.watch(None, LIMIT_S)).holding == again
+
+
+async def test_whose_promises_count_is_recorded_although_the_answer_was_lost(kept: Place, proxy: Proxy) -> None:
+    """The lease says so and was renewed since; the first attempt may have changed its record, or may not."""
+    assert kept.agent is not None
+    at = endpoint("a")
+    lease = kept.lease(at, urls=[proxy.url])
+    await lease.join("", member(at))
+    mine = await lease.acquire(await lease.watch(None, LIMIT_S), at, TTL_S, 0)
+    proxy.loses_answers = True
+    with pytest.raises(Unavailable):
+        await lease.renew(replace(mine, counts_on=("a", "b")))
+    proxy.loses_answers = False
+    await lease.renew(mine)
+    end_session(kept.agent, str(kept.options["key"]))
+    other, _ = await kept.joined("c")
+    seen = await other.watch(None, LIMIT_S)
+    assert seen.gone
+    assert seen.holding is not None
+    assert seen.holding.counts_on == ()
+
+
+async def test_a_renewal_that_changes_nobody_it_counts_on_writes_the_leases_key_alone(kept: Place) -> None:
+    assert kept.agent is not None
+    lease, mine = await held(kept)
+    record = f"{kept.options['key']}/cluster"
+    written = [entry(kept.agent, record)["ModifyIndex"]]
+    for counts_on in ((), (), ("a", "b"), ("a", "b"), ("a", "b")):
+        mine = await lease.renew(replace(mine, counts_on=counts_on))
+        written.append(entry(kept.agent, record)["ModifyIndex"])
+    assert written[0] == written[1] == written[2] < written[3]
+    assert written[3] == written[4] == written[5]
 
 
 async def test_an_acquisition_whose_answer_was_lost_is_found_by_the_next(kept: Place, proxy: Proxy) -> None:

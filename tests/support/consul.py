@@ -143,6 +143,17 @@ class Agent:
         assert self.process is not None
         self.process.send_signal(number)
 
+    def snapshot(self) -> bytes:
+        """What it has, as an operator saves it."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}/v1/snapshot", timeout=10) as answer:
+            return bytes(answer.read())
+
+    def restore(self, snapshot: bytes) -> None:
+        """Have everything be as it was then."""
+        request = urllib.request.Request(f"http://127.0.0.1:{self.http_port}/v1/snapshot", snapshot, method="PUT")
+        with urllib.request.urlopen(request, timeout=10):
+            pass
+
     def kill(self) -> None:
         """Kill -9; what it wrote stays."""
         process, self.process = self.process, None
