@@ -74,9 +74,10 @@ async def end_journals(
     *,
     journals_stay: bool = False,
     undoes: bool = False,
-) -> None:
+) -> bool:
     """Commit what the live journals of ``files`` protect, all or nothing; ``finish`` ends them, once it is durable.
 
+    False: it is committed elsewhere, and nobody has said that it is durable there; its application is to hear that.
     ``journals_stay``: they are ended by what ``finish`` does to a super-journal, and stay live for now; so the base
     does not move: a start would play them back, and has to redo this transaction after that. ``undoes``: nothing is to
     be committed; EIO if anything would be. Raises OSError, FUSEError; then nothing has ended, the journals are hot and
@@ -90,7 +91,8 @@ async def end_journals(
         transactions = [change for change in changes if change.is_transaction]
         _check_undone(transactions if undoes else [])
         pending: list[PendingCommit] = []
-        if transactions and await _end_elsewhere(store, access, transactions, finish):
+        elsewhere = await _end_elsewhere(store, access, transactions, finish) if transactions else None
+        if elsewhere is not None:
             pass
         elif transactions:
             with access.committing(files[0].name):
@@ -119,6 +121,7 @@ async def end_journals(
                 database.file_complete()
     for file in files:
         file.journal_ended()
+    return elsewhere is not False
 
 
 async def _undone(access: Access, files: list[DatabaseFile]) -> list[DatabaseFile]:
@@ -147,10 +150,13 @@ def _check_locks(access: Access, changes: list[_Change]) -> None:
             access.check_lock(change.file.name)
 
 
-async def _end_elsewhere(store: Store, access: Access, changes: list[_Change], finish: Finish) -> bool:
-    """Have the primary commit; False where this node is the primary, or nothing is forwarded. Raises EIO, OSError."""
+async def _end_elsewhere(store: Store, access: Access, changes: list[_Change], finish: Finish) -> bool | None:
+    """Have the primary commit; whether it is known to be durable there. Raises EIO, OSError.
+
+    None where this node is the primary, or nothing is forwarded.
+    """
     if not access.forwards:
-        return False
+        return None
     file = changes[0].file
     if len(changes) > 1:
         names = ", ".join(change.file.name for change in changes)
@@ -158,13 +164,12 @@ async def _end_elsewhere(store: Store, access: Access, changes: list[_Change], f
             "commit_refused", f"a transaction over several databases ({names}) {ON_THE_PRIMARY}", errno.EIO
         )
     try:
-        await end_elsewhere(store, access, file, _ChangedPages(changes[0]), finish)
+        return await end_elsewhere(store, access, file, _ChangedPages(changes[0]), finish)
     except BecamePrimary:
-        return False
+        return None
     except BaseException:
         await _protect_torn(access, file)
         raise
-    return True
 
 
 class _ChangedPages:
