@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from litereplica.mount.access import Access
 from litereplica.mount.database_file import Finish
+from litereplica.mount.elsewhere import NOT_KNOWN_DURABLE
 from litereplica.mount.files import File, fence_for
 from litereplica.mount.replica_journal import begin_elsewhere
 from litereplica.mount.rollback import end_journals
@@ -285,8 +286,7 @@ class SuperJournalFile(File):
 def _check_known(file: "DatabaseFile", *, is_known: bool) -> None:
     """Nothing asks after the end of a journal, as an fsync of a WAL does. Raises EIO: it may not be durable."""
     if not is_known:
-        reason = "it is committed, and whether it is on the primary's disk is not known"
-        raise file.refuse_commit(reason, is_unknown=True)
+        raise file.refuse_commit(NOT_KNOWN_DURABLE, is_unknown=True)
 
 
 def _last(path: str) -> str:

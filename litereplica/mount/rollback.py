@@ -22,7 +22,7 @@ from litereplica.ltx.position import Position
 from litereplica.mount.access import Access
 from litereplica.mount.database_file import DatabaseFile, Finish
 from litereplica.mount.elsewhere import BecamePrimary
-from litereplica.mount.files import fence, fence_for
+from litereplica.mount.files import fence, fence_for, make_durable
 from litereplica.mount.first_page import under_journal
 from litereplica.mount.replica_journal import end_elsewhere, is_undone
 from litereplica.sqlite.pages import (
@@ -231,7 +231,7 @@ async def _log(
         if group is not None:
             _check_named(group, pending)
         for commit in pending:
-            await _make_durable(access, commit)
+            await make_durable(access, commit)
         if pending:
             access.check(files[0].name)
         for file in files:
@@ -285,14 +285,6 @@ def _end_group(
     if stays is not None:
         names = ", ".join(change.file.name for change in changes)
         fence_for(access, f"a transaction over several databases ({names}) could not be settled", stays)
-
-
-async def _make_durable(access: Access, commit: PendingCommit) -> None:
-    try:
-        await commit.make_durable()
-    except OSError as error:
-        fence(access, commit.database, error)
-        raise
 
 
 async def _protect_torn(access: Access, file: DatabaseFile) -> None:
