@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from litereplica.mount.access import Access
 
 _ID_BITS: Final = 63
+NOT_KNOWN_DURABLE: Final = "it is committed, and whether it is on the primary's disk is not known"
 _RANDOM: Final = random.SystemRandom()
 
 

@@ -13,6 +13,7 @@ import structlog
 
 from litereplica.mount.access import Access
 from litereplica.mount.errors import translate
+from litereplica.store.commit import PendingCommit
 from litereplica.store.database import Database
 from litereplica.store.store import Store
 
@@ -152,6 +153,15 @@ class ShmFile(File):
 def fence(access: Access, database: Database, error: OSError) -> None:
     """An fsync failed: what is durable is unknown, so nothing more is promised until a restart has looked."""
     fence_for(access, f"fsync of the log of {database.name} failed", error)
+
+
+async def make_durable(access: Access, commit: PendingCommit) -> None:
+    """Bring what is about to happen to the disk. Raises OSError, and this node accepts nothing more then."""
+    try:
+        await commit.make_durable()
+    except OSError as error:
+        fence(access, commit.database, error)
+        raise
 
 
 def fence_for(access: Access, problem: str, error: OSError) -> None:

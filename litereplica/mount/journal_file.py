@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from litereplica.mount.access import Access
 from litereplica.mount.database_file import Finish
+from litereplica.mount.elsewhere import NOT_KNOWN_DURABLE
 from litereplica.mount.files import File, fence_for
 from litereplica.mount.replica_journal import begin_elsewhere
 from litereplica.mount.rollback import end_journals
@@ -120,8 +121,6 @@ class JournalFile(File):
                 self.access.check(self._owner.name)
         if self.is_live and not lives:
             await self._end(lambda: self._write_end(offset, data))
-            self._changes += 1
-            self._hidden = False
         else:
             self._changes += 1
             hidden = lives and not self._owner.is_written_through
@@ -183,8 +182,6 @@ class JournalFile(File):
         self.ensure_open()
         if self.is_live and size < _MAGIC_BYTES:
             await self._end(lambda: self.store.disk.truncate(self.descriptor, size), undoes=self.is_appliers)
-            self._changes += 1
-            self._hidden = False
             return
         self._changes += 1
         await super().truncate(size)
@@ -197,15 +194,22 @@ class JournalFile(File):
             finish()
 
     async def _end(self, finish: Finish, *, undoes: bool = False) -> None:
-        """``undoes``: the applier commits by removing its journal, and cuts the one of what it has put back."""
+        """``undoes``: the applier commits by removing its journal, and cuts the one of what it has put back.
+
+        Raises OSError, FUSEError; of what is committed too, when it has ended (not ``is_live``) and may not be durable.
+        """
+        is_known = True
         if not self._owner.unlinked:
-            await end_journals(self.store, self.access, [self._owner], finish, undoes=undoes)
+            is_known = await end_journals(self.store, self.access, [self._owner], finish, undoes=undoes)
         elif self.access.forwards and (self._owner.is_written_through or self._owner.held):
             raise self.refuse("commit_refused", "the database file has given way to the primary's", errno.EIO)
         else:
             finish()
         self._set_live(False)  # noqa: FBT003
         self.is_appliers = False
+        self._changes += 1
+        self._hidden = False
+        _check_known(self._owner, is_known=is_known)
 
     def forget(self) -> None:
         """What it protected has been undone: remove the file, if that has not happened. Raises OSError."""
@@ -269,11 +273,20 @@ class SuperJournalFile(File):
         """Remove its name by ``finish``, and commit what depends on it."""
         journals = [each for each in self._journals.live if each.depends_on(self.name)]
         owners = sorted({each.owner for each in journals if not each.owner.unlinked}, key=lambda each: each.name)
+        is_known = True
         if owners:
-            await end_journals(self.store, self.access, owners, finish, journals_stay=True)
+            is_known = await end_journals(self.store, self.access, owners, finish, journals_stay=True)
         else:
             finish()
         self._journals.supers.discard(_last(self.name))
+        if owners:
+            _check_known(owners[0], is_known=is_known)
+
+
+def _check_known(file: "DatabaseFile", *, is_known: bool) -> None:
+    """Nothing asks after the end of a journal, as an fsync of a WAL does. Raises EIO: it may not be durable."""
+    if not is_known:
+        raise file.refuse_commit(NOT_KNOWN_DURABLE, is_unknown=True)
 
 
 def _last(path: str) -> str:

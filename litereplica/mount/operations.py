@@ -25,7 +25,7 @@ from litereplica.mount.database_file import DatabaseFile
 from litereplica.mount.files import AppliedHandle, File, ShmFile
 from litereplica.mount.halt_file import HaltHandle, open_halt
 from litereplica.mount.journal_file import JournalFile, SuperJournalFile
-from litereplica.mount.name_operations import VIRTUAL, NameOperations, forget_content, translated
+from litereplica.mount.name_operations import VIRTUAL, NameOperations, forget_attributes, forget_content, translated
 from litereplica.mount.opener import has_ended, process_of
 from litereplica.mount.rollback import ON_THE_PRIMARY, roll_back_abandoned
 from litereplica.mount.tree import Inode, Kind, kind_of
@@ -388,7 +388,13 @@ class Operations(NameOperations):
             if applies and not self._access.primary:
                 await file.truncate_applied(attr.st_size)
             elif not (isinstance(file, WalFile) and not attr.st_size and self._wal_stays(file, ctx)):
-                await file.truncate(attr.st_size)
+                try:
+                    await file.truncate(attr.st_size)
+                except BaseException:
+                    if isinstance(file, JournalFile) and not file.is_live:
+                        # It has ended all the same: what the kernel has of it would be played back.
+                        forget_attributes(found.number)
+                    raise
         if not isinstance(file, ShmFile):
             self._set_attributes(self.store.file_path(found.name), found, attr, fields)
         return self._attributes(found)
@@ -452,7 +458,7 @@ class Operations(NameOperations):
             file.may_unlink()
         target = self.store.file_path(path)
         if isinstance(file, JournalFile | SuperJournalFile):
-            await file.unlink(lambda: self.store.disk.unlink(target))
+            await self._unlink_journal(path, kind, file)
         elif not isinstance(file, ShmFile):
             try:
                 self.store.disk.unlink(target)
@@ -462,6 +468,17 @@ class Operations(NameOperations):
                     self._removed(path, kind)
                 raise
         self._removed(path, kind)
+
+    async def _unlink_journal(self, path: str, kind: Kind | None, file: JournalFile | SuperJournalFile) -> None:
+        target = self.store.file_path(path)
+        try:
+            await file.unlink(lambda: self.store.disk.unlink(target))
+        except BaseException:
+            if not target.exists():
+                # It has ended all the same.
+                self._name_changes(path, kind)
+                self.removed_names(path)
+            raise
 
     def _drop(self, path: str, file: DatabaseFile) -> None:
         """Log that the database is gone, if it is one by now. Raises EBUSY, EIO, OSError."""

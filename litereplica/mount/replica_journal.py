@@ -56,8 +56,11 @@ async def begin_elsewhere(access: Access, file: DatabaseFile) -> None:
         raise file.refuse_commit(error.message) from None
 
 
-async def end_elsewhere(store: Store, access: Access, file: DatabaseFile, pages: LocalPages, finish: Finish) -> None:
-    """Have the primary commit ``pages``, which ``file`` has, then ``finish``. Raises EIO, OSError, BecamePrimary."""
+async def end_elsewhere(store: Store, access: Access, file: DatabaseFile, pages: LocalPages, finish: Finish) -> bool:
+    """Have the primary commit ``pages``, which ``file`` has, then ``finish``; whether it is known to be durable there.
+
+    Raises EIO, OSError, BecamePrimary.
+    """
     access.check_elsewhere(file.name)
     database = store.databases.get(file.name) or store.create(file.name)
     room = _Room(file)
@@ -68,7 +71,7 @@ async def end_elsewhere(store: Store, access: Access, file: DatabaseFile, pages:
         finish()
 
     try:
-        await commit_elsewhere(access, database, pages, room.take, complete, durable=True)
+        return await commit_elsewhere(access, database, pages, room.take, complete, durable=True)
     except Refused as error:
         room.give_back()
         raise file.refuse_commit(error.message) from None

@@ -19,7 +19,7 @@ Interleavings, and why each is harmless:
 - A write that the kernel had cut at a page, and whose last part was refused: SQLite is told that it was a short one and
   writes that part again (seekAndWrite in os_unix.c). It completes nothing any more and is refused too, as is every
   write until a transaction begins where the refused one did (``UnsummedFrames.refuse_rest``), whatever the role is
-  by then.
+  by then. Of a COMMIT that is an error though it has happened, that part is refused until anybody writes behind it.
 - A writer that dies before its transaction is held: its kept bytes are overlaid or dropped. While it is held: the
   kernel keeps the process, and its locks, until the write is answered. After the completion and before it has
   published: ``Database.claim`` says what is committed; the applier compares before it appends; an application that
@@ -41,10 +41,11 @@ import contextlib
 import errno
 from typing import TYPE_CHECKING, Final
 
+import pyfuse3
 import structlog
 
 from litereplica.errors import Corrupt, Refused, Unavailable
-from litereplica.mount.elsewhere import BecamePrimary, Lost, commit_elsewhere
+from litereplica.mount.elsewhere import NOT_KNOWN_DURABLE, BecamePrimary, Lost, commit_elsewhere
 from litereplica.mount.first_page import as_sent
 from litereplica.mount.kept_file import INVERTED
 from litereplica.mount.unsummed import NO_SUMS
@@ -68,7 +69,7 @@ _SPOILED: Final = b"\xff"
 class ReplicaWal:
     """What a WAL is on a replica. ``WalFile`` asks."""
 
-    __slots__ = ("_is_followed", "_is_synced", "_unconfirmed", "_wal")
+    __slots__ = ("_failed_end", "_is_followed", "_is_synced", "_unconfirmed", "_wal")
 
     def __init__(self, wal: "WalFile") -> None:
         self._wal = wal
@@ -78,6 +79,8 @@ class ReplicaWal:
         self._is_synced = False
         # The last commit was made elsewhere, and it is not known whether it is durable there (None: there is none).
         self._unconfirmed: bool | None = None
+        # Where the last transaction ends, if its writer was told of an error though it is committed; 0 if not.
+        self._failed_end = 0
 
     @property
     def is_followed(self) -> bool:
@@ -91,6 +94,7 @@ class ReplicaWal:
         self._is_followed = True
         self._is_synced = False
         self._unconfirmed = None
+        self._failed_end = 0
 
     def follows(self, frames: int) -> bool:
         """Whether the detector has what somebody who follows the WAL of ``frames`` committed frames would have.
@@ -109,6 +113,7 @@ class ReplicaWal:
     def lose_sight(self) -> None:
         """The applier writes: no application is in a transaction."""
         self._is_followed = False
+        self._failed_end = 0
         self._wal.drop_kept()
 
     def look_after_index(self) -> None:
@@ -127,6 +132,9 @@ class ReplicaWal:
         await wal.wait_held()
         if access.primary:
             return await wal.write_request(offset, data)
+        if WAL_HEADER_BYTES <= offset < self._failed_end:
+            raise pyfuse3.FUSEError(errno.EIO)
+        self._failed_end = 0
         unsummed = wal.unsummed
         if not self._is_followed:
             self._resume(offset)
@@ -233,7 +241,9 @@ class ReplicaWal:
         if pages.page_size != commit.database.page_size:
             raise wal.refuse("commit_refused", "the page size of a replicated database cannot change", errno.EIO)
         _check_mode(wal, commit.database, pages)
-        durable, self._is_synced = self._is_synced, False
+        # In a rollback mode each commit is durable, whatever ``synchronous`` is, and no fsync asks for it afterwards.
+        is_always = commit.database.journal_mode == ROLLBACK_MODE
+        durable, self._is_synced = self._is_synced or is_always, False
         sent, first_here = as_sent(commit.database, pages)
         try:
             confirmed = await commit_elsewhere(
@@ -250,6 +260,15 @@ class ReplicaWal:
             raise wal.owner.refuse_commit(error.message) from None
         except Unavailable as error:
             raise wal.owner.refuse_commit(error.message, is_unknown=True) from None
+        else:
+            if is_always and not confirmed:
+                # It is committed, and its writer does not publish it.
+                header = wal.detector.header
+                assert header is not None
+                step = FRAME_HEADER_BYTES + header.page_size
+                self._failed_end = WAL_HEADER_BYTES + wal.detector.committed_frames * step
+                wal.look_after_index()
+                raise wal.owner.refuse_commit(NOT_KNOWN_DURABLE, is_unknown=True)
 
     # -- fsync, truncate -------------------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ from litereplica.ltx.position import Position
 from litereplica.mount.access import Access
 from litereplica.mount.database_file import DatabaseFile, Finish
 from litereplica.mount.elsewhere import BecamePrimary
-from litereplica.mount.files import fence, fence_for
+from litereplica.mount.files import fence, fence_for, make_durable
 from litereplica.mount.first_page import under_journal
 from litereplica.mount.replica_journal import end_elsewhere, is_undone
 from litereplica.sqlite.pages import (
@@ -74,9 +74,10 @@ async def end_journals(
     *,
     journals_stay: bool = False,
     undoes: bool = False,
-) -> None:
+) -> bool:
     """Commit what the live journals of ``files`` protect, all or nothing; ``finish`` ends them, once it is durable.
 
+    False: it is committed elsewhere, and nobody has said that it is durable there; its application is to hear that.
     ``journals_stay``: they are ended by what ``finish`` does to a super-journal, and stay live for now; so the base
     does not move: a start would play them back, and has to redo this transaction after that. ``undoes``: nothing is to
     be committed; EIO if anything would be. Raises OSError, FUSEError; then nothing has ended, the journals are hot and
@@ -92,7 +93,8 @@ async def end_journals(
         _check_undone(transactions if undoes else [])
         _check_in_time(change.file for change in transactions if change.file in late)
         pending: list[PendingCommit] = []
-        if transactions and await _end_elsewhere(store, access, transactions, finish):
+        elsewhere = await _end_elsewhere(store, access, transactions, finish) if transactions else None
+        if elsewhere is not None:
             pass
         elif transactions:
             with access.committing(files[0].name):
@@ -122,6 +124,7 @@ async def end_journals(
                 database.file_complete()
     for file in files:
         file.journal_ended()
+    return elsewhere is not False
 
 
 def _is_late(access: Access, file: DatabaseFile) -> bool:
@@ -171,10 +174,13 @@ def _check_locks(access: Access, changes: list[_Change]) -> None:
             access.check_lock(change.file.name)
 
 
-async def _end_elsewhere(store: Store, access: Access, changes: list[_Change], finish: Finish) -> bool:
-    """Have the primary commit; False where this node is the primary, or nothing is forwarded. Raises EIO, OSError."""
+async def _end_elsewhere(store: Store, access: Access, changes: list[_Change], finish: Finish) -> bool | None:
+    """Have the primary commit; whether it is known to be durable there. Raises EIO, OSError.
+
+    None where this node is the primary, or nothing is forwarded.
+    """
     if not access.forwards:
-        return False
+        return None
     file = changes[0].file
     if len(changes) > 1:
         names = ", ".join(change.file.name for change in changes)
@@ -182,13 +188,12 @@ async def _end_elsewhere(store: Store, access: Access, changes: list[_Change], f
             "commit_refused", f"a transaction over several databases ({names}) {ON_THE_PRIMARY}", errno.EIO
         )
     try:
-        await end_elsewhere(store, access, file, _ChangedPages(changes[0]), finish)
+        return await end_elsewhere(store, access, file, _ChangedPages(changes[0]), finish)
     except BecamePrimary:
-        return False
+        return None
     except BaseException:
         await _protect_torn(access, file)
         raise
-    return True
 
 
 class _ChangedPages:
@@ -255,7 +260,7 @@ async def _log(
         if group is not None:
             _check_named(group, pending)
         for commit in pending:
-            await _make_durable(access, commit)
+            await make_durable(access, commit)
         if pending:
             access.check(files[0].name)
         for file in files:
@@ -309,14 +314,6 @@ def _end_group(
     if stays is not None:
         names = ", ".join(change.file.name for change in changes)
         fence_for(access, f"a transaction over several databases ({names}) could not be settled", stays)
-
-
-async def _make_durable(access: Access, commit: PendingCommit) -> None:
-    try:
-        await commit.make_durable()
-    except OSError as error:
-        fence(access, commit.database, error)
-        raise
 
 
 async def _protect_torn(access: Access, file: DatabaseFile) -> None:

@@ -15,7 +15,7 @@ import structlog
 
 from litereplica.errors import Corrupt
 from litereplica.mount.access import Access
-from litereplica.mount.files import fence
+from litereplica.mount.files import fence, make_durable
 from litereplica.mount.first_page import enters_wal_mode, in_wal
 from litereplica.mount.kept_file import INVERTED, KeptFile
 from litereplica.mount.replica_wal import ReplicaWal
@@ -25,7 +25,7 @@ from litereplica.sqlite.detector import Rewind
 from litereplica.sqlite.frames import Transaction
 from litereplica.sqlite.outcome import Examined
 from litereplica.sqlite.wal import FRAME_HEADER_BYTES, WAL_HEADER_BYTES
-from litereplica.store.database import WAL_MODE, Database
+from litereplica.store.database import ROLLBACK_MODE, WAL_MODE, Database
 from litereplica.store.store import Store
 
 if TYPE_CHECKING:
@@ -350,7 +350,10 @@ class WalFile(KeptFile):
         pages = await in_wal(self, database, frames)
         origin = self.access.take_expected(owner.name, database.position) if is_expected else None
         enters = enters_wal_mode(database, pages)
-        await database.commit_stream(pages.pgnos, pages.commit, pages.read, write, origin)
+        # Of a rollback mode (the WAL is from when this node was a replica) each commit is durable, whatever
+        # ``synchronous`` is: SQLite goes by the WAL here, and asks for it with FULL only.
+        settle = partial(make_durable, self.access) if database.journal_mode == ROLLBACK_MODE else None
+        await database.commit_stream(pages.pgnos, pages.commit, pages.read, write, origin, settle)
         if enters:
             database.journal_mode = WAL_MODE
 

@@ -268,7 +268,11 @@ class Forwarder:
         """Send it, again or for the first time, if there is somebody to send it to."""
         line, name = self._line, journey.transaction.name
         journey.again_at = NEVER
-        if line is None or journey.has_ended() or self._is_foreign(name):
+        if journey.has_ended():
+            return
+        # What an earlier primary has said of its own disk and queue holds for no other one.
+        journey.done = journey.replied = False
+        if line is None or self._is_foreign(name):
             return
         self._numbers += 1
         journey.number = self._numbers

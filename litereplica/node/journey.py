@@ -24,8 +24,9 @@ class Journey:
     ``token``: of the lock that it was made under, for whoever it is sent to; 0 for none.
     ``left``: the first epoch in which all of it was handed to a connection, 0: none. Without an answer of that primary
     nobody here knows what became of it: it may have it, die, and come back with it.
-    ``again_at``: when it is to be sent again on the same connection (trio's clock). ``done``: the primary has answered
-    that it is committed (and durable, if that was asked). ``replied``: it has answered at all.
+    ``again_at``: when it is to be sent again on the same connection (trio's clock). ``done``: the primary that it
+    was sent to last has answered that it is committed (and durable, if that was asked). ``replied``: that one has
+    answered at all.
     """
 
     __slots__ = (

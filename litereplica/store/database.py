@@ -7,7 +7,7 @@ A stretch without ``await`` is atomic here: position, page count, page checksums
 together in ``_advance`` and nowhere else.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import time_ns
@@ -22,7 +22,7 @@ from litereplica.ltx.format import Origin, RecordHeader, RecordTrailer
 from litereplica.ltx.position import Point, Position
 from litereplica.ltx.small import RecordWriter
 from litereplica.sqlite.pages import lock_page
-from litereplica.store.commit import log_pages
+from litereplica.store.commit import PendingCommit, log_pages
 from litereplica.store.dropped import keep_dropped
 from litereplica.store.folded import changed_page, has_pages
 from litereplica.store.log import Log
@@ -232,14 +232,17 @@ class Database:
         read: Callable[[int, int], Pages],
         write: Callable[[], object],
         origin: Origin | None = None,
+        settle: Callable[[PendingCommit], Awaitable[None]] | None = None,
     ) -> None:
-        """Do the same for a transaction of any size, in bounded memory.
+        """Do the same for a transaction of any size, in bounded memory; ``settle`` comes between the log and ``write``.
 
         ``read(i, j)`` answers (pgno, bytes) of ``pgnos[i:j]``; the pages must not change until this returns (their
         writer is held, or holds SQLite's locks). Other databases are served in between.
         """
         pending = await log_pages(self, pgnos, commit, self.page_size, read, origin)
         try:
+            if settle is not None:
+                await settle(pending)
             write()
         except BaseException:
             pending.cut()

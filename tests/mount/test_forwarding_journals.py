@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from litereplica.sqlite.journal import JOURNAL_MAGIC, is_live_journal
 from tests.mount.test_forwarding_wal import assert_sound, ids, txid
 from tests.mount.twin_node import TwinNode
 from tests.support.nodes import Nodes
@@ -104,6 +105,46 @@ def test_a_connection_in_a_rollback_mode_from_when_this_node_was_primary(node: T
             else:
                 session.run("COMMIT")
         assert ["begin", node.database] in node.seen()
+    assert ids(node) == [1, 2, *range(100, 100 + rows)]
+    assert_sound(node)
+
+
+@pytest.mark.usefixtures("changes_role")
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("rows", [1, 1500])
+def test_a_commit_that_is_not_known_to_be_on_the_primarys_disk_is_no_success(
+    node: TwinNode, mode: str, rows: int
+) -> None:
+    node.lead()
+    make(node, mode)
+    journal = node.path(f"{node.database}-journal")
+    with Session(node.path()) as session:
+        session.run(f"PRAGMA journal_mode={mode}")
+        session.run("PRAGMA cache_size=10")
+        session.run("INSERT INTO t VALUES (1, 'here')")
+        node.demote()
+        node.answer("hold")
+        before = txid(node)
+        session.run("BEGIN")
+        for number in range(rows):
+            session.run("INSERT INTO t VALUES (?, randomblob(4000))", 100 + number)
+        session.send("COMMIT")
+        node.wait_seen("commit")
+        if mode == "TRUNCATE":
+            # Now the kernel has the journal as it is before its end.
+            assert journal.read_bytes().startswith(JOURNAL_MAGIC)
+        node.go("undurable")
+        with pytest.raises(SqlError) as error:
+            session.receive()
+        assert error.value.code.startswith("SQLITE_IOERR")
+        assert not journal.exists() if mode == "DELETE" else not is_live_journal(journal.read_bytes())
+        assert len(node.log_lines("commit_unknown")) == 1
+        assert txid(node) == before + 1
+        node.answer("commit")
+        assert session.run("SELECT count(*) FROM t") == [(1 + rows,)]
+        assert session.run("PRAGMA integrity_check") == [("ok",)]
+        session.run("INSERT INTO t VALUES (2, 'after')")
+        assert txid(node) == before + 2
     assert ids(node) == [1, 2, *range(100, 100 + rows)]
     assert_sound(node)
 

@@ -61,6 +61,46 @@ def test_what_is_made_anew_stays_in_rollback_mode_whether_the_primary_counts_it_
     assert_rolls_back(node)
 
 
+@pytest.mark.parametrize("length", [7, 20_000])
+def test_a_commit_is_asked_to_be_durable_at_once_as_nothing_asks_afterwards(node: TwinNode, length: int) -> None:
+    perhaps = "perhaps".ljust(length)
+    with Session(node.path(), mode="rw") as session:
+        session.run("PRAGMA synchronous=NORMAL")
+        node.seen()
+        session.run("INSERT INTO t (v) VALUES ('first')")
+        assert [each[3] for each in node.seen() if each[0] == "commit"] == [True]
+        before = int(node.position().split("/")[0], 16)
+        node.answer("undurable")
+        with pytest.raises(SqlError) as error:
+            session.run("INSERT INTO t (v) VALUES (?)", perhaps)
+        assert error.value.code.startswith("SQLITE_IOERR"), error.value
+        assert len(node.log_lines("commit_unknown")) == 1
+        assert int(node.position().split("/")[0], 16) == before + 1
+        node.answer("commit")
+        wait_until(lambda: session.run("SELECT v FROM t") == [("first",), (perhaps,)], "it is seen")
+        session.run("INSERT INTO t (v) VALUES ('after')")
+        assert session.run("SELECT v FROM t") == [("first",), (perhaps,), ("after",)]
+    assert_rolls_back(node)
+
+
+@pytest.mark.usefixtures("changes_role")
+@pytest.mark.parametrize("synchronous", ["NORMAL", "OFF"])
+def test_a_new_primary_that_still_reads_it_through_a_wal_makes_each_commit_durable(
+    node: TwinNode, synchronous: str
+) -> None:
+    with Session(node.path(), mode="rw") as session:
+        session.run(f"PRAGMA synchronous={synchronous}")
+        session.run("SELECT * FROM t")
+        node.lead()
+        for _ in range(3):
+            session.run("INSERT INTO t (v) VALUES (1)")
+            assert session.run("PRAGMA journal_mode") == [("wal",)]
+            assert node.is_durable(node.database)
+        session.run("INSERT INTO t (v) VALUES (randomblob(2000000))")
+        assert node.is_durable(node.database)
+    assert_rolls_back(node)
+
+
 def test_a_new_primary_that_still_reads_it_through_a_wal_refuses_to_change_its_mode(node: TwinNode) -> None:
     with Session(node.path(), mode="rw") as session:
         session.run("INSERT INTO t (v) VALUES ('a replica')")

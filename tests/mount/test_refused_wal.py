@@ -18,6 +18,7 @@ from litereplica.mount.access import FOR_EVER
 from litereplica.mount.operations import Operations
 from litereplica.mount.wal_file import WalFile
 from litereplica.sqlite.wal import FRAME_HEADER_BYTES, WAL_HEADER_BYTES, encode_frames
+from litereplica.store.database import ROLLBACK_MODE
 from tests.mount.refusing import SIZE, Writer, adopted_wal, refused, wal_header
 from tests.store.named_calls import NamedCalls
 
@@ -90,6 +91,30 @@ async def test_the_next_transaction_after_a_refused_one_is_committed(tmp_path: P
         await wal.write_request(at, frame[:24])
         await wal.write_request(at + 24, frame[24:])
         assert database.position.txid == before + number + 1
+    writer.close()
+
+
+async def test_in_a_rollback_mode_what_cannot_be_made_durable_does_not_happen_and_the_node_is_fenced(
+    tmp_path: Path,
+) -> None:
+    """A new primary still reads such a database through the WAL of its time as a replica."""
+    disk = NamedCalls()
+    writer, _, wal = await adopted_wal(tmp_path / "data", disk)
+    database = writer.store.databases["app.db"]
+    database.journal_mode = ROLLBACK_MODE
+    before = database.position.txid
+    header = wal_header(1)
+    await wal.write_request(0, header.encode())
+    frame, s0, s1 = encode_frames(header, header.s0, header.s1, [(3, bytes(SIZE))], database.page_count)
+    await wal.write_request(WAL_HEADER_BYTES, frame)
+    assert database.log.durable_txid == database.position.txid == before + 1
+    page = bytes([7]) * SIZE
+    frame, _, _ = encode_frames(header, s0, s1, [(3, page)], database.page_count)
+    disk.refuses = lambda call, _path: call == "fdatasync"
+    assert await refused(wal, WAL_HEADER_BYTES + FRAME, frame) == errno.EIO
+    assert writer.access.fenced is not None
+    assert database.position.txid == before + 1
+    assert page not in wal.path.read_bytes()
     writer.close()
 
 

@@ -36,6 +36,7 @@ ANSWERS: Final = (
     "other",  # the same pages come first as a transaction of another node
     "bump",  # the primary changes page 1 too, as it does in rollback mode
     "unknown",  # no answer, and never committed
+    "undurable",  # the record comes; whether it is on the primary's disk is never answered
     "late",  # no answer; committed all the same, after the application has been told so
 )
 LIMIT_S: Final = 30.0
@@ -120,8 +121,8 @@ class Twin:
         await awaited.wait()
         if awaited.refused is not None:
             raise Stale(awaited.refused)
-        if awaited.unknown is not None:
-            raise Unavailable(awaited.unknown)
+        if awaited.unknown is not None or self.answer == "undurable":
+            raise Unavailable(awaited.unknown or "the twin does not say what is on its disk")
 
     @staticmethod
     async def _feed_later(database: Database, record: bytes) -> None:

@@ -24,6 +24,7 @@ from litereplica.ltx.position import Position
 from litereplica.mount.elsewhere import Lost
 from litereplica.replication.client import ReplicationClient
 from litereplica.store.local import Stale
+from litereplica.store.receive import LogReceiver
 from tests.replication.forwarding import WritingNode
 from tests.replication.nodes import same, until
 
@@ -102,6 +103,37 @@ async def test_what_was_lost_is_not_durable_though_the_next_primary_has_a_transa
             await replica.forwarder.make_durable("app.db")
         await replica.write()
         await replica.forwarder.make_durable("app.db")
+
+
+async def test_what_an_earlier_primary_made_durable_is_not_so_on_the_one_that_commits_it(replica: WritingNode) -> None:
+    """Its answer overtook the record, and it died before that was whole here."""
+    replica.grow(10)
+    first, second = TwinLine(replica, 1), TwinLine(replica, 2, answers=False)
+    replica.writes.connected(first)
+    returned = trio.Event()
+
+    async def write() -> None:
+        await replica.write(durable=True)
+        returned.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(write)
+        await until(lambda: first.sent > 0)
+        # What it answers is heard.
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        replica.writes.disconnected("it died")
+        replica.writes.connected(second)
+        await until(lambda: second.sent > 0)
+        (journey,) = replica.forwarder._journeys.values()
+        number, transaction = journey.number, journey.transaction
+        LogReceiver(transaction.database).feed(transaction.read(0, transaction.length), 2)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert journey.awaited.committed
+        assert not returned.is_set()
+        replica.writes.told(Outcome(2, number, OUTCOME_COMMITTED, replica.position(), ""))
+        with trio.fail_after(3):
+            await returned.wait()
+    assert replica.forwarded == {"committed": 1}
 
 
 # -- a node that stops ------------------------------------------------------------------------------------------------

@@ -54,6 +54,10 @@ class DirectedNode(Node):
         address = f"127.0.0.1:{primary.replication_port}"
         assert self.tell("follow", name=primary.name, address=address) == {}, self.log
 
+    def is_durable(self, database: str = "app.db") -> bool:
+        """Whether all that is logged of it is on the disk."""
+        return bool(self.tell("durable", database=database)["durable"])
+
     def standing(self) -> dict[str, Any]:
         """How far it is, and whether it may be promoted, as it would say in an election."""
         return self.tell("standing")

@@ -2,8 +2,9 @@
 
 One JSON line for each command, one as its answer: {"do": "promote", "epoch": 5, "fence_s": 60}, {"do": "fence_s": 0.5},
 {"do": "demote"}, {"do": "follow", "name": "a", "address": "127.0.0.1:1"}, {"do": "quiesce", "limit_s": 1},
-{"do": "resume"}, {"do": "acknowledged", "node": "b", "limit_s": 1}, {"do": "standing"}; {"do": "part"}: as if lost
-history were here. A promotion with a "limit_s" is cancelled after it.
+{"do": "resume"}, {"do": "acknowledged", "node": "b", "limit_s": 1}, {"do": "standing"}; {"do": "durable",
+"database": …}: whether all of its log is on the disk; {"do": "part"}: as if lost history were here. A promotion with a
+"limit_s" is cancelled after it.
 
 As long as the file FULL is there, no -wal takes anything: driver.py CONFIG CONTROL [FULL].
 """
@@ -84,13 +85,19 @@ class Director:
                     return {"unyielding": await plane.quiesce(command["limit_s"])}
                 case "resume":
                     await plane.resume_writers()
-                case "standing":
-                    return asdict(plane.standing())
+                case "standing" | "durable":
+                    return _asked(node, command)
                 case "acknowledged":
                     return {"acknowledged": await plane.acknowledged(command["node"], command["limit_s"])}
         except LitereplicaError as error:
             return {"error": error.message}
         return {}
+
+
+def _asked(node: Node, command: dict[str, Any]) -> dict[str, Any]:
+    if command["do"] == "standing":
+        return asdict(node.plane.standing())
+    return {"durable": node.store.databases[command["database"]].log.durable}
 
 
 class FullDisk(Disk):

@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from functools import partial
 
 import pytest
 
@@ -155,6 +156,32 @@ def test_a_reader_with_an_open_snapshot_is_not_disturbed_by_either_change(direct
             reader.run("COMMIT")
             assert reader.run("SELECT id FROM t") == [(1,), (2,)]
     assert_same([b, a])
+
+
+def test_what_other_nodes_write_through_the_wal_that_a_promotion_left_is_durable_too(forwarding: Direct) -> None:
+    """In rollback mode, whatever ``synchronous`` is: as under the journal that is used when the WAL is gone."""
+    a, b = pair(forwarding)
+    make(a, "DELETE")
+    insert(a, 1)
+    b.wait_for("app.db", a.position())
+    with Session(b.path(), mode="ro") as reader:
+        assert reader.run("SELECT id FROM t") == [(1,)]
+        switch(a, b, 2)
+        with Session(a.path(), mode="rw") as elsewhere, Session(b.path(), mode="rw") as here:
+            for number, session in enumerate((elsewhere, here, elsewhere), 2):
+                session.run("PRAGMA synchronous=NORMAL")
+                wait_until(partial(_inserts, session, number), "it commits")
+                assert b.is_durable()
+            assert here.run("PRAGMA journal_mode") == [("wal",)]
+        assert reader.run("SELECT id FROM t ORDER BY id") == [(1,), (2,), (3,), (4,)]
+    assert_same([b, a])
+
+
+def _inserts(session: Session, number: int) -> bool:
+    with contextlib.suppress(SqlError):  # a stale one, or the applier lays page 1 over
+        session.run("INSERT INTO t VALUES (?, 'x')", number)
+        return True
+    return False
 
 
 def test_no_commit_is_accepted_after_the_fence_and_the_log_has_none(directed: Direct) -> None:
