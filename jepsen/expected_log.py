@@ -42,6 +42,12 @@ EXPECTED: Final[tuple[Expected, ...]] = (
         saying=("no answer within", "does not answer in time"),
     ),
     *_group("SQLite before 3.42 writes transactions that nobody can recover: they fail", (), "commit_not_captured"),
+    *_group(
+        "a WAL is made anew while somebody leaves WAL mode",
+        (),
+        "commit_refused",
+        saying=("while this one left WAL mode",),
+    ),
     # ---------------------------------------------------------------------------------------------------- who leads
     *_group(
         "Consul, or the way to it, is away for a while, or this node stood still",
