@@ -9,7 +9,8 @@ from jepsen.workloads.base import Counting, Order, Request, Workload, is_read, r
 
 MODES: Final = ("delete", "truncate", "persist", "wal")
 SWITCHED: Final = "switched"
-SWITCHED_SHARE: Final = 0.02
+SWITCHED_SHARE: Final = 0.2
+"""Of the calls to that database."""
 READS: Final = 200
 CACHE_PAGES: Final = 5
 """So few that a transaction spills: its pages go to the file before it is committed, and the journal is needed."""
@@ -46,7 +47,7 @@ class Journal(Workload):
 
     def ask(self, numbers: random.Random) -> Request:
         database = numbers.choice(self.databases)
-        if self._modes[database] == SWITCHED and numbers.random() < 5 * SWITCHED_SHARE:
+        if self._modes[database] == SWITCHED and numbers.random() < SWITCHED_SHARE:
             return Request("switch", {"database": database, "mode": numbers.choice(MODES)}, database)
         if is_read(numbers, READS, self._elements.count):
             return Request("read", {"database": database}, database, "any")
