@@ -3,7 +3,7 @@
 A group commit that forgets to hold the answers: a kill -9 before a group is whole takes what was acknowledged with it.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import structlog
@@ -11,6 +11,7 @@ import trio
 
 from jepsen.mutations.replacing import replace_function
 from litereplica.ltx.format import Origin
+from litereplica.store.commit import PendingCommit
 from litereplica.store.database import Database, Pages
 
 GROUP: Final = 64
@@ -55,9 +56,10 @@ async def _commit_stream(
     read: Callable[[int, int], Pages],
     write: Callable[[], object],
     origin: Origin | None = None,
+    settle: Callable[[PendingCommit], Awaitable[None]] | None = None,
 ) -> None:
     _log_now(self)
-    await right(self, pgnos, commit, read, write, origin)
+    await right(self, pgnos, commit, read, write, origin, settle)
 
 
 async def _log_later(database: Database) -> None:
