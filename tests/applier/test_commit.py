@@ -201,7 +201,7 @@ def test_it_gets_its_turn_beside_applications_that_write_without_a_pause(child: 
     wanted = forwarded(path, "CREATE TABLE other (n)")
     with busy_writer(path), busy_writer(path):
         # What it overwrites is of no interest here: only that it comes through.
-        child.send(wanted._replace(limit_ms=5000))
+        child.send(wanted._replace(limit_ms=20_000))
         assert answer(child) == Committed("app.db", wanted.number)
 
 
