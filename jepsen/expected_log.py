@@ -132,6 +132,13 @@ EXPECTED: Final[tuple[Expected, ...]] = (
         saying=("holds SQLite's write lock",),
     ),
     *_group(
+        "who began under a journal when its node was the primary keeps the applier out until its COMMIT is refused",
+        CHANGES,
+        "apply_failed",
+        level="error",
+        saying=("uses it without a WAL",),
+    ),
+    *_group(
         "a journal mode is changed while the role does",
         CHANGES,
         "commit_refused",
