@@ -361,7 +361,8 @@ class WalFile(KeptFile):
         self.ensure_open()
         if self.access.primary:
             await self.wait_held()
-        else:
+        # Asked again: the role may have changed in that wait.
+        if not self.access.primary:
             self.replica.check_truncate(size)
         if size <= self._pending_at:
             self._pending = []

@@ -10,6 +10,8 @@ from typing import Any
 
 import pyfuse3
 import pytest
+import trio
+import trio.testing
 from structlog.testing import capture_logs
 
 from litereplica.errors import Refused
@@ -334,4 +336,33 @@ async def test_a_database_that_enters_the_log_with_its_wal_is_not_counted_once_t
     writer.access.accepts_until = FOR_EVER
     await wal.write_request(0, wal_header(1).encode())
     assert database.position.txid == 1
+    writer.close()
+
+
+async def test_who_waits_to_empty_the_wal_may_do_so_no_more_once_this_node_is_no_primary(tmp_path: Path) -> None:
+    writer, original, wal = await adopted_wal(tmp_path / "data", NamedCalls())
+    database = writer.store.databases["app.db"]
+    header = wal_header(1)
+    frame, _, _ = encode_frames(header, header.s0, header.s1, [(3, b"NEW" + original[2 * SIZE + 3 : 3 * SIZE])], 11)
+    await wal.write_request(0, header.encode())
+    await wal.write_request(WAL_HEADER_BYTES, frame)
+    # As after a checkpoint: nothing but the role is in the way.
+    await writer.open().write(2 * SIZE, frame[FRAME_HEADER_BYTES:])
+    size = wal.size()
+    wal.hold()
+    codes: list[int] = []
+
+    async def empty() -> None:
+        with pytest.raises(pyfuse3.FUSEError) as error:
+            await wal.truncate(0)
+        codes.append(error.value.errno)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(empty)
+        await trio.testing.wait_all_tasks_blocked()
+        writer.access.primary = False
+        wal.let_go()
+    assert codes == [errno.EIO]
+    assert wal.size() == size
+    assert database.position.txid == 2
     writer.close()
