@@ -4,6 +4,7 @@ Knows their order (one at a time, beside the records of other databases) and the
 (sender.py) or how pages are read (store/snapshot.py).
 """
 
+import math
 import time
 from array import array
 from collections import deque
@@ -76,10 +77,9 @@ class SnapshotQueue:
         self._progress = dict(progress)
         self._following = following
         self._queue: deque[Feed] = deque()
-        # Whose file could not be read, and when they are tried again.
-        self._unread: list[Feed] = []
-        self._pause_s = FIRST_PAUSE_S
-        self._again_at = 0.0
+        # Whose file could not be read, and when each is tried again: after twice its last pause.
+        self._unread: dict[Feed, float] = {}
+        self._pauses: dict[Feed, float] = {}
         self._wake = Wake()
 
     def ask(self, feed: Feed) -> None:
@@ -88,8 +88,7 @@ class SnapshotQueue:
         feed.searching = False
         feed.marks.clear()
         feed.resync_since = time.monotonic()
-        if feed in self._unread:
-            self._unread.remove(feed)
+        self._unread.pop(feed, None)
         if feed not in self._queue:
             self._queue.append(feed)
             self._wake.set()
@@ -102,6 +101,7 @@ class SnapshotQueue:
                 try:
                     await self._send(feed)
                     feed.failed = False
+                    self._pauses.pop(feed, None)
                 except Trimmed as error:
                     log.warning(
                         "snapshot_too_slow", replica=self._replica, database=feed.database.name, reason=error.message
@@ -118,11 +118,13 @@ class SnapshotQueue:
 
     async def _wait(self) -> None:
         """Until there is something to do."""
-        with trio.move_on_at(self._again_at if self._unread else float("inf")):
+        with trio.move_on_at(min(self._unread.values(), default=math.inf)):
             await self._wake.wait()
-        if self._unread and trio.current_time() >= self._again_at:
-            self._queue.extend(self._unread)
-            self._unread = []
+        now = trio.current_time()
+        due = [feed for feed, again_at in self._unread.items() if again_at <= now]
+        for feed in due:
+            del self._unread[feed]
+        self._queue.extend(due)
 
     def _give_up(self, feed: Feed, error: Exception) -> None:
         """This database cannot be read: the others go on.
@@ -132,9 +134,9 @@ class SnapshotQueue:
         """
         log.error("snapshot_failed", replica=self._replica, database=feed.database.name, reason=str(error))
         if not isinstance(error, Corrupt):
-            self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S) if feed.failed else FIRST_PAUSE_S
-            self._again_at = trio.current_time() + self._pause_s
-            self._unread.append(feed)
+            pause_s = min(2 * self._pauses[feed], LONGEST_PAUSE_S) if feed in self._pauses else FIRST_PAUSE_S
+            self._pauses[feed] = pause_s
+            self._unread[feed] = trio.current_time() + pause_s
         feed.failed = True
 
     async def _send(self, feed: Feed) -> None:

@@ -64,7 +64,7 @@ class FailingDisk(Disk):
 
     full = False
     loses = False
-    unreadable: Path | None = None
+    unreadable: frozenset[Path] = frozenset()
     no_large_files = False
     # A large file gets its room when this is set.
     allocating: threading.Event | None = None
@@ -85,7 +85,7 @@ class FailingDisk(Disk):
         super().rename(source, target)
 
     def pread(self, descriptor: int, size: int, offset: int) -> bytes:
-        if self.unreadable is not None and Path(f"/proc/self/fd/{descriptor}").readlink() == self.unreadable:
+        if Path(f"/proc/self/fd/{descriptor}").readlink() in self.unreadable:
             raise OSError(errno.EIO, "Input/output error")
         return super().pread(descriptor, size, offset)
 
