@@ -263,10 +263,7 @@ class ReplicaWal:
         else:
             if is_always and not confirmed:
                 # It is committed, and its writer does not publish it.
-                header = wal.detector.header
-                assert header is not None
-                step = FRAME_HEADER_BYTES + header.page_size
-                self._failed_end = WAL_HEADER_BYTES + wal.detector.committed_frames * step
+                self._failed_end = wal.detector.committed_bytes
                 wal.look_after_index()
                 raise wal.owner.refuse_commit(NOT_KNOWN_DURABLE, is_unknown=True)
 
@@ -426,7 +423,6 @@ class _HeldCommit:
                 with contextlib.suppress(OSError):
                     wal.store.disk.truncate(wal.descriptor, self.offset)
         wal.drop_kept()
-        frames = wal.detector.committed_frames
-        begins_at = WAL_HEADER_BYTES + frames * (FRAME_HEADER_BYTES + self.pages.page_size)
+        begins_at = wal.detector.committed_bytes
         wal.detector.forget(begins_at)
         wal.unsummed.refuse_rest(begins_at)

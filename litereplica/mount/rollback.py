@@ -8,7 +8,7 @@ nothing is logged. Does not know what ends a journal (mount.journal_file).
 
 import contextlib
 import errno
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -91,7 +91,7 @@ async def end_journals(
         changes = [change for file in files if file not in undone and (change := await _find_change(file)) is not None]
         transactions = [change for change in changes if change.is_transaction]
         _check_undone(transactions if undoes else [])
-        _check_in_time(change.file for change in transactions if change.file in late)
+        _check_in_time([change for change in transactions if change.file in late])
         pending: list[PendingCommit] = []
         elsewhere = await _end_elsewhere(store, access, transactions, finish) if transactions else None
         if elsewhere is not None:
@@ -138,13 +138,13 @@ def _is_late(access: Access, file: DatabaseFile) -> bool:
     return access.primary and wal is not None and not wal.unlinked and wal.detector.committed_frames > 0
 
 
-def _check_in_time(late: Iterable[DatabaseFile]) -> None:
-    for file in late:
+def _check_in_time(late: list[_Change]) -> None:
+    if late:
         reason = (
             "another connection has committed to a new WAL while this one left WAL mode; nothing to do: the database "
             "stays in WAL mode, try again"
         )
-        raise file.refuse("commit_refused", reason, errno.EIO)
+        raise late[0].file.refuse("commit_refused", reason, errno.EIO)
 
 
 async def _undone(access: Access, files: list[DatabaseFile], late: list[DatabaseFile]) -> list[DatabaseFile]:

@@ -233,7 +233,7 @@ class WalFile(KeptFile):
         detector.refuse()
         if examined.transactions and not examined.restart and header is not None and data:
             step = FRAME_HEADER_BYTES + header.page_size
-            begins_at = WAL_HEADER_BYTES + detector.committed_frames * step
+            begins_at = detector.committed_bytes
             # Not of one that was whole before (``settle``): there others may have gone on behind it.
             if offset < WAL_HEADER_BYTES + (examined.transactions[0].last_frame + 1) * step:
                 start = max(offset, begins_at)

@@ -90,6 +90,11 @@ class CommitDetector:
         return self._committed
 
     @property
+    def committed_bytes(self) -> int:
+        """Where they end in the file; behind the WAL's header without one in force."""
+        return WAL_HEADER_BYTES + self._committed * (self._chain.frame_bytes if self._chain else 0)
+
+    @property
     def verified_frames(self) -> int:
         """Frames up to which the checksum chain holds; those after ``committed_frames`` belong to no commit yet."""
         # Not the run's end, which already has a frame that waits for accept.

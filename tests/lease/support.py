@@ -88,8 +88,8 @@ async def place(agent: Agent | None, **options: Any) -> AsyncIterator[Place]:
         await made.close()
 
 
-async def held(kept: Place, node: str = "a") -> tuple[Lease, Holding]:
-    lease, at = await kept.joined(node)
+async def held(kept: Place, node: str = "a", **options: Any) -> tuple[Lease, Holding]:
+    lease, at = await kept.joined(node, **options)
     return lease, await lease.acquire(await lease.watch(None, LIMIT_S), at, TTL_S, 0)
 
 

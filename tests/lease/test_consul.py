@@ -175,10 +175,7 @@ def proxy(shared_agent: Agent) -> Any:
 
 
 async def test_a_renewal_whose_answer_was_lost_is_found_by_the_next(kept: Place, proxy: Proxy) -> None:
-    at = endpoint("a")
-    lease = kept.lease(at, urls=[proxy.url])
-    await lease.join("", member(at))
-    mine = await lease.acquire(await lease.watch(None, LIMIT_S), at, TTL_S, 0)
+    lease, mine = await held(kept, urls=[proxy.url])
     proxy.loses_answers = True
     for _ in range(2):
         with pytest.raises(Unavailable):
@@ -194,10 +191,7 @@ async def test_a_renewal_whose_answer_was_lost_is_found_by_the_next(kept: Place,
 async def test_whose_promises_count_is_recorded_although_the_answer_was_lost(kept: Place, proxy: Proxy) -> None:
     """The lease says so and was renewed since; the first attempt may have changed its record, or may not."""
     assert kept.agent is not None
-    at = endpoint("a")
-    lease = kept.lease(at, urls=[proxy.url])
-    await lease.join("", member(at))
-    mine = await lease.acquire(await lease.watch(None, LIMIT_S), at, TTL_S, 0)
+    lease, mine = await held(kept, urls=[proxy.url])
     proxy.loses_answers = True
     with pytest.raises(Unavailable):
         await lease.renew(replace(mine, counts_on=("a", "b")))
@@ -255,10 +249,7 @@ async def test_an_acquisition_whose_answer_was_lost_is_found_by_the_next(kept: P
 
 
 async def test_a_release_whose_answer_was_lost_is_found_by_the_next(kept: Place, proxy: Proxy) -> None:
-    at = endpoint("a")
-    lease = kept.lease(at, urls=[proxy.url])
-    await lease.join("", member(at))
-    mine = await lease.acquire(await lease.watch(None, LIMIT_S), at, TTL_S, 0)
+    lease, mine = await held(kept, urls=[proxy.url])
     proxy.loses_answers = True
     with pytest.raises(Unavailable):
         await lease.release(mine)

@@ -128,15 +128,14 @@ async def test_a_restored_consul_makes_nobody_the_primary_beside_the_one_that_li
 async def test_a_restored_consul_and_a_dead_primary(consuls: Consuls) -> None:
     agent = consuls.single()
     async with place(agent) as kept:
-        lease, at = await kept.joined("a")
+        lease, before = await held(kept)
         other, second = await kept.joined("b")
-        await lease.acquire(await lease.watch(None, LIMIT_S), at, TTL_S, 0)
         saved = await trio.to_thread.run_sync(agent.snapshot)
         theirs = await other.acquire(await other.watch(None, LIMIT_S), second, TTL_S, 0)
         await lease.watch(None, LIMIT_S)
         await trio.to_thread.run_sync(agent.restore, saved)
         seen = await until_done(lease.watch, None, LIMIT_S)
-        mine = await until_done(lease.acquire, seen, at, TTL_S, 0)
+        mine = await until_done(lease.acquire, seen, before.holder, TTL_S, 0)
         assert mine.epoch >= theirs.epoch + LEAST_LEAP, "somebody who is away may know a newer one"
         with pytest.raises(Refused):
             await other.renew(theirs)
@@ -148,8 +147,8 @@ async def test_who_was_not_alone_neither_makes_anew_nor_gives_up_what_a_restored
 ) -> None:
     agent = consuls.single()
     async with place(agent) as kept:
-        lease, at = await kept.joined("a")
-        mine = await lease.acquire(await lease.watch(None, LIMIT_S), at, TTL_S, 0)
+        lease, mine = await held(kept)
+        at = mine.holder
         saved = await trio.to_thread.run_sync(agent.snapshot)
         newer = await lease.acquire(await lease.watch(None, LIMIT_S), at, TTL_S, 0)
         assert newer.epoch > mine.epoch
