@@ -142,7 +142,14 @@ EXPECTED: Final[tuple[Expected, ...]] = (
         "a journal mode is changed while the role does",
         CHANGES,
         "commit_refused",
-        saying=("WAL mode is left on the primary only",),
+        saying=("WAL mode is left on the primary only", "is read through a WAL since this node was a replica"),
+    ),
+    *_group(
+        "and is taken back, where the applier is about to open the WAL: it is gone, and is tried again",
+        CHANGES,
+        "apply_failed",
+        level="error",
+        saying=("-wal'",),
     ),
     *_group(
         "a journal of a dead writer is played back by an application and by the node at the same time",
