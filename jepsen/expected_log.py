@@ -107,6 +107,12 @@ EXPECTED: Final[tuple[Expected, ...]] = (
         "unlink_refused",
         "wal_rewind_refused",
     ),
+    *_group(
+        "the same; or the applier has folded what it has not yet said that it has applied",
+        CHANGES | APPLICATIONS,
+        "applier.checkpoint_failed",
+        saying=("disk I/O error",),
+    ),
     # --------------------------------------------------------------------------------------------- ends and beginnings
     *_group("a daemon that was killed leaves its mount", DAEMONS | DISKS, "stale_mount_removed"),
     *_group(
