@@ -108,7 +108,7 @@ EXPECTED: Final[tuple[Expected, ...]] = (
         "wal_rewind_refused",
     ),
     *_group(
-        "the same; or the applier has folded what it has not yet said that it has applied",
+        "a WAL is not emptied: its writer was told an error, or the applier has not yet said that it has applied it",
         CHANGES | APPLICATIONS,
         "applier.checkpoint_failed",
         saying=("disk I/O error",),
@@ -151,7 +151,7 @@ EXPECTED: Final[tuple[Expected, ...]] = (
         saying=("WAL mode is left on the primary only", "is read through a WAL since this node was a replica"),
     ),
     *_group(
-        "and is taken back, where the applier is about to open the WAL: it is gone, and is tried again",
+        "a refused change of the journal mode is taken back where the applier is about to open the WAL: tried again",
         CHANGES,
         "apply_failed",
         level="error",

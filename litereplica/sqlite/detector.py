@@ -244,7 +244,7 @@ class CommitDetector:
             self._size = self._written = 0
             self._recheck = False
             return
-        if self._committed and chain and size < WAL_HEADER_BYTES + self._committed * chain.frame_bytes:
+        if self._committed and chain and size < self.committed_bytes:
             raise Rewind(f"truncation of the WAL to {size} bytes would lose {self._committed} committed frames")
         grown = size > max(self._size, self._written)
         self._size = size

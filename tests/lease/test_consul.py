@@ -98,8 +98,7 @@ async def test_tokens_without_rights_are_refused_with_the_rights_to_give(consuls
         "none": "",
     }
     async with place(agent) as kept:
-        lease, at = await kept.joined("a", token=enough)
-        mine = await lease.acquire(await lease.watch(None, LIMIT_S), at, TTL_S, 0)
+        lease, mine = await held(kept, token=enough)
         await lease.release(await lease.renew(mine))
         for token in without.values():
             other = endpoint("b")

@@ -8,7 +8,7 @@ import pytest
 
 from litereplica.errors import Misconfigured, Refused
 from litereplica.lease.consul_client import Tls
-from tests.lease.support import TTL_S, Place, endpoint, member, place
+from tests.lease.support import Place, endpoint, held, member, place
 from tests.support.consul import Agent, Consuls, program
 
 pytestmark = pytest.mark.timeout(60)
@@ -57,8 +57,7 @@ def tls(authority: Authority, *, client: bool = True) -> Tls:
 
 
 async def hold(kept: Place, chosen: Tls) -> None:
-    lease, at = await kept.joined("a", tls=chosen)
-    mine = await lease.acquire(await lease.watch(None, LIMIT_S), at, TTL_S, 0)
+    lease, mine = await held(kept, tls=chosen)
     await lease.release(await lease.renew(mine))
     await lease.close()
 

@@ -215,6 +215,18 @@ def same(primary: Node, replica: Node, name: str = "app.db") -> bool:
     return replica.position(name) == primary.position(name)
 
 
+async def old(primary: Node, pages: int, *names: str) -> None:
+    """Databases (app.db) whose logs no longer begin at their beginning: only a snapshot can bring them."""
+    chosen = names or ("app.db",)
+    for name in chosen:
+        primary.grow(pages, name, step=512)
+        primary.checkpoint(name)
+        await primary.begin_segment(name)
+        primary.touch(1, name)
+    await primary.trim()
+    assert all(primary.database(name).log.first_txid > 1 for name in chosen)
+
+
 class Line:
     """A network between a replica and a primary that can be cut, with or without the ends being told."""
 

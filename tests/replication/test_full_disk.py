@@ -2,8 +2,7 @@
 
 import structlog
 
-from tests.replication.nodes import Line, Node, content, same, until
-from tests.replication.test_snapshots import old
+from tests.replication.nodes import Line, Node, content, old, same, until
 
 
 async def test_records_meet_a_full_disk(primary: Node, replica: Node) -> None:
@@ -62,13 +61,7 @@ async def test_a_snapshot_that_the_primary_could_not_read_is_sent_when_it_can(pr
 
 async def test_many_that_cannot_be_read_do_not_make_each_other_wait(primary: Node, replica: Node) -> None:
     names = [f"{number}.db" for number in range(8)]
-    for name in names:
-        primary.grow(20, name)
-        primary.checkpoint(name)
-        await primary.begin_segment(name)
-        primary.touch(1, name)
-    await primary.trim()
-    assert all(primary.database(name).log.first_txid > 1 for name in names)
+    await old(primary, 20, *names)
     with structlog.testing.capture_logs() as lines:
         primary.disk.unreadable = frozenset(primary.database(name).file_path for name in names)
         async with primary.serving(), replica.following(primary.port):

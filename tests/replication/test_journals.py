@@ -8,7 +8,7 @@ from litereplica.ltx.checksum import page_checksum
 from litereplica.ltx.decode import PageBlock, RecordDecoder
 from litereplica.ltx.format import RecordHeader
 from litereplica.store.commit import log_pages
-from tests.replication.nodes import PAGE, Line, Node, same, until
+from tests.replication.nodes import PAGE, Line, Node, old, same, until
 
 
 async def resize(node: Node, pages: int, page_size: int, *, file: bool = True) -> None:
@@ -61,11 +61,7 @@ async def test_records_change_the_page_size(primary: Node, replica: Node) -> Non
 
 
 async def test_the_page_size_changes_under_a_snapshot(primary: Node, replica: Node) -> None:
-    primary.grow(3000, step=512)
-    primary.checkpoint()
-    await primary.begin_segment()
-    primary.touch(1)
-    await primary.trim()
+    await old(primary, 3000)
     line = Line()
     async with primary.serving(), line.to(primary.port), replica.following(line.port):
         await until(lambda: line.sent_bytes > 2_000_000)
@@ -78,11 +74,7 @@ async def test_the_page_size_changes_under_a_snapshot(primary: Node, replica: No
 
 async def test_a_snapshot_that_was_cut_after_the_page_size_changed(primary: Node, replica: Node) -> None:
     """Its pages are gone by then, and needless: the records make the whole."""
-    primary.grow(3000, step=512)
-    primary.checkpoint()
-    await primary.begin_segment()
-    primary.touch(1)
-    await primary.trim()
+    await old(primary, 3000)
     line = Line()
     async with primary.serving(), line.to(primary.port):
         async with replica.following(line.port):
@@ -111,19 +103,15 @@ async def test_a_snapshot_replaces_a_database_of_another_page_size(primary: Node
         assert_replayed(replica)
 
 
-async def old(primary: Node, pages: int) -> bytes:
+async def folded(primary: Node, pages: int) -> bytes:
     """A database that only a snapshot can bring; what its file holds."""
-    primary.grow(pages, step=512)
-    primary.checkpoint()
-    await primary.begin_segment()
-    primary.touch(1)
-    await primary.trim()
+    await old(primary, pages)
     primary.checkpoint()
     return primary.database().file_path.read_bytes()
 
 
 async def test_pages_under_a_live_journal_are_not_sent(primary: Node, replica: Node) -> None:
-    committed = await old(primary, 1000)
+    committed = await folded(primary, 1000)
     database = primary.database()
     database.open_pages.add(500, 500)
     with database.file_path.open("r+b") as file:
@@ -143,7 +131,7 @@ async def test_pages_under_a_live_journal_are_not_sent(primary: Node, replica: N
 
 async def test_pages_that_a_journal_takes_back_while_they_are_read_are_read_again(primary: Node, replica: Node) -> None:
     """Journals that come and go under the whole snapshot; nothing of what they undo arrives."""
-    committed = await old(primary, 3000)
+    committed = await folded(primary, 3000)
     database = primary.database()
     line = Line()
     async with primary.serving(), line.to(primary.port), replica.following(line.port):
@@ -166,12 +154,8 @@ async def test_pages_that_a_journal_takes_back_while_they_are_read_are_read_agai
 
 
 async def test_a_journal_that_stays_open_stalls_no_other_snapshot(primary: Node, replica: Node) -> None:
-    committed = await old(primary, 300)
-    primary.grow(300, "b.db")
-    primary.checkpoint("b.db")
-    await primary.begin_segment("b.db")
-    primary.touch(1, "b.db")
-    await primary.trim()
+    committed = await folded(primary, 300)
+    await old(primary, 300, "b.db")
     database = primary.database()
     database.open_pages.add(290, 290)
     database.file_path.write_bytes(committed[: 289 * PAGE] + bytes(PAGE) + committed[290 * PAGE :])

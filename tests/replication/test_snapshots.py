@@ -13,17 +13,7 @@ from litereplica.cluster.messages import PAGES_LIMIT_BYTES, Acknowledged
 from litereplica.ltx.encode import encode_record
 from litereplica.replication.receiver import INLINE_BYTES
 from litereplica.store.snapshot import resume_snapshots
-from tests.replication.nodes import PAGE, Line, Node, content, same, until
-
-
-async def old(primary: Node, pages: int) -> None:
-    """A database whose log no longer begins at its beginning."""
-    primary.grow(pages, step=512)
-    primary.checkpoint()
-    await primary.begin_segment()
-    primary.touch(1)
-    await primary.trim()
-    assert primary.database().log.first_txid > 1
+from tests.replication.nodes import PAGE, Line, Node, content, old, same, until
 
 
 async def test_a_replica_that_the_log_does_not_reach_gets_a_snapshot(primary: Node, replica: Node) -> None:
@@ -182,12 +172,7 @@ async def test_other_databases_go_on_during_a_snapshot(primary: Node, replica: N
 
 async def test_several_snapshots_for_several_replicas(make_node: Callable[..., Node], primary: Node) -> None:
     names = [f"{number}.db" for number in range(10)]
-    for name in names:
-        primary.grow(300, name)
-        primary.checkpoint(name)
-        await primary.begin_segment(name)
-        primary.touch(1, name)
-    await primary.trim()
+    await old(primary, 300, *names)
     b, c = make_node("b"), make_node("c")
     async with primary.serving(), b.following(primary.port), c.following(primary.port):
         for name in names:
